@@ -1,0 +1,1 @@
+"""Entry points: one short module each, run as `python -m experiments.NAME`."""

@@ -1,0 +1,16 @@
+"""Baseline, head and finetune on the same pictures, as children of one run."""
+
+from tlkit.cli import main
+from tlkit.config import Config
+from tlkit.runs import run_suite
+from tlkit.summary import table
+from tlkit.tracking import ui_command
+
+
+def task(config: Config) -> None:
+    print(table(run_suite(config)))
+    print(f"Look at it: {ui_command()}")
+
+
+if __name__ == "__main__":
+    main(task)

@@ -1,0 +1,450 @@
+"""The audit names every fault, keeps the rest, and stops where there is nothing to train on."""
+
+import io
+import json
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlkit.data import manifest as manifests
+from tlkit.data.audit import NEAR_DISTANCE, AuditReport, audit, near_hashes
+from tlkit.data.manifest import Manifest, Picture
+from tlkit.data.prepare import prepare
+from tlkit.data.sources import Source, SourceFile
+from tlkit.errors import UserError
+
+
+def photo(seed: int) -> Image.Image:
+    """Coarse coloured noise, smoothed: no two seeds look alike, and JPEG leaves it as it is."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((80, 64), Image.Resampling.BICUBIC)
+
+
+def data_set(root: Path, **counts: int) -> Path:
+    """`counts` pictures of cat and of dog in each split, or with `all`, one folder a class."""
+    seed = 0
+    for split, count in counts.items():
+        for label in ("cat", "dog"):
+            folder = root / label if split == "all" else root / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                photo(seed).save(folder / f"{index}.jpg", quality=95)
+                seed += 1
+    return root
+
+
+def looked_at(
+    root: Path, *, seed: int = 0, workers: int = 1, max_pixels: int = 10_000
+) -> tuple[Manifest, AuditReport]:
+    return prepare(
+        str(root),
+        cache=root.parent / "cache",
+        seed=seed,
+        max_pixels=max_pixels,
+        val_fraction=0.2,
+        test_fraction=0.2,
+        workers=workers,
+    )
+
+
+def refused(root: Path, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as error:
+        looked_at(root)
+    assert "\n" not in str(error.value)
+
+
+def copy(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes())
+
+
+def huge_png() -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_sound_data_has_nothing_to_report(tmp_path: Path) -> None:
+    manifest, report = looked_at(data_set(tmp_path / "d", train=6, val=2, test=3))
+    assert manifest.classes == ("cat", "dog")
+    assert report.counts == {
+        "train": {"cat": 6, "dog": 6},
+        "val": {"cat": 2, "dog": 2},
+        "test": {"cat": 3, "dog": 3},
+    }
+    assert manifest.counts() == report.counts
+    assert report.files == 22
+    assert (report.warnings, report.quarantined, report.dropped_duplicates) == ((), (), ())
+    assert (report.copies, report.conflicting_labels, report.near_duplicates) == ((), (), ())
+    assert report.mismatched_extensions == {}
+
+
+def test_every_fault_is_named(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=45, val=3, test=3)
+    train, test = root / "train", root / "test"
+    (train / "cat" / "empty.jpg").touch()
+    (train / "cat" / "text.jpg").write_text("no picture")
+    whole = (train / "dog" / "0.jpg").read_bytes()
+    (train / "dog" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(train / "dog" / "zip.jpg", "w") as archive:
+        archive.writestr("a", "b")
+    (train / "dog" / "folder.jpg").mkdir()
+    (test / "dog" / "huge.png").write_bytes(huge_png())
+    photo(1000).save(train / "cat" / "moving.jpg", "GIF")
+    copy(train / "cat" / "3.jpg", test / "cat" / "leak.jpg")
+    copy(train / "dog" / "4.jpg", root / "val" / "dog" / "leak.jpg")
+    copy(root / "val" / "cat" / "1.jpg", test / "cat" / "twin.jpg")
+    copy(train / "cat" / "5.jpg", train / "cat" / "again.jpg")
+    copy(train / "cat" / "6.jpg", train / "dog" / "wrong.jpg")
+    with Image.open(train / "dog" / "7.jpg") as picture:
+        picture.resize((40, 32)).save(test / "dog" / "small.jpg", quality=60)
+
+    manifest, report = looked_at(root)
+    assert {one.path: one.reason for one in report.quarantined} == {
+        "test/dog/huge.png": "50000x50000 is over the limit of 10000 pixels",
+        "train/cat/empty.jpg": "empty file",
+        "train/cat/text.jpg": "not a picture",
+        "train/dog/cut.jpg": "truncated",
+        "train/dog/folder.jpg": "a folder, not a file",
+        "train/dog/zip.jpg": "not a picture",
+    }
+    assert [(one.path, one.duplicate_of) for one in report.dropped_duplicates] == [
+        ("train/cat/3.jpg", "test/cat/leak.jpg"),
+        ("train/dog/4.jpg", "val/dog/leak.jpg"),
+        ("val/cat/1.jpg", "test/cat/twin.jpg"),
+    ]
+    assert report.copies == (("train/cat/5.jpg", "train/cat/again.jpg"),)
+    assert report.conflicting_labels == (("train/cat/6.jpg", "train/dog/wrong.jpg"),)
+    assert report.mismatched_extensions == {
+        "train/cat/moving.jpg": "extension says jpg, content is gif"
+    }
+    assert report.near_duplicate_pairs == 1
+    (pair,) = report.near_duplicates
+    assert (pair.path, pair.other) == ("train/dog/7.jpg", "test/dog/small.jpg")
+    assert pair.distance <= NEAR_DISTANCE
+    assert report.counts == {
+        "train": {"cat": 46, "dog": 45},
+        "val": {"cat": 2, "dog": 4},
+        "test": {"cat": 5, "dog": 4},
+    }
+    kept = {picture.path for picture in manifest.pictures}
+    assert "train/cat/moving.jpg" in kept
+    assert not kept & {one.path for one in (*report.quarantined, *report.dropped_duplicates)}
+    assert (
+        len({p.sha256 for p in manifest.of("test")} & {p.sha256 for p in manifest.of("val")}) == 0
+    )
+    assert len(report.warnings) == 6
+    for name in (
+        "train/cat/empty.jpg",
+        "test/cat/leak.jpg",
+        "moving.jpg",
+        "small.jpg",
+        "wrong.jpg",
+    ):
+        assert name in report.to_json()
+
+
+def test_report_and_manifest_repeat_for_any_number_of_workers(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", all=12)
+    (root / "cat" / "empty.jpg").touch()
+    first, report = looked_at(root)
+    for workers in (0, 3):
+        again, same = looked_at(root, workers=workers)
+        assert same.to_json() == report.to_json()
+        assert again.digest == first.digest
+    parsed = json.loads(report.to_json())
+    assert parsed["quarantined"] == [{"path": "cat/empty.jpg", "reason": "empty file"}]
+    assert parsed["summary"] == report.summary
+    assert str(tmp_path) not in report.to_json()
+
+
+def test_hashes_are_those_of_the_imagehash_package(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=2, val=2, test=2)
+    shifted = photo(0).rotate(3)
+    shifted.save(root / "test" / "cat" / "near.png")
+    with Image.open(root / "train" / "cat" / "0.jpg") as original:
+        expected = imagehash.phash(original) - imagehash.phash(shifted)
+    _, report = looked_at(root)
+    assert 0 < expected <= NEAR_DISTANCE
+    assert [(p.path, p.other, p.distance) for p in report.near_duplicates] == [
+        ("train/cat/0.jpg", "test/cat/near.png", expected)
+    ]
+
+
+def test_flat_pictures_look_like_nothing(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=3, val=2, test=2)
+    for index, split in enumerate(("train", "val", "test")):
+        for shade in range(5):
+            colour = (40 * shade + index, 100, 100)
+            Image.new("RGB", (64, 64), colour).save(root / split / "cat" / f"flat{shade}.png")
+    _, report = looked_at(root)
+    assert report.near_duplicates == ()
+
+
+def test_near_hashes_match_the_plain_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 2**64, size=300, dtype=np.uint64)
+    second = rng.integers(0, 2**64, size=5000, dtype=np.uint64)
+    for index in range(200):  # 200 pairs, 0 to 8 bits apart
+        flips = rng.choice(64, size=index % 9, replace=False)
+        second[index] = first[index] ^ np.uint64(sum(1 << int(bit) for bit in flips))
+    plain = [
+        ((int(a) ^ int(b)).bit_count(), row, column)
+        for row, a in enumerate(first)
+        for column, b in enumerate(second[:400])
+    ]
+    expected = sorted(pair for pair in plain if pair[0] <= NEAR_DISTANCE)
+    total, rows = near_hashes(first, second, listed=10_000)
+    assert total == len(expected)
+    assert [tuple(row) for row in rows.tolist()] == expected
+    total, rows = near_hashes(first, second, listed=5)
+    assert total == len(expected)
+    assert [tuple(row) for row in rows.tolist()] == expected[:5]
+    assert near_hashes(first, second[:0], listed=5)[0] == 0
+
+
+def test_missing_splits_are_drawn_from_train(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=10, val=3)
+    manifest, report = looked_at(root)
+    assert report.counts["train"] == {"cat": 8, "dog": 8}
+    assert report.counts["val"] == {"cat": 3, "dog": 3}
+    assert report.counts["test"] == {"cat": 2, "dog": 2}
+    assert report.warnings == ("test is missing and was drawn from train",)
+    assert {p.path.split("/")[0] for p in manifest.of("test")} == {"train"}
+    assert looked_at(root, seed=1)[0].digest != manifest.digest
+
+
+def test_one_folder_a_class_is_split_with_copies_together(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", all=20)
+    for index in range(10):
+        copy(root / "cat" / f"{index}.jpg", root / "cat" / f"copy{index}.jpg")
+    for seed in range(3):
+        manifest, report = looked_at(root, seed=seed)
+        assert report.dropped_duplicates == ()
+        assert len(report.copies) == 10
+        assert report.counts["val"] == {"cat": 6, "dog": 4}
+        splits = {p.path: p.split for p in manifest.pictures}
+        for index in range(10):
+            assert splits[f"cat/{index}.jpg"] == splits[f"cat/copy{index}.jpg"]
+
+
+def test_one_picture_and_imbalance_are_warned_of(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=3, val=1, test=2)
+    for index in range(60):
+        photo(500 + index).save(root / "train" / "dog" / f"more{index}.png")
+    _, report = looked_at(root)
+    assert report.warnings == (
+        "the class 'cat' has one picture only in val",
+        "the class 'dog' has one picture only in val",
+        "strong imbalance: 66 pictures of 'dog' and 6 of 'cat'",
+    )
+
+
+def test_warnings_of_the_source_are_in_the_report(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=5)
+    (root / "test1").mkdir()
+    copy(root / "train" / "cat" / "0.jpg", root / "test1" / "1.jpg")
+    _, report = looked_at(root)
+    assert any("test1/ is not used" in warning for warning in report.warnings)
+    assert report.counts["test"] == {"cat": 1, "dog": 1}
+
+
+def one_class(root: Path) -> None:
+    for path in (root / "train" / "dog").iterdir():
+        path.unlink()
+    for split in ("train", "val", "test"):
+        (root / split / "dog").rename(root.parent / f"gone-{split}")
+
+
+def unreadable_class(root: Path) -> None:
+    for path in root.glob("*/dog/*.jpg"):
+        path.write_bytes(b"")
+
+
+def half_broken(root: Path) -> None:
+    for path in sorted(root.glob("*/*/*.jpg"))[::2]:
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def only_picture_is_huge(root: Path) -> None:
+    for path in root.glob("*/dog"):
+        path.rename(root.parent / f"gone-{path.parent.name}")
+    (root / "train" / "dog").mkdir()
+    (root / "train" / "dog" / "0.png").write_bytes(huge_png())
+
+
+def val_without_dogs(root: Path) -> None:
+    (root / "val" / "dog").rename(root.parent / "gone")
+
+
+def train_without_dogs(root: Path) -> None:
+    (root / "train" / "dog").rename(root.parent / "gone")
+
+
+def all_dogs_copied_to_test(root: Path) -> None:
+    for path in (root / "train" / "dog").iterdir():
+        copy(path, root / "test" / "dog" / f"copy-{path.name}")
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (one_class, "one class only, 'cat'; two"),
+        (unreadable_class, r"class 'dog' .* has no readable picture .*/dog/0.jpg: empty file"),
+        (half_broken, r"11 of 22 files .* cannot be read .*: truncated.*; allowed are 10%"),
+        (only_picture_is_huge, r"class 'dog' .*: 50000x50000 is over the limit of 10000 pixels"),
+        (val_without_dogs, r"val has no picture of the class 'dog' \(2 of other classes\).*remove"),
+        (train_without_dogs, r"train has no picture of the class 'dog'.*; add some$"),
+        (all_dogs_copied_to_test, r"train has no picture .*'dog' .* 6 unreadable or doubled"),
+    ],
+)
+def test_what_cannot_be_trained_on_stops(
+    tmp_path: Path, harm: Callable[[Path], None], reason: str
+) -> None:
+    root = data_set(tmp_path / "d", train=6, val=2, test=3)
+    harm(root)
+    refused(root, reason)
+
+
+def test_too_few_to_split_stops(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", all=2)
+    refused(root, r"test has no picture of the class 'cat'.*three different ones at least")
+
+
+def test_ten_per_cent_unreadable_is_allowed_and_more_is_not(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=5, val=2, test=2)  # 18
+    for index in range(2):
+        (root / "train" / "cat" / f"bad{index}.jpg").touch()
+    assert len(looked_at(root)[1].quarantined) == 2
+    (root / "train" / "cat" / "bad2.jpg").touch()
+    refused(root, "3 of 21 files")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep file names in Unicode")
+def test_name_that_is_not_utf8_is_quarantined(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=6, val=2, test=2)
+    copy(root / "train" / "cat" / "0.jpg", root / "train" / os.fsdecode(b"cat/caf\xe9.jpg"))
+    _, report = looked_at(root)
+    assert [(one.path, one.reason) for one in report.quarantined] == [
+        ("train/cat/caf?.jpg", "its name is not UTF-8")
+    ]
+    report.to_json().encode()
+
+
+def test_read_only_data_is_enough(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=3, val=2, test=2)
+    before = {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))}
+    looked_at(root)
+    assert {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))} == before
+
+
+def test_ctrl_c_comes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = data_set(tmp_path / "d", train=3, val=2, test=2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tlkit.data.audit.read_picture", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        looked_at(root)
+
+
+def test_source_without_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no pictures"):
+        audit(
+            Source("x", tmp_path, ()),
+            seed=0,
+            max_pixels=100,
+            val_fraction=0.1,
+            test_fraction=0.1,
+            workers=1,
+        )
+
+
+# Manifest
+
+PICTURES = (
+    Picture("b/2.jpg", 1, "test", "22"),
+    Picture("b/1, odd\n.jpg", 1, "train", "11"),
+    Picture("a/é.jpg", 0, "train", "00"),
+    Picture("a/3.jpg", 0, "val", "33"),
+)
+
+
+def test_manifest_is_sorted_and_counted(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path, ("a", "b"), PICTURES)
+    assert [p.sha256 for p in manifest.pictures] == ["00", "11", "33", "22"]
+    assert [p.sha256 for p in manifest.of("train")] == ["00", "11"]
+    assert manifest.counts() == {
+        "train": {"a": 1, "b": 1},
+        "val": {"a": 1, "b": 0},
+        "test": {"a": 0, "b": 1},
+    }
+
+
+def test_manifest_comes_back_from_csv(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path, ("a", "b"), PICTURES)
+    manifest.write(tmp_path / "manifest.csv")
+    again = manifests.read(tmp_path / "manifest.csv", tmp_path)
+    assert again == manifest
+    assert again.digest == manifest.digest
+    header = io.StringIO((tmp_path / "manifest.csv").read_text("utf-8")).readline()
+    assert header == "path,split,label,class,sha256\n"
+
+
+def test_digest_depends_on_everything_but_the_root(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path, ("a", "b"), PICTURES)
+    assert len(manifest.digest) == 32
+    assert replace(manifest, root=Path("elsewhere")).digest == manifest.digest
+    assert replace(manifest, pictures=PICTURES[::-1]).digest == manifest.digest
+    others = [
+        replace(manifest, classes=("a", "c")),
+        *(
+            replace(manifest, pictures=(replace(PICTURES[0], **change), *PICTURES[1:]))
+            for change in ({"path": "x"}, {"label": 0}, {"split": "val"}, {"sha256": "x"})
+        ),
+    ]
+    assert len({other.digest for other in others} | {manifest.digest}) == 6
+
+
+def test_manifest_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    for picture in (Picture("x", 2, "train", ""), Picture("x", 0, "dev", ""), PICTURES[0]):
+        with pytest.raises(ValueError, match="fit|twice"):
+            Manifest(tmp_path, ("a", "b"), (*PICTURES, picture))
+    for text in ("", "path,split\nx,train\n", "path,split,label,class,sha256\nx,train,one,a,0\n"):
+        (tmp_path / "bad.csv").write_text(text)
+        if text:
+            with pytest.raises(UserError, match="is not a manifest"):
+                manifests.read(tmp_path / "bad.csv", tmp_path)
+    with pytest.raises(UserError, match="cannot read the manifest"):
+        manifests.read(tmp_path / "absent.csv", tmp_path)
+
+
+def test_source_files_need_not_be_on_one_level(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=2, val=1, test=1)
+    files = tuple(
+        SourceFile(path.relative_to(root).as_posix(), path.parent.name, path.parts[-3])
+        for path in sorted(root.rglob("*.jpg"))
+    )
+    manifest, _ = audit(
+        Source("d", root, files),
+        seed=0,
+        max_pixels=10_000,
+        val_fraction=0.2,
+        test_fraction=0.2,
+        workers=2,
+    )
+    assert manifest.digest == looked_at(root)[0].digest

@@ -1,0 +1,174 @@
+"""Backbones: names, sizes, the head, preprocessing, and the layers that Grad-CAM looks at."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tlkit.errors import UserError
+from tlkit.models.backbones import create_model, data_config
+from tlkit.models.baseline import BaselineCNN
+from tlkit.models.units import cam_target
+
+
+def small(backbone: str, image_size: int | None = 64, dropout: float = 0.2) -> nn.Module:
+    return create_model(backbone, num_classes=3, dropout=dropout, image_size=image_size)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "near"), [("resnt50", "resnet50"), ("ResNet18", "resnet18"), ("vit_tiny", "vit")]
+)
+def test_an_unknown_name_is_refused_with_near_names(backbone: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"backbone={backbone} is not .*near names: .*{near}"):
+        small(backbone)
+
+
+def test_a_name_like_no_other_is_refused_too() -> None:
+    with pytest.raises(UserError, match=r"backbone=xqzzy is not a model .*list_models"):
+        small("xqzzy")
+
+
+def test_an_unknown_tag_is_refused_with_the_tags_there_are() -> None:
+    with pytest.raises(UserError, match=r"resnet18\.nonsense .*tags of resnet18: .*a1_in1k"):
+        small("resnet18.nonsense")
+
+
+def test_a_name_may_carry_its_tag() -> None:
+    assert small("test_resnet.r160_in1k")(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("backbone", ["deit_tiny_distilled_patch16_224", "resnetv2_18"])
+def test_a_head_that_is_not_one_linear_layer_is_refused(backbone: str) -> None:
+    with pytest.raises(UserError, match=f"backbone={backbone} ends in .*one linear layer"):
+        small(backbone, None)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "image_size", "allowed"),
+    [
+        ("test_vit", 100, "multiples of 16"),
+        ("swin_tiny_patch4_window7_224", 50, "multiples of 4"),
+        ("test_convnext", 8, "multiples of 32"),
+        ("test_resnet", 0, "multiples of 32"),
+    ],
+)
+def test_a_size_that_does_not_fit_is_refused(backbone: str, image_size: int, allowed: str) -> None:
+    with pytest.raises(UserError, match=f"image_size={image_size} does not fit .*{allowed}"):
+        small(backbone, image_size)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext", "test_vit"])
+def test_dropout_acts_on_the_head_alone(backbone: str) -> None:
+    torch.manual_seed(0)
+    model = small(backbone, dropout=0.5)
+    pictures = torch.randn(4, 3, 64, 64)
+    still = model.eval()(pictures)
+    assert torch.equal(still, model(pictures))
+    classifier = model.get_classifier()  # type: ignore[operator]
+    classifier.train()
+    assert not torch.equal(model(pictures), model(pictures))
+    # The mean over many drops of the same features is what eval mode gives.
+    features = torch.randn(1, classifier.in_features)
+    mean = classifier(features.expand(50_000, -1)).mean(0)
+    torch.testing.assert_close(mean, classifier.eval()(features)[0], atol=0.05, rtol=0.05)
+
+
+def test_the_state_dict_is_plain_timm() -> None:
+    plain = timm.create_model("test_efficientnet", num_classes=3)
+    plain.load_state_dict(small("test_efficientnet").state_dict(), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "image_size", "expected"),
+    [
+        ("test_resnet", None, 160),
+        ("test_resnet", 96, 96),
+        ("test_vit", None, 160),
+        ("test_vit", 96, 96),
+    ],
+)
+def test_preprocessing_survives_json_and_honours_the_size(
+    backbone: str, image_size: int | None, expected: int
+) -> None:
+    model = small(backbone, image_size)
+    config = json.loads(json.dumps(data_config(model)))
+    assert config["input_size"] == [3, expected, expected]
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (80, 120, 3), dtype=np.uint8)
+    )
+    transform = timm.data.create_transform(**config, is_training=False)
+    pictures: Tensor = transform(picture)[None]
+    assert pictures.shape == (1, 3, expected, expected)
+    assert model.eval()(pictures).shape == (1, 3)
+
+
+def test_preprocessing_is_the_backbones_own() -> None:
+    config = data_config(small("tf_efficientnet_lite0", None))
+    assert config == {
+        "input_size": [3, 224, 224],
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "crop_pct": 0.875,
+        "crop_mode": "center",
+    }
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels", "side"),
+    [
+        ("test_resnet", 192, 2),
+        ("test_efficientnet", 256, 2),
+        ("tf_efficientnet_lite0", 1280, 2),
+        ("mobilenetv3_small_050", 288, 2),
+        ("test_convnext", 64, 2),
+        ("regnetx_002", 368, 2),
+        ("test_vit", 64, 4),
+        ("test_vit4", 96, 4),
+        ("vit_medium_patch16_reg1_gap_256", 512, 4),
+        ("swin_tiny_patch4_window7_224", 768, 2),
+        ("test_byobnet", 256, 2),
+        ("test_mambaout", 64, 2),
+        ("test_vit_relpos", 96, 4),
+    ],
+)
+@pytest.mark.parametrize("image_size", [64, 32])
+def test_cam_target_gives_a_grid_that_the_logits_depend_on(
+    backbone: str, channels: int, side: int, image_size: int
+) -> None:
+    torch.manual_seed(0)
+    model = small(backbone, image_size).eval()
+    grid, gradient = _grid_and_gradient(model, image_size)
+    expected = max(1, side * image_size // 64)
+    assert grid.shape == (2, channels, expected, expected)
+    assert gradient.abs().sum() > 0
+
+
+def _grid_and_gradient(model: nn.Module, image_size: int) -> tuple[Tensor, Tensor]:
+    layer, to_grid = cam_target(model)
+    seen: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    logits = model(torch.randn(2, 3, image_size, image_size))
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[:, 0].sum(), seen)
+    return (seen[0], gradient) if to_grid is None else (to_grid(seen[0]), to_grid(gradient))
+
+
+def test_cam_target_keeps_the_place_of_each_patch() -> None:
+    model = small("test_vit", 64)
+    _, to_grid = cam_target(model)
+    assert to_grid is not None
+    tokens = torch.arange(17.0)[None, :, None].expand(1, 17, 2)
+    # One class token in front, then the patches row by row.
+    assert torch.equal(to_grid(tokens)[0, 1], torch.arange(1.0, 17.0).reshape(4, 4))
+
+
+def test_cam_target_of_the_baseline_is_its_last_relu() -> None:
+    grid, gradient = _grid_and_gradient(BaselineCNN(3, 0.1).eval(), 32)
+    assert grid.shape == (2, 128, 8, 8)
+    assert grid.min() == 0
+    assert gradient.abs().sum() > 0

@@ -1,0 +1,108 @@
+"""Configuration: precedence, checks, and the files that mirror it."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tlkit.config import KEYS, Config
+from tlkit.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
+
+
+def test_a_flag_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("head_lr: 1e-2\nseed: 5\n")
+    config = Config.load(file, {"seed": "7"})
+    assert (config.head_lr, config.seed, config.views) == (0.01, 7, Config().views)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_loads(file: Path) -> None:
+    Config.load(file, {})
+
+
+def test_the_default_file_mirrors_the_dataclass() -> None:
+    content = yaml.safe_load((CONFIGS / "default.yaml").read_text())
+    assert list(content) == list(KEYS)
+    assert Config.load(CONFIGS / "default.yaml", {}) == Config()
+
+
+def test_the_default_file_has_a_comment_for_each_key() -> None:
+    lines = (CONFIGS / "default.yaml").read_text().splitlines()
+    for index, line in enumerate(lines):
+        if line and not line.startswith("#"):
+            assert lines[index - 1].startswith("# "), f"no comment above {line}"
+
+
+def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
+    config = Config.load(None, {"head_lr": "0.00012", "image_size": "96", "init_from": "123"})
+    config.write(tmp_path / "config.yaml")
+    assert Config.load(tmp_path / "config.yaml", {}) == config
+
+
+def test_all_faults_are_told_together() -> None:
+    with pytest.raises(UserError) as caught:
+        Config.load(None, {"heed_lr": "1", "dropout": "1.5", "views": "two", "engine": "fast"})
+    message = str(caught.value)
+    assert "unknown key heed_lr; did you mean head_lr" in message
+    assert "dropout=1.5 is not allowed; from 0 up to" in message
+    assert "views=two: a number wanted" in message
+    assert "engine=fast is not allowed; one of cached, plain" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("head_lr", "0"),
+        ("head_lr", "nan"),
+        ("head_lr", "inf"),
+        ("batch_size", "0"),
+        ("batch_size", "2.5"),
+        ("image_size", "automatic"),
+        ("image_size", "8"),
+        ("seed", "-1"),
+        ("data", "''"),
+        ("early_stopping", "-1"),
+        ("label_smoothing", "1"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_what_is_allowed(key: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"{key}={value}"):
+        Config.load(None, {key: value})
+
+
+def test_contradicting_values_are_refused() -> None:
+    with pytest.raises(UserError, match=r"must be below 1"):
+        Config.load(None, {"val_fraction": "0.6", "test_fraction": "0.5"})
+
+
+def test_an_empty_value_in_a_file_does_not_become_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("weights:\n")
+    with pytest.raises(UserError, match="weights="):
+        Config.load(file, {})
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused_on_one_line(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        Config.load(file, {})
+    assert "mine.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
+        Config.load(Path("nowhere.yaml"), {})
+
+
+def test_every_key_says_what_it_means() -> None:
+    for item in fields(Config):
+        assert item.metadata["help"], item.name
+        assert item.metadata["allowed"], item.name

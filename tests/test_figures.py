@@ -1,0 +1,356 @@
+"""Figures: what is drawn, and that all of it can be read."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from tlkit.evaluation.figures import confusion_matrix, curves
+from tlkit.evaluation.tiles import (
+    Tile,
+    choose_indices,
+    gradcam_sheet,
+    mistake_indices,
+    mistakes,
+    overlay,
+)
+
+AWKWARD = ("a$b_{x}$", "n02085620-soft_coated_wheaten_terrier_of_Ireland", "two\nlines", "\udc80")
+
+
+def history(epochs: int) -> list[dict[str, float]]:
+    return [
+        {
+            "epoch": epoch,
+            "train/loss": 1 / epoch,
+            "val/loss": 0.5 + 0.1 * abs(epoch - 3),
+            "train/accuracy": 1 - 0.5 / epoch,
+            "val/accuracy": 0.9 - 0.01 * epoch,
+            "lr/head": 3e-4 / epoch,
+            "lr/backbone": 1e-5,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def class_names(n: int) -> list[str]:
+    return [*AWKWARD, *(f"wirehaired fox terrier {i}" for i in range(n))][:n]
+
+
+def some_matrix(n: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.diag(rng.integers(50, 1000, n)) + (rng.random((n, n)) < 3 / n)
+
+
+def words(figure: Figure) -> list[str]:
+    return [text.get_text() for text in visible(figure)]
+
+
+def visible(figure: Figure) -> list[Text]:
+    hidden = set()
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            # Matplotlib keeps the labels of ticks beyond the axis and does not draw them.
+            if not low <= tick.get_loc() <= high:
+                hidden |= {tick.label1, tick.label2}
+    found: list[Text] = figure.findobj(Text)
+    shown = [text for text in found if text.get_visible() and text not in hidden]
+    return [text for text in shown if text.get_text().strip()]
+
+
+def boxes(texts: Sequence[Text]) -> np.ndarray:
+    """x0, y0, x1, y1 in pixels of each text."""
+    return np.array([text.get_window_extent().extents for text in texts])
+
+
+def assert_legible(figure: Figure) -> None:
+    """No text leaves the figure, covers another one, or is smaller than 9 pixels."""
+    figure.draw_without_rendering()
+    texts = visible(figure)
+    x0, y0, x1, y1 = boxes(texts).T
+    width, height = figure.bbox.size
+    inside = (x0 >= -1) & (y0 >= -1) & (x1 <= width + 1) & (y1 <= height + 1)
+    assert inside.all(), [texts[i].get_text() for i in np.flatnonzero(~inside)]
+    # A pixel of slack: the boxes of neighbouring lines may touch.
+    apart_x = (x0[:, None] >= x1 - 1) | (x1[:, None] <= x0 + 1)
+    apart_y = (y0[:, None] >= y1 - 1) | (y1[:, None] <= y0 + 1)
+    overlap = ~(apart_x | apart_y) & ~np.eye(len(texts), dtype=bool)
+    assert not overlap.any(), [
+        (texts[i].get_text(), texts[j].get_text()) for i, j in np.argwhere(overlap)[:5]
+    ]
+    assert min(float(text.get_fontsize()) * figure.dpi / 72 for text in texts) >= 9
+
+
+def line(figure: Figure, panel: str, label: str) -> tuple[list[float], list[float]]:
+    (axes,) = (ax for ax in figure.axes if ax.get_title() == panel)
+    (found,) = (drawn for drawn in axes.lines if str(drawn.get_label()).startswith(label))
+    return np.asarray(found.get_xdata()).tolist(), np.asarray(found.get_ydata()).tolist()
+
+
+def panels(figure: Figure) -> list[str]:
+    return [ax.get_title() for ax in figure.axes]
+
+
+def test_curves_draw_the_history() -> None:
+    rows = history(5)
+    figure = curves(rows, "head: curves")
+    assert panels(figure) == ["loss", "accuracy", "learning rate"]
+    for panel, label, key in (
+        ("loss", "train", "train/loss"),
+        ("loss", "validation", "val/loss"),
+        ("accuracy", "train", "train/accuracy"),
+        ("accuracy", "validation", "val/accuracy"),
+        ("learning rate", "head", "lr/head"),
+        ("learning rate", "backbone", "lr/backbone"),
+    ):
+        assert line(figure, panel, label) == ([1, 2, 3, 4, 5], [row[key] for row in rows])
+    assert figure.axes[2].get_yscale() == "log"
+    assert "head: curves" in words(figure)
+
+
+def marked_epochs(figure: Figure) -> set[float]:
+    dotted = [drawn for ax in figure.axes for drawn in ax.lines if drawn.get_linestyle() == ":"]
+    return {float(np.asarray(drawn.get_xdata())[0]) for drawn in dotted}
+
+
+def test_best_epoch_is_the_lowest_validation_loss_or_the_one_given() -> None:
+    assert marked_epochs(curves(history(5), "t")) == {3}
+    given = curves(history(5), "t", best_epoch=2)
+    assert marked_epochs(given) == {2}
+    assert "validation: 88.0 %" in words(given)
+    assert "validation: 0.600" in words(given)
+
+
+def test_loss_that_is_not_finite_is_never_the_best() -> None:
+    rows = history(4)
+    rows[0]["val/loss"] = float("nan")
+    assert marked_epochs(curves(rows, "t")) == {3}
+
+
+def test_curves_skip_absent_keys() -> None:
+    rows = [{"epoch": 1, "train/loss": 1.0}, {"epoch": 2, "train/loss": 0.5, "val/loss": 0.7}]
+    figure = curves(rows, "t")
+    assert panels(figure) == ["loss"]
+    assert line(figure, "loss", "validation") == ([2], [0.7])
+    assert marked_epochs(curves([{"epoch": 1, "train/loss": 1.0}], "t")) == set()
+    with pytest.raises(ValueError, match="history of 0 epochs"):
+        curves([], "t")
+
+
+def test_rates_of_zero_do_not_break_the_log_scale() -> None:
+    rows = [{"epoch": epoch, "lr/head": rate} for epoch, rate in enumerate((0.0, 1e-4))]
+    assert_legible(curves(rows, "t"))
+    assert_legible(curves([{"epoch": 0, "lr/head": 0.0}], "t"))
+
+
+@pytest.mark.parametrize("epochs", [1, 12, 100])
+def test_curves_are_legible(epochs: int) -> None:
+    figure = curves(history(epochs), "a rather long title of a run " * 5)
+    assert_legible(figure)
+    markers = {drawn.get_marker() for ax in figure.axes for drawn in ax.lines[:2]}
+    assert ("s" in markers) == (epochs < 100)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 20, 21, 100])
+def test_confusion_matrix_is_legible(classes: int) -> None:
+    figure = confusion_matrix(some_matrix(classes), class_names(classes), "t")
+    assert_legible(figure)
+    rows = [text for text in words(figure) if text.startswith("wirehaired fox terrier")]
+    assert len(rows) >= 2 * (classes - len(AWKWARD))
+
+
+def drawn_rates(figure: Figure) -> np.ma.MaskedArray:
+    return np.ma.masked_array(figure.axes[0].images[0].get_array())
+
+
+def test_cells_hold_counts_and_rates() -> None:
+    figure = confusion_matrix(np.array([[1999, 1], [0, 3]]), ["cat", "dog"], "on the test split")
+    seen = words(figure)
+    assert {"1999\n>99.9 %", "1\n0.1 %", "0", "3\n100.0 %"} <= set(seen)
+    assert {"cat (2000)", "dog (3)", "on the test split", "2002 of 2003 right (>99.9 %)"} <= set(
+        seen
+    )
+    np.testing.assert_allclose(drawn_rates(figure).filled(0), [[0.9995, 0.0005], [0.0, 1.0]])
+
+
+def test_many_classes_show_counts_and_the_most_frequent_confusions() -> None:
+    matrix = np.diag(np.full(30, 7))
+    matrix[4, 9], matrix[2, 0] = 5, 3
+    names = [f"class {i}" for i in range(30)]
+    seen = words(confusion_matrix(matrix, names, "t"))
+    assert seen.count("7") == 30
+    assert {"5", "3"} <= set(seen)
+    assert "0" not in seen
+    assert any("class 4 → class 9 (5), class 2 → class 0 (3)" in text for text in seen)
+
+
+def test_class_without_pictures_stays_white() -> None:
+    figure = confusion_matrix(np.array([[5, 1], [0, 0]]), ["cat", "dog"], "t")
+    assert drawn_rates(figure).mask.tolist() == [[False, False], [True, True]]
+    assert "dog (0)" in words(figure)
+
+
+def test_confusion_matrix_refuses_names_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 2\) does not fit 3 classes"):
+        confusion_matrix(np.eye(2, dtype=int), ["a", "b", "c"], "t")
+
+
+def picture(seed: int = 0, height: int = 24, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def ramp(height: int = 24, width: int = 32) -> np.ndarray:
+    return np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
+
+
+def tile(true: str, predicted: str, confidence: float = 0.5, *, heat: bool = False) -> Tile:
+    shown = ramp() if heat else None
+    return Tile(picture(), true, predicted, confidence, f"test/{true}/p{confidence}.jpg", shown)
+
+
+def test_mistakes_stand_in_falling_confidence_with_their_captions() -> None:
+    tiles = [tile("cat", "dog", 0.6), tile("dog", "cat", 0.99), tile("cat", "dog", 0.7)]
+    figure = mistakes(tiles, "t", wrong=7, total=500)
+    seen = words(figure)
+    assert "the 3 most confident of 7 mistakes on 500 pictures" in seen
+    captions = seen[seen.index("true: ") :]
+    assert captions[:6] == ["true: ", "dog", "predicted: ", "cat", "99.0 %  ", "p0.99.jpg"]
+    assert [text for text in captions if text.startswith("p0")] == [
+        "p0.99.jpg",
+        "p0.7.jpg",
+        "p0.6.jpg",
+    ]
+    assert len(figure.axes) == 3
+
+
+def test_no_mistakes_is_said() -> None:
+    figure = mistakes([], "t", wrong=0, total=200)
+    assert "no mistakes on 200 pictures" in words(figure)
+    assert figure.axes == []
+    assert_legible(figure)
+
+
+def test_mistakes_refuses_what_is_none() -> None:
+    with pytest.raises(ValueError, match="1 tiles, not all of them among the 3 mistakes"):
+        mistakes([tile("cat", "cat")], "t", wrong=3, total=5)
+    with pytest.raises(ValueError, match="1 tiles, not all of them among the 0 mistakes"):
+        mistakes([tile("cat", "dog")], "t", wrong=0, total=5)
+
+
+def test_gradcam_sheet_shows_picture_and_overlay_and_marks_mistakes_by_a_symbol() -> None:
+    tiles = [tile("cat", "dog", 0.8, heat=True), tile("dog", "dog", 0.9, heat=True)]
+    figure = gradcam_sheet(tiles, "t")
+    left, right = (ax.images[0].get_array() for ax in figure.axes[:2])
+    np.testing.assert_array_equal(left, picture())
+    np.testing.assert_array_equal(right, overlay(picture(), ramp()))
+    seen = words(figure)
+    assert seen[seen.index("✗ ") + 1] == "cat → dog (80.0 %)"
+    assert seen[seen.index("✓ ") + 1] == "dog → dog (90.0 %)"
+    assert {"low", "high", "evidence for the predicted class"} <= set(seen)
+
+
+def test_gradcam_sheet_says_where_there_is_no_evidence() -> None:
+    cold = Tile(picture(), "cat", "dog", 0.5, "a.jpg", np.zeros((24, 32), np.float32))
+    assert "no positive evidence: " in words(gradcam_sheet([cold], "t"))
+
+
+def test_gradcam_sheet_needs_heat() -> None:
+    with pytest.raises(ValueError, match="2 tiles: needs at least one, and a heat map for each"):
+        gradcam_sheet([tile("cat", "dog", heat=True), tile("cat", "dog")], "t")
+    with pytest.raises(ValueError, match="0 tiles"):
+        gradcam_sheet([], "t")
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_sheets_are_legible(count: int) -> None:
+    names = [*AWKWARD, *AWKWARD[:-1]]
+    tiles = [tile(names[i], names[(i + 1) % 7] + "!", 0.9, heat=True) for i in range(count)]
+    assert_legible(mistakes(tiles, "a long title " * 9, wrong=count, total=10))
+    assert_legible(gradcam_sheet(tiles, "a long title " * 9))
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    return np.asarray(colours @ np.array([0.2126, 0.7152, 0.0722]))
+
+
+def test_overlay_rises_in_lightness_with_heat_and_keeps_the_picture_visible() -> None:
+    flat = np.full((1, 6, 3), 128, dtype=np.uint8)
+    assert (np.diff(luminance(overlay(flat, ramp(1, 6)))[0]) > 0).all()
+    for level in (0.0, 0.5, 1.0):
+        blended = overlay(picture(), np.full((24, 32), level, np.float32))
+        assert blended.dtype == np.uint8
+        likeness = np.corrcoef(luminance(blended).ravel(), luminance(picture()).ravel())
+        assert likeness[0, 1] > 0.9
+        assert luminance(blended).std() > 0.3 * luminance(picture()).std()
+
+
+def test_overlay_refuses_another_size() -> None:
+    with pytest.raises(ValueError, match=r"\(24, 31\) does not fit a picture of \(24, 32, 3\)"):
+        overlay(picture(), ramp(24, 31))
+
+
+def two_class(confidence_of_1: Sequence[float]) -> np.ndarray:
+    ones = np.array(confidence_of_1)
+    return np.stack([1 - ones, ones], axis=1)
+
+
+def test_mistake_indices_are_the_most_confident_mistakes() -> None:
+    probabilities = two_class([0.9, 0.4, 0.9, 0.2, 0.8])
+    labels = np.array([0, 1, 0, 0, 1])
+    assert mistake_indices(probabilities, labels, 10) == [0, 2, 1]
+    assert mistake_indices(probabilities, labels, 2) == [0, 2]
+
+
+def test_chosen_pictures_are_half_mistakes_and_span_classes_and_confidence() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(10, 0.3), 400)
+    labels = probabilities.argmax(axis=1)
+    wrong = rng.choice(400, 40, replace=False)
+    labels[wrong] = (labels[wrong] + 1) % 10
+    chosen = choose_indices(probabilities, labels, 20)
+
+    assert chosen[:10] == mistake_indices(probabilities, labels, 10)
+    correct = chosen[10:]
+    assert len(set(chosen)) == 20
+    assert set(labels[correct]) == set(range(10))
+    confidence = probabilities.max(axis=1)
+    right = np.setdiff1d(np.arange(400), wrong)
+    assert (np.diff(confidence[correct]) <= 0).all()
+    # One of each tenth of the correct predictions by confidence.
+    tenth = np.searchsorted(-np.sort(-confidence[right]) * -1, -confidence[correct]) // 36
+    assert tenth.tolist() == list(range(10))
+    assert choose_indices(probabilities, labels, 20) == chosen
+
+
+def test_chosen_pictures_fill_up_with_what_there_is() -> None:
+    probabilities = two_class([0.9, 0.8, 0.7, 0.6])
+    all_right, all_wrong = np.ones(4, int), np.zeros(4, int)
+    assert choose_indices(probabilities, all_right, 2) == [0, 2]
+    assert choose_indices(probabilities, all_wrong, 2) == [0, 1]
+    assert choose_indices(probabilities, np.array([0, 0, 0, 1]), 4) == [0, 1, 2, 3]
+    assert sorted(choose_indices(probabilities, np.array([1, 1, 0, 1]), 99)) == [0, 1, 2, 3]
+    assert choose_indices(probabilities, all_right, 0) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_are_written_without_a_display_or_pyplot() -> None:
+    tiles = [tile("cat", "dog", heat=True)]
+    for figure in (
+        curves(history(2), "$t_{"),
+        confusion_matrix(some_matrix(4), AWKWARD, "$t_{"),
+        mistakes(tiles, "$t_{", wrong=1, total=9),
+        gradcam_sheet(tiles, "$t_{"),
+    ):
+        assert isinstance(figure.canvas, FigureCanvasAgg)
+        written = io.BytesIO()
+        figure.savefig(written, format="png")
+        width, height = figure.get_size_inches()
+        assert Image.open(written).size == (int(width * 120), int(height * 120))
+    assert plt.get_fignums() == []

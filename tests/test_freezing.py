@@ -1,0 +1,133 @@
+"""Freezing, proved by training: what is frozen stays equal bit for bit, the rest moves."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tlkit.errors import UserError
+from tlkit.models.backbones import create_model
+from tlkit.models.cut import split
+from tlkit.models.freezing import freeze, train_mode, trained_names
+from tlkit.models.units import units
+
+BACKBONES = [
+    "test_resnet",
+    "test_efficientnet",
+    "mobilenetv3_small_050",
+    "test_convnext",
+    "regnetx_002",
+    "test_vit",
+    "swin_tiny_patch4_window7_224",
+]
+SIZE = 64
+
+
+def make(backbone: str) -> nn.Module:
+    torch.manual_seed(0)
+    return create_model(backbone, num_classes=3, dropout=0.5, image_size=SIZE)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    # Far from zero mean and unit variance, so that a running statistic that is let go moves.
+    return 3 + 2 * torch.randn(4, 3, SIZE, SIZE, generator=generator), torch.arange(4) % 3
+
+
+def entries(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], model: nn.Module) -> set[str]:
+    after = model.state_dict()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def train(model: nn.Module, trained: nn.Module) -> None:
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    pictures, labels = batch()
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(trained(pictures), labels).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_training_moves_the_trained_entries_and_no_other(backbone: str) -> None:
+    model = make(backbone)
+    for depth in (0, 2, len(units(model))):
+        freeze(model, depth)
+        train_mode(model, depth)
+        names = trained_names(model, depth)
+        before = entries(model)
+        train(model, model)
+        changed = moved(before, model)
+        assert changed <= names
+        parameters = {n for n, p in model.named_parameters() if n in names}
+        statistics = {n for n in names if n.endswith(("running_mean", "running_var"))}
+        still = (parameters | statistics) - changed
+        # A bias before a softmax over keys has no gradient, and relu can be dead: few stay.
+        assert len(still) <= 0.1 * len(names), still
+        assert parameters == {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_training_the_suffix_alone_is_training_the_model(backbone: str) -> None:
+    whole, cut = make(backbone), make(backbone)
+    prefix, suffix = split(cut, 2)
+    for model in (whole, cut):
+        freeze(model, 2)
+    train_mode(whole, 2)
+    suffix.train()
+    torch.manual_seed(2)
+    train(whole, whole)
+    torch.manual_seed(2)
+    train(cut, lambda pictures: suffix(prefix(pictures)))  # type: ignore[arg-type]
+    assert not moved(entries(whole), cut)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "swin_tiny_patch4_window7_224"])
+def test_nothing_random_is_left_in_the_frozen_part(backbone: str) -> None:
+    model = make(backbone)
+    drops = [m for m in model.modules() if type(m).__name__ in ("Dropout", "DropPath")]
+    prefix, _ = split(model, 2)
+    frozen = [m for m in prefix.modules() if type(m).__name__ in ("Dropout", "DropPath")]
+    train_mode(model, 2)
+    assert not any(module.training for module in frozen)
+    if backbone.startswith("swin"):
+        assert frozen
+        assert any(module.training for module in drops)
+    pictures, _ = batch()
+    assert torch.equal(prefix(pictures), prefix(pictures))
+
+
+def test_train_mode_can_be_taken_back() -> None:
+    model = make("test_resnet")
+    train_mode(model, 0)
+    train_mode(model, len(units(model)))
+    assert all(module.training for module in model.modules())
+
+
+def test_asking_for_names_touches_nothing() -> None:
+    model = make("test_resnet").train()
+    trained_names(model, 0)
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_names_at_depth_0_are_the_classifier() -> None:
+    assert trained_names(make("test_convnext"), 0) == {"head.fc.weight", "head.fc.bias"}
+    assert trained_names(make("test_resnet"), 0) == {"fc.weight", "fc.bias"}
+
+
+def test_the_tail_is_trained_from_depth_1() -> None:
+    names = trained_names(make("test_efficientnet"), 1)
+    assert {"conv_head.weight", "bn2.weight", "bn2.running_mean", "classifier.weight"} <= names
+    assert "conv_stem.weight" not in names
+    assert "cls_token" not in trained_names(make("test_vit"), 6)
+    assert {"cls_token", "pos_embed"} <= trained_names(make("test_vit"), 7)
+
+
+@pytest.mark.parametrize("function", [freeze, train_mode, trained_names])
+def test_a_depth_that_is_not_there_is_refused(function) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match="has 5 units"):
+        function(make("test_resnet"), 6)

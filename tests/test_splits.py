@@ -1,0 +1,81 @@
+"""Held-out pictures: stratified, seeded, independent of order, copies together."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tlkit.data.splits import hold_out
+from tlkit.errors import UserError
+
+FRACTIONS = {"val": 0.15, "test": 0.2}
+
+
+def test_every_class_is_split_by_the_fractions() -> None:
+    labels = ["cat"] * 200 + ["dog"] * 100 + ["bird"] * 20
+    splits = hold_out(labels, [str(index) for index in range(320)], FRACTIONS, seed=0)
+    assert Counter(zip(labels, splits, strict=True)) == {
+        **{("cat", "val"): 30, ("cat", "test"): 40, ("cat", "train"): 130},
+        **{("dog", "val"): 15, ("dog", "test"): 20, ("dog", "train"): 65},
+        **{("bird", "val"): 3, ("bird", "test"): 4, ("bird", "train"): 13},
+    }
+
+
+def test_the_seed_decides_and_the_order_does_not() -> None:
+    labels = ["cat", "dog"] * 100
+    groups = [str(index) for index in range(200)]
+    first = hold_out(labels, groups, FRACTIONS, seed=1)
+    assert hold_out(labels, groups, FRACTIONS, seed=1) == first
+    assert hold_out(labels, groups, FRACTIONS, seed=2) != first
+    order = np.random.default_rng(0).permutation(200)
+    shuffled = hold_out([labels[i] for i in order], [groups[i] for i in order], FRACTIONS, seed=1)
+    assert shuffled == [first[i] for i in order]
+
+
+def test_one_picture_more_moves_few() -> None:
+    labels, groups = ["cat"] * 101, [str(index) for index in range(101)]
+    before = hold_out(labels[:100], groups[:100], FRACTIONS, seed=0)
+    after = hold_out(labels, groups, FRACTIONS, seed=0)
+    assert sum(a != b for a, b in zip(before, after, strict=False)) <= 3
+
+
+def test_copies_stay_together() -> None:
+    rng = np.random.default_rng(0)
+    groups = [str(number) for number in rng.integers(0, 60, size=200)]
+    labels = ["cat" if int(group) < 30 else "dog" for group in groups]
+    labels[groups.index("3")] = "dog"  # one content under two labels
+    splits = hold_out(labels, groups, FRACTIONS, seed=0)
+    for group in set(groups):
+        assert len({s for s, g in zip(splits, groups, strict=True) if g == group}) == 1
+    counts = Counter(zip(labels, splits, strict=True))
+    for label in ("cat", "dog"):
+        total = labels.count(label)
+        assert counts[label, "val"] == pytest.approx(0.15 * total, abs=3)
+        assert counts[label, "test"] == pytest.approx(0.2 * total, abs=3)
+
+
+def test_a_picture_copied_many_times_does_not_fill_a_split() -> None:
+    labels = ["cat"] * 100
+    groups = ["copied"] * 50 + [str(index) for index in range(50)]
+    for seed in range(5):
+        splits = hold_out(labels, groups, FRACTIONS, seed)
+        assert Counter(splits) == {"val": 15, "test": 20, "train": 65}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, ["train"]), (2, ["train", "val"]), (3, ["test", "train", "val"])],
+)
+def test_tiny_classes_keep_one_to_train_on(count: int, expected: list[str]) -> None:
+    assert sorted(hold_out(["cat"] * count, list("abc")[:count], FRACTIONS, 0)) == expected
+
+
+def test_one_split_alone() -> None:
+    splits = hold_out(["cat"] * 10, [str(index) for index in range(10)], {"val": 0.1}, seed=0)
+    assert Counter(splits) == {"val": 1, "train": 9}
+
+
+@pytest.mark.parametrize("fractions", [{"val": 0.0}, {"val": 0.5, "test": 0.5}, {"test": -0.1}])
+def test_impossible_fractions(fractions: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="sum under 1"):
+        hold_out(["cat"], ["a"], fractions, seed=0)

@@ -1,0 +1,255 @@
+"""The loop, the optimizer and the seeds, each against what it claims."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tlkit.errors import UserError
+from tlkit.training.batches import epoch_batches, plain_batches
+from tlkit.training.checkpoints import load_checkpoint, save_checkpoint
+from tlkit.training.loop import Objective, Result, fit
+from tlkit.training.optimizer import Schedule, adamw, learning_rates
+from tlkit.training.precision import resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+def data(count: int = 40, classes: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(count, 6, generator=generator)
+    return inputs, inputs[:, :classes].argmax(1)
+
+
+def train(
+    model: nn.Module,
+    *,
+    epochs: int = 3,
+    batch_size: int = 8,
+    accumulate: int = 1,
+    objective: Objective | None = None,
+    losses: list[float] | None = None,
+    early_stopping: int = 0,
+    keep: Callable[..., object] = lambda *_: None,
+    lr: float = 1e-2,
+    schedule: str = "plateau",
+) -> Result:
+    inputs, labels = data()
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in epoch_batches(len(inputs), batch_size, 0, epoch):
+            yield inputs[batch], labels[batch]
+
+    given = iter(losses or [])
+
+    def validate() -> dict[str, float]:
+        with torch.no_grad():
+            loss = next(given, None) or float(F.cross_entropy(model(inputs), labels))
+        return {"val/loss": loss}
+
+    optimizer = adamw(
+        model.named_parameters(), frozenset(), head_lr=lr, backbone_lr=lr, weight_decay=0.0
+    )
+    steps = math.ceil(len(inputs) / batch_size)
+    return fit(
+        model,
+        model.train,
+        batches,
+        validate,
+        optimizer,
+        Schedule(
+            optimizer, schedule, epochs=epochs, steps_per_epoch=steps // accumulate, warmup_epochs=1
+        ),
+        epochs=epochs,
+        steps_per_epoch=steps,
+        objective=objective or Objective(),
+        accumulate=accumulate,
+        early_stopping=early_stopping,
+        device=CPU,
+        dtype=torch.float32,
+        log=lambda metrics, epoch: None,
+        keep=keep,
+        description="test",
+    )
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_training_learns() -> None:
+    result = train(model(), epochs=30)
+    assert result.history[-1]["train/accuracy"] > 0.9
+    assert result.history[-1]["val/loss"] < result.history[0]["val/loss"] / 2
+
+
+def test_training_twice_gives_the_same_bits() -> None:
+    first, second = model(), model()
+    train(first)
+    train(second)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(),
+        Objective(label_smoothing=0.1),
+        Objective(class_weights=torch.tensor([1.0, 5.0, 0.2])),
+    ],
+)
+def test_accumulated_batches_equal_one_large_batch(objective: Objective) -> None:
+    # 40 pictures: 16 + 16 + 8, against (8 + 8) + (8 + 8) + 8; the last group is a short one.
+    large, small = model().double(), model().double()
+    inputs, labels = data()
+
+    def steps(net: nn.Module, batch_size: int, accumulate: int) -> None:
+        optimizer = torch.optim.SGD([{"params": net.parameters(), "role": "head"}], lr=0.1)
+        fit(
+            net,
+            net.train,
+            lambda epoch: [
+                (inputs[i : i + batch_size].double(), labels[i : i + batch_size])
+                for i in range(0, 40, batch_size)
+            ],
+            lambda: {"val/loss": 1.0},
+            optimizer,
+            Schedule(optimizer, "plateau", epochs=1, steps_per_epoch=3, warmup_epochs=0),
+            epochs=1,
+            steps_per_epoch=5,
+            objective=objective,
+            accumulate=accumulate,
+            early_stopping=0,
+            device=CPU,
+            dtype=torch.float32,
+            log=lambda metrics, epoch: None,
+            keep=lambda *_: None,
+            description="test",
+        )
+
+    steps(large, 16, 1)
+    steps(small, 8, 2)
+    for a, b in zip(large.parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_the_objective_is_torch_cross_entropy() -> None:
+    logits, labels = torch.randn(7, 3), torch.tensor([0, 1, 2, 2, 1, 0, 2])
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    ours = Objective(0.1, weights)
+    expected = F.cross_entropy(logits, labels, weight=weights, label_smoothing=0.1)
+    assert float(ours.total(logits, labels)) / ours.weight(labels) == pytest.approx(float(expected))
+
+
+def test_early_stopping_waits_for_the_best_epoch_and_keeps_it() -> None:
+    kept: list[tuple[str, int]] = []
+    result = train(
+        model(),
+        epochs=10,
+        losses=[3.0, 2.0, 2.5, 2.5, 2.5, 1.0],
+        early_stopping=3,
+        keep=lambda name, epoch, metrics: kept.append((name, epoch)),
+    )
+    assert len(result.history) == 5
+    assert result.best_epoch == 1
+    assert [epoch for name, epoch in kept if name == "best"] == [0, 1]
+    assert [epoch for name, epoch in kept if name == "last"] == [0, 1, 2, 3, 4]
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where() -> None:
+    broken = model()
+    with torch.no_grad():
+        broken[0].weight.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"training loss at epoch 0, step 0 is nan"):
+        train(broken)
+
+
+def test_a_validation_loss_that_is_not_finite_stops() -> None:
+    with pytest.raises(UserError, match=r"validation loss after epoch 1 is inf"):
+        train(model(), losses=[1.0, float("inf")])
+
+
+def test_groups_have_their_rates_and_norms_and_biases_no_decay() -> None:
+    net = model()
+    net[0].weight.requires_grad_(False)
+    optimizer = adamw(
+        net.named_parameters(),
+        frozenset({"3.weight", "3.bias"}),
+        head_lr=1e-2,
+        backbone_lr=1e-4,
+        weight_decay=0.1,
+    )
+    seen = {
+        id(parameter): (group["role"], group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert seen == {
+        id(net[0].bias): ("backbone", 1e-4, 0.0),
+        id(net[1].weight): ("backbone", 1e-4, 0.0),
+        id(net[1].bias): ("backbone", 1e-4, 0.0),
+        id(net[3].weight): ("head", 1e-2, 0.1),
+        id(net[3].bias): ("head", 1e-2, 0.0),
+    }
+    assert learning_rates(optimizer) == {"lr/head": 1e-2, "lr/backbone": 1e-4}
+
+
+def test_the_plateau_halves_after_two_epochs_without_progress() -> None:
+    result = train(model(), epochs=5, losses=[1.0, 2.0, 2.0, 2.0, 2.0])
+    assert [epoch["lr/backbone"] for epoch in result.history] == [1e-2] * 4 + [5e-3]
+
+
+def test_the_cosine_warms_up_and_falls_to_zero() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Schedule(optimizer, "cosine", epochs=5, steps_per_epoch=10, warmup_epochs=1)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.after_step()
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[0] == pytest.approx(1 / 11)
+    assert max(rates) == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_an_epoch_sees_each_picture_once_in_an_order_of_its_own() -> None:
+    first, again = epoch_batches(33, 16, 0, 0), epoch_batches(33, 16, 0, 0)
+    assert first == again
+    assert sorted(sum(first, [])) == list(range(33))
+    assert [len(batch) for batch in first] == [16, 17]  # no batch of one for batch norm
+    assert epoch_batches(33, 16, 0, 1) != first
+    assert epoch_batches(33, 16, 1, 0) != first
+
+
+def test_plain_batches_keep_the_order_and_drop_nothing() -> None:
+    assert plain_batches(5, 2) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_checkpoint_reads_back_and_leaves_no_parts(tmp_path: Path) -> None:
+    state = {"a.weight": torch.randn(3, 4), "count": torch.tensor(7)}
+    save_checkpoint(tmp_path / "best", state, {"epoch": 3})
+    loaded, facts = load_checkpoint(tmp_path / "best")
+    assert facts == {"epoch": 3}
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "best.safetensors"]
+
+
+def test_precision_and_device_resolve() -> None:
+    assert resolve_precision("fp32", CPU) == torch.float32
+    assert resolve_precision("bf16", CPU) == torch.bfloat16
+    assert resolve_precision("auto", CPU) in (torch.float32, torch.bfloat16)
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_says_what_to_use() -> None:
+    with pytest.raises(UserError, match="use device=cpu or auto"):
+        resolve_device("cuda")

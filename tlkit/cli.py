@@ -1,0 +1,57 @@
+"""The command line of every entry point: `--key value`, one line for an error, no traceback."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tlkit.config import Config, describe
+from tlkit.errors import UserError
+
+
+def main(task: Callable[[Config], None], arguments: Sequence[str] | None = None) -> None:
+    """Read the configuration, do the task, and exit: 0, 2 for a user's mistake, 130 for Ctrl-C.
+
+    Args:
+        arguments: `--config FILE` and `--key value` or `--key=value`; by default the process's.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(words):
+        for name, default, meaning, allowed in describe():
+            print(f"--{name} {default}\n    {meaning}" + (f" ({allowed})" if allowed else ""))
+        return
+    try:
+        flags = parse_flags(words)
+        file = flags.pop("config", None)
+        task(Config.load(Path(file) if file else None, flags))
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_flags(words: Sequence[str]) -> dict[str, str]:
+    """`--key value` and `--key=value` to a mapping.
+
+    Raises:
+        UserError: a word that is no flag, or a flag without a value.
+    """
+    flags: dict[str, str] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"{word!r} is not expected here; give settings as --key value")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise UserError(f"--{name} has no value; give it as --{name} VALUE")
+            value = rest.pop(0)
+        flags[name.replace("-", "_")] = value
+    return flags
+
+
+def one_line(error: UserError) -> str:
+    """The message alone: an error that came out of a loader's worker brings its traceback."""
+    return str(error).strip().splitlines()[-1].removeprefix("tlkit.errors.UserError: ")

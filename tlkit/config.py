@@ -1,0 +1,264 @@
+"""Every hyperparameter: its default, its meaning, its check. Nothing else reads a configuration."""
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tlkit.errors import UserError
+
+Check = Callable[[Any], bool]
+
+
+def _key(default: Any, meaning: str, allowed: str = "", check: Check | None = None) -> Any:
+    """A configuration field with its comment, what is allowed in words, and the same as a test."""
+    return field(default=default, metadata={"help": meaning, "allowed": allowed, "check": check})
+
+
+def _choice(default: str, meaning: str, *options: str) -> Any:
+    return _key(default, meaning, "one of " + ", ".join(options), lambda value: value in options)
+
+
+def _at_least(default: float, low: float, meaning: str) -> Any:
+    return _key(default, meaning, f"at least {low:g}", lambda value: value >= low)
+
+
+def _positive(default: float, meaning: str) -> Any:
+    return _key(default, meaning, "greater than 0", lambda value: value > 0)
+
+
+def _share(default: float, meaning: str) -> Any:
+    return _key(default, meaning, "from 0 up to, not including, 1", lambda value: 0 <= value < 1)
+
+
+def _auto_or(default: int | str, low: int, meaning: str) -> Any:
+    return _key(
+        default,
+        meaning,
+        f"auto, or a whole number of at least {low}",
+        lambda value: value == "auto" if isinstance(value, str) else value >= low,
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every key of `experiments/configs/*.yaml`, each also a `-P key=value` of `mlflow run`."""
+
+    # Data
+    data: str = _key(
+        "synthetic",
+        "synthetic, a folder, a zip or tar, torchvision:NAME or kaggle:NAME",
+        "a source of pictures",
+        lambda value: value != "",
+    )
+    val_fraction: float = _share(0.15, "share of the pictures for validation where none is given")
+    test_fraction: float = _share(0.15, "share of the pictures for the test where none is given")
+    max_pixels: int = _at_least(100_000_000, 1, "pixels a picture may decode to; more: quarantine")
+    image_size: int | str = _auto_or("auto", 16, "side in pixels; auto: the backbone's own")
+    baseline_image_size: int = _at_least(96, 16, "the same for the baseline, which has no own")
+    augment: str = _choice(
+        "recipe",
+        "recipe: flip, rotation by 10 degrees, colour jitter of 10 %; trivial: TrivialAugment",
+        "none",
+        "recipe",
+        "trivial",
+    )
+    views: int = _at_least(2, 1, "augmented renditions of a picture; epoch e trains on e mod views")
+    loader_workers: int | str = _auto_or("auto", 0, "processes that decode; auto: one a core, to 8")
+
+    # Model
+    backbone: str = _key(
+        "tf_efficientnet_lite0",
+        "any timm model name",
+        "a timm model name",
+        lambda value: value != "",
+    )
+    weights: str = _key(
+        "auto",
+        "auto: the packaged ones or timm's hub; none: random; or a .safetensors or .pth file",
+        "auto, none or a file",
+        lambda value: value != "",
+    )
+    dropout: float = _share(0.2, "dropout before the classifier")
+    unfreeze_depth: int = _at_least(4, 0, "units (blocks) from the top that finetune trains")
+    init_from: str = _key(
+        "auto",
+        "run id of the head that finetune begins from; auto: the newest that fits, or a new one",
+        "auto or a run id",
+        lambda value: value != "",
+    )
+
+    # Training
+    baseline_epochs: int = _at_least(12, 1, "passes over the training pictures in baseline")
+    head_epochs: int = _at_least(40, 1, "passes in head; cheap, for the backbone runs only once")
+    finetune_epochs: int = _at_least(5, 1, "passes in finetune")
+    baseline_lr: float = _positive(1e-3, "AdamW step size of the baseline CNN")
+    head_lr: float = _positive(1e-3, "AdamW step size of the head, in head and in finetune")
+    backbone_lr: float = _positive(1e-4, "AdamW step size of the unfrozen units in finetune")
+    weight_decay: float = _at_least(1e-4, 0, "AdamW decay; none on norms and biases")
+    label_smoothing: float = _share(0.0, "probability spread over the other classes")
+    class_weights: str = _choice(
+        "none", "balanced: a class counts in inverse to its size", "none", "balanced"
+    )
+    batch_size: int = _at_least(32, 1, "pictures a step")
+    accumulate: int = _at_least(1, 1, "batches whose gradients make one step")
+    schedule: str = _choice(
+        "plateau",
+        "plateau: halved after 2 epochs without a better val/loss; cosine: with warm-up",
+        "plateau",
+        "cosine",
+    )
+    warmup_epochs: float = _at_least(1.0, 0, "epochs of linear warm-up under cosine")
+    early_stopping: int = _at_least(
+        8, 0, "epochs without a better val/loss before a stop; 0: never"
+    )
+
+    # Machine
+    engine: str = _choice(
+        "cached",
+        "cached: the frozen part runs once a picture and view; plain: in every epoch",
+        "cached",
+        "plain",
+    )
+    device: str = _choice("auto", "auto: cuda where there is one", "auto", "cpu", "cuda")
+    precision: str = _choice(
+        "auto", "auto: bf16 where the hardware has it, else fp32", "auto", "fp32", "bf16"
+    )
+    threads: int | str = _auto_or(
+        "auto", 1, "threads of torch; the same number gives the same bits"
+    )
+    seed: int = _key(
+        0, "of the split, the views, the batches and the weights", "from 0 to 2**31 - 1",
+        lambda value: 0 <= value < 2**31,
+    )  # fmt: skip
+
+    @classmethod
+    def load(cls, file: Path | None, flags: Mapping[str, str]) -> "Config":
+        """The dataclass's defaults, overruled by a YAML file, overruled by flags.
+
+        Args:
+            file: YAML mapping of keys to values, or None.
+            flags: values as typed on the command line, by key.
+
+        Raises:
+            UserError: every unknown key, impossible value and contradiction, all together.
+        """
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        for origin, given in ((str(file), _read(file) if file else {}), ("-P", flags)):
+            for name, raw in given.items():
+                _accept(name, raw, origin, values, faults)
+        if not faults:
+            config = cls(**values)
+            faults = config._contradictions()
+        if faults:
+            raise UserError("; ".join(faults))
+        return config
+
+    def _contradictions(self) -> list[str]:
+        faults = []
+        if self.val_fraction + self.test_fraction >= 1:
+            faults.append(
+                f"val_fraction={self.val_fraction} and test_fraction={self.test_fraction} leave "
+                "nothing to train on; their sum must be below 1"
+            )
+        if self.val_fraction == 0 or self.test_fraction == 0:
+            faults.append(
+                "val_fraction and test_fraction must be above 0: "
+                "the model is chosen on one split and judged on the other"
+            )
+        return faults
+
+    def as_dict(self) -> dict[str, Any]:
+        """Keys and effective values, in the order of the file."""
+        return asdict(self)
+
+    def write(self, path: Path) -> None:
+        """Write a YAML file that `load` reads back to the same configuration."""
+        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False), encoding="utf-8")
+
+
+_TYPES: dict[str, Any] = typing.get_type_hints(Config)
+KEYS: tuple[str, ...] = tuple(item.name for item in fields(Config))
+_FIELDS = {item.name: item for item in fields(Config)}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"config={file}: no such file; recipes are in experiments/configs"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config={file} is not a YAML file: {reason}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(
+            f"config={file} holds {type(content).__name__}; a mapping key: value wanted"
+        )
+    return {str(name): value for name, value in content.items()}
+
+
+def unknown_key(name: str, keys: Sequence[str] = KEYS) -> str:
+    """A fault's text for a key that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(name, keys, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else "keys: " + ", ".join(keys)
+    return f"unknown key {name}; {hint}"
+
+
+def _accept(name: str, raw: Any, origin: str, values: dict[str, Any], faults: list[str]) -> None:
+    if name not in _FIELDS:
+        faults.append(f"{unknown_key(name)} ({origin})")
+        return
+    meta = _FIELDS[name].metadata
+    try:
+        value = _convert(raw, _TYPES[name])
+    except ValueError as error:
+        faults.append(f"{name}={raw}: {error} ({origin})")
+        return
+    if meta["check"] is not None and not meta["check"](value):
+        faults.append(f"{name}={raw} is not allowed; {meta['allowed']} ({origin})")
+        return
+    values[name] = value
+
+
+def _convert(raw: Any, kind: Any) -> Any:
+    """Turn what YAML or the command line gave into the field's type, or raise ValueError."""
+    text = "" if raw is None else str(raw).strip()
+    # MLflow passes an empty -P value on as two quotes.
+    text = "" if text in ("''", '""') else text
+    if kind is str:
+        return text
+    if isinstance(kind, types.UnionType):  # int | str: a number, or a word such as auto
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("a number wanted") from None
+    if not math.isfinite(number):
+        raise ValueError("a finite number wanted")
+    if kind is float:
+        return number
+    if number != int(number):
+        raise ValueError("a whole number wanted")
+    return int(number)
+
+
+def describe() -> list[tuple[str, Any, str, str]]:
+    """(key, default, meaning, allowed) of every key, for documents and help texts."""
+    return [
+        (item.name, item.default, item.metadata["help"], item.metadata["allowed"])
+        for item in fields(Config)
+    ]

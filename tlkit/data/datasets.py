@@ -1,0 +1,82 @@
+"""Pictures of a manifest as batches of tensors, decoded in worker processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tlkit.data.images import UnreadablePicture, read_picture
+from tlkit.data.manifest import Picture
+from tlkit.data.transforms import Preprocessing, Views
+from tlkit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The one plain view of a validation or test picture."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Image, sha256: str) -> Tensor:
+        return self.preprocessing(image)
+
+
+@dataclass(frozen=True)
+class OneView:
+    """View `view` of a training picture."""
+
+    views: Views
+    view: int
+
+    def __call__(self, image: Image, sha256: str) -> Tensor:
+        return self.views(image, sha256, self.view)
+
+
+@dataclass(frozen=True)
+class PictureDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures in the order given, rendered plain or as one of their views.
+
+    Items are (float32 tensor (3, H, W), int64 scalar label).
+    """
+
+    root: Path
+    pictures: Sequence[Picture]
+    render: Plain | OneView
+    max_pixels: int
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        picture = self.pictures[index]
+        try:
+            image = read_picture(self.root / picture.path, self.max_pixels)
+        except (UnreadablePicture, OSError) as error:
+            raise UserError(
+                f"{self.root / picture.path} could be read when the data was audited and now "
+                f"cannot ({error}); put it back, or start again without it"
+            ) from None
+        return self.render(image, picture.sha256), torch.tensor(picture.label)
+
+
+def loader(
+    dataset: PictureDataset, batches: list[list[int]], *, workers: int, pin: bool
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of (float32 (N, 3, H, W), int64 (N,)) in exactly the order of `batches`."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=min(workers, len(batches)),
+        pin_memory=pin,
+        # Its own: the loader would draw from the generator that dropout draws from.
+        generator=torch.Generator(),
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)  # workers share the cores with one another and with training

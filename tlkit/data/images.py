@@ -1,0 +1,155 @@
+"""One picture file to RGB pixels, as a person sees it, or the reason why not."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+DEFAULT_MAX_PIXELS = 100_000_000
+
+# Named, because Pillow would otherwise also try formats that run other programs (EPS) or that
+# have no signature, so that any text passes for a picture (TGA).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI")
+SUFFIXES = {  # what the name of a file promises about its content
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), "JPEG2000"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    **{".gif": "GIF", ".bmp": "BMP", ".webp": "WEBP", ".avif": "AVIF", ".qoi": "QOI"},
+}
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+
+_UPRIGHT = {  # EXIF 2.32, table 4, tag Orientation: what undoes each value
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_pillow_limit = threading.Lock()
+
+
+class UnreadablePicture(ValueError):
+    """A file that is no picture we can use; `str` of it is the reason in a few words."""
+
+
+def read_picture(source: Path | bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """Decode a picture into mode RGB, 8 bits a channel, upright, without metadata.
+
+    The EXIF orientation is applied, transparency lies on white, 16-bit and float values are scaled
+    to 0..255 and never clipped, and an animation gives its first frame. `format` of the result is
+    the format of the content ("JPEG", "PNG", ...), whatever the file is called.
+
+    Raises UnreadablePicture, for a size over `max_pixels` before anything is decoded.
+    """
+    data = source if isinstance(source, bytes) else read_bytes(source, max_pixels)
+    if not data:
+        raise UnreadablePicture("empty file")
+    opened = _open(data)
+    width, height = opened.size
+    if width * height > max_pixels:
+        raise UnreadablePicture(f"{width}x{height} is over the limit of {max_pixels} pixels")
+    content = "JPEG" if opened.format == "MPO" else opened.format  # MPO: JPEGs, one after another
+    picture = _as_seen(_decode(opened))
+    picture.info = {}
+    picture.format = content
+    return picture
+
+
+def read_bytes(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
+    """The content of a file that may be a picture of up to `max_pixels`.
+
+    Raises UnreadablePicture where there is no regular file, or one too large for such a picture.
+    """
+    if path.is_dir():
+        raise UnreadablePicture("a folder, not a file")
+    if not path.exists():
+        raise UnreadablePicture("a broken link" if path.is_symlink() else "no such file")
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise UnreadablePicture("not a regular file")
+    try:
+        # Eight bytes a pixel is 16-bit RGBA without compression; the rest is for metadata.
+        if path.stat().st_size > 8 * max_pixels + 2**26:
+            raise UnreadablePicture(
+                f"{path.stat().st_size} bytes is too large for a picture of {max_pixels} pixels"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadablePicture(f"cannot be read: {error.strerror}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with _without_pillow_limit():
+            return Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        damaged = data.startswith(_SIGNATURES)
+        raise UnreadablePicture("damaged header" if damaged else "not a picture") from None
+    except Exception as error:  # a decoder fed with rubbish raises nearly anything
+        raise UnreadablePicture(_reason(error)) from error
+
+
+def _decode(opened: Image.Image) -> Image.Image:
+    try:
+        opened.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise UnreadablePicture(_reason(error)) from error
+    try:
+        # After load(), because Pillow turns TIFF upright there and forgets the orientation.
+        turn = _UPRIGHT.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata names no orientation; the pixels are whole
+        turn = None
+    return opened if turn is None else opened.transpose(turn)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, EOFError) or "truncated" in text.lower():
+        return "truncated"
+    return f"damaged: {text or type(error).__name__}"
+
+
+def _as_seen(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = Image.fromarray(_eight_bits(np.asarray(picture), picture.mode))
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        seen = Image.new("RGB", rgba.size, "white")
+        seen.paste(rgba, mask=rgba)
+        return seen
+    try:
+        return picture.convert("RGB")
+    except ValueError as error:  # CIELAB, which Pillow reads and does not convert
+        raise UnreadablePicture(f"colour mode {picture.mode} is not supported") from error
+
+
+def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Scale to uint8: by the range of the format where it has one, else by the values' own."""
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = 0.0, 65535.0
+    if mode == "F":
+        high = 1.0 if values.max() <= 1 else 255.0
+    if values.min() < low or values.max() > high:
+        low, high = values.min(), values.max()
+    return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Lift Pillow's own limit, which is process-wide and hides the size of what it refuses."""
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,233 @@
+"""From the `data` key to a list of labelled files: folders in the usual layouts, and what becomes
+one (archives, downloads, the synthetic set)."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlkit.data.archives import SUFFIXES as ARCHIVE_SUFFIXES
+from tlkit.data.archives import extract, full_disk_told, is_archive
+from tlkit.data.downloads import kaggle_archive, torchvision_folder
+from tlkit.data.images import SUFFIXES
+from tlkit.data.synthetic import make_synthetic
+from tlkit.errors import UserError
+
+SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+LAYOUTS = (
+    "train/CLASS/1.jpg (with val/ and test/ where you have them), CLASS/1.jpg, or train/CLASS.1.jpg"
+)
+
+_LABEL_IN_NAME = re.compile(r"([^.]+)\.\d+\.\w+")  # cat.0.jpg, as in Kaggle's Dogs vs Cats
+_LITTER = {"__macosx", "thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that should be a picture: `path` POSIX and relative to the root, `label` a class name,
+    `split` "train", "val", "test", or None where it is still to be drawn."""
+
+    path: str
+    label: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a data set, sorted by path, unread; `warnings` name what was left out."""
+
+    name: str
+    root: Path
+    files: tuple[SourceFile, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def open_source(data: str, cache: Path, seed: int) -> Source:
+    """Find the labelled files that `data` names.
+
+    `data` is "synthetic", a folder or an archive in one of LAYOUTS, "torchvision:NAME" or
+    "kaggle:COMPETITION". What has to be made, unpacked or downloaded goes under `cache`, once;
+    a folder of the user is only read. `seed` draws the synthetic pictures.
+
+    Raises UserError where there is no such thing, or no labelled files in it.
+    """
+    kind, _, name = data.partition(":")
+    with full_disk_told(cache):
+        if data == "synthetic":
+            root = make_synthetic(cache / f"synthetic-{seed}", seed=seed)
+            return _read_layout(root, "synthetic")
+        if kind == "torchvision":
+            return _read_layout(torchvision_folder(name, cache), name)
+        if kind == "kaggle":
+            return _read_archive(kaggle_archive(name, cache), name, cache)
+        return _open_path(data, cache)
+
+
+def _open_path(data: str, cache: Path) -> Source:
+    path = Path(data).expanduser()
+    try:
+        if data and path.is_dir():
+            return _read_layout(path, path.resolve().name)
+        if data and path.is_file() and is_archive(path):
+            return _read_archive(path, path.name.split(".")[0], cache)
+    except PermissionError as error:
+        raise UserError(
+            f"data={data} cannot be read ({error.strerror}); check its rights"
+        ) from error
+    fault = "is neither a folder nor an archive" if data and path.exists() else "is not there"
+    raise UserError(
+        f"data={data} {fault}; allowed are synthetic, a folder, an archive "
+        f"({', '.join(ARCHIVE_SUFFIXES)}), torchvision:NAME and kaggle:COMPETITION; check the path"
+    )
+
+
+def _read_archive(archive: Path, name: str, cache: Path) -> Source:
+    root = extract(archive, cache / "archives", nested=lambda stem: stem.lower() in SPLIT_FOLDERS)
+    return _read_layout(root, name)
+
+
+def _read_layout(root: Path, name: str) -> Source:
+    root = _unwrapped(root)
+    folders, beside = _entries(root)
+    splits = [folder for folder in folders if folder.lower() in SPLIT_FOLDERS]
+    files: list[SourceFile] = []
+    warnings: list[str] = []
+    if any(SPLIT_FOLDERS[folder.lower()] == "train" for folder in splits):
+        _refuse_doubles(root, splits)
+        for folder in splits:
+            files += _read_split(root, folder, warnings)
+        unused = [folder for folder in folders if folder not in splits]
+        why = "expected are train, val (or valid, validation) and test"
+    else:
+        files += _read_classes(root, root, None, splits, warnings)
+        unused, why = splits, "there is no train/ beside it"
+    warnings += [f"the folder {folder}/ is not used: {why}" for folder in unused]
+    if not files:
+        packed = [name for name in beside if name.lower().endswith(ARCHIVE_SUFFIXES)]
+        hint = f"pass the archive, data={root / packed[0]}" if packed else "check the path"
+        raise UserError(
+            f"no labelled pictures in {root}; expected are {LAYOUTS}; {hint} or rearrange the files"
+        )
+    return Source(name, root, tuple(sorted(files, key=lambda file: file.path)), tuple(warnings))
+
+
+def _unwrapped(folder: Path) -> Path:
+    """Step into folders that only wrap a layout, as archives have them."""
+    while True:
+        folders, files = _entries(folder)
+        if len(folders) != 1 or folders[0].lower() in SPLIT_FOLDERS or _labels_in(files):
+            return folder
+        inner_folders, inner_files = _entries(folder / folders[0])
+        if not inner_folders and not _labels_in(inner_files):
+            return folder  # pictures of one class, which is a mistake to be told
+        folder = folder / folders[0]
+
+
+def _read_split(root: Path, name: str, warnings: list[str]) -> list[SourceFile]:
+    split = SPLIT_FOLDERS[name.lower()]
+    folder = root / name
+    folders, _ = _entries(folder)
+    if folders == [name]:  # train.zip that holds train/, unpacked into train/
+        folder = folder / name
+    files = _read_classes(root, folder, split, [], warnings)
+    if not files and split != "train":
+        warnings.append(f"the folder {name}/ is not used: it has no labelled pictures")
+    return files
+
+
+def _read_classes(
+    root: Path, folder: Path, split: str | None, skipped: list[str], warnings: list[str]
+) -> list[SourceFile]:
+    """The files of one folder: a folder a class, or else labels in the names; [] if neither."""
+    folders, names = _entries(folder)
+    classes = {name: _candidates(folder / name) for name in folders if name not in skipped}
+    if not any(classes.values()):
+        classes = _labels_in(names)
+        names = [name for name in names if not _LABEL_IN_NAME.fullmatch(name)]
+    elif empty := [name for name, files in classes.items() if not files]:
+        raise UserError(
+            f"the class folder {folder / empty[0]} is empty; every class needs pictures in every "
+            "split; add some, or remove the folder if it is no class"
+        )
+    else:
+        _refuse_hidden_splits(folder, list(classes))
+    if names and classes:
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        where = folder.relative_to(root).as_posix()
+        warnings.append(f"{len(names)} files in {where}/ have no label and are not used: {some}")
+    inside = folder.relative_to(root)
+    for label in classes:
+        if label != (shown := label.encode(errors="replace").decode()):
+            raise UserError(f"the class name {shown!r} in {root} is not UTF-8; rename the folder")
+    return [
+        SourceFile((inside / file).as_posix(), label, split)
+        for label, files in classes.items()
+        for file in files
+    ]
+
+
+def _labels_in(names: list[str]) -> dict[str, list[str]]:
+    labels: dict[str, list[str]] = {}
+    for name in names:
+        if match := _LABEL_IN_NAME.fullmatch(name):
+            labels.setdefault(match[1], []).append(name)
+    return labels
+
+
+def _candidates(folder: Path) -> list[str]:
+    """Every file of a class folder, at any depth, relative to the folder above; a folder that is
+    called like a picture is one of them, for the audit to tell."""
+
+    def below(inside: Path) -> Iterator[str]:
+        folders, files = _entries(folder / inside)
+        for name in files:
+            yield (folder.name / inside / name).as_posix()
+        for name in folders:
+            if Path(name).suffix.lower() in SUFFIXES:
+                yield (folder.name / inside / name).as_posix()
+            elif folder.resolve().is_relative_to((folder / inside / name).resolve()):
+                raise UserError(
+                    f"{folder / inside / name} links back to a folder above it; remove the link"
+                )
+            else:
+                yield from below(inside / name)
+
+    return list(below(Path()))
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the visible folders and of all else, each sorted. Links are followed."""
+    folders: list[str] = []
+    files: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
+                (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders), sorted(files)
+
+
+def _refuse_doubles(root: Path, folders: list[str]) -> None:
+    for folder in folders:
+        same = [n for n in folders if SPLIT_FOLDERS[n.lower()] == SPLIT_FOLDERS[folder.lower()]]
+        if len(same) > 1:
+            raise UserError(f"{root} has {' and '.join(same)} for one split; keep one of them")
+
+
+def _refuse_hidden_splits(folder: Path, classes: list[str]) -> None:
+    """Folders that all hold the same folders and no files are splits by another name."""
+    inner = [_entries(folder / name) for name in classes]
+    if len(inner) > 1 and not any(files for _, files in inner):
+        shared = set.intersection(*(set(folders) for folders, _ in inner))
+        if shared:
+            raise UserError(
+                f"the folders {', '.join(classes[:3])} of {folder} all hold a folder "
+                f"{min(shared)}; expected are {LAYOUTS}; if they are splits, call them train, val "
+                "and test, if they are classes, put the pictures straight into them"
+            )

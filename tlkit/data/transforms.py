@@ -1,0 +1,113 @@
+"""From a picture to what a network takes: plain for evaluation, or one of its views."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.functional import InterpolationMode
+
+Step = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The backbone's own preprocessing, as timm defines it.
+
+    Attributes:
+        config: JSON-able keyword arguments of `timm.data.create_transform`: input_size (3, H, W),
+            interpolation, mean, std, crop_pct, crop_mode.
+    """
+
+    config: dict[str, Any]
+
+    @cached_property
+    def _steps(self) -> tuple[Step, Step, Step]:
+        """Resize; crop; to a normalised tensor."""
+        config = dict(self.config, input_size=tuple(self.config["input_size"]))
+        steps = list(create_transform(**config, is_training=False).transforms)
+        # timm's list: what works on the picture, then to-tensor, then normalise.
+        resize, *crop, to_tensor, normalise = steps
+        return resize, v2.Compose(crop) if crop else _same, v2.Compose([to_tensor, normalise])
+
+    def picture(self, picture: Image.Image) -> Image.Image:
+        """An RGB picture resized and cropped as the network sees it, before normalisation."""
+        resize, crop, _ = self._steps
+        result: Image.Image = crop(resize(picture))
+        return result
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """An RGB picture to a float32 tensor (3, H, W), normalised."""
+        return self.tensor(self.picture(picture))
+
+    def tensor(self, picture: Image.Image) -> Tensor:
+        """A picture of the right size to a float32 tensor (3, H, W), normalised."""
+        result: Tensor = self._steps[2](picture)
+        return result
+
+    def resized(self, picture: Image.Image, change: Step) -> Image.Image:
+        """As `picture`, with `change` applied between resizing and cropping."""
+        resize, crop, _ = self._steps
+        result: Image.Image = crop(change(resize(picture)))
+        return result
+
+
+@dataclass(frozen=True)
+class Views:
+    """The augmented renditions of a picture.
+
+    View v of a picture is a pure function of (seed, v, the picture's content): neither the order
+    of batches, nor the number of workers, nor a restart changes it.
+
+    Attributes:
+        preprocessing: of the network.
+        augment: "none", "recipe" (horizontal flip, rotation of up to 10 degrees, brightness,
+            contrast and saturation by up to 10 %) or "trivial" (flip and TrivialAugment, Müller
+            and Hutter 2021).
+        seed: of the run.
+    """
+
+    preprocessing: Preprocessing
+    augment: str
+    seed: int
+
+    def picture(self, picture: Image.Image, sha256: str, view: int) -> Image.Image:
+        """View `view` of an RGB picture whose content has the hash `sha256`."""
+        change = _AUGMENTATIONS[self.augment]
+        with torch.random.fork_rng(devices=[]):
+            # The default generator alone: seeding CUDA from a loader's worker would start it.
+            torch.default_generator.manual_seed(_view_seed(self.seed, view, sha256))
+            # Augmenting before the crop lets a rotation bring in real pixels, not black corners.
+            return self.preprocessing.resized(picture, change)
+
+    def __call__(self, picture: Image.Image, sha256: str, view: int) -> Tensor:
+        """As `picture`, to a float32 tensor (3, H, W), normalised."""
+        return self.preprocessing.tensor(self.picture(picture, sha256, view))
+
+
+def _view_seed(seed: int, view: int, sha256: str) -> int:
+    digest = hashlib.sha256(f"{seed} {view} {sha256}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1  # torch takes 63 bits
+
+
+def _same(picture: Any) -> Any:
+    return picture
+
+
+_AUGMENTATIONS: dict[str, Step] = {
+    "none": _same,
+    "recipe": v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomRotation(10, interpolation=InterpolationMode.BILINEAR, fill=128),
+            v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
+        ]
+    ),
+    "trivial": v2.Compose([v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(fill=128)]),
+}

@@ -1,0 +1,1 @@
+"""Metrics, figures and Grad-CAM; knows neither models nor MLflow."""

@@ -1,0 +1,112 @@
+"""What all figures share: a canvas without a display, colours, and text that fits its place."""
+
+import textwrap
+from bisect import bisect_right
+from typing import Any
+
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
+
+DPI = 120
+POINTS_PER_INCH = 72
+_LINE = 1.4
+
+# Okabe and Ito's colours, which stay apart under the common forms of colour blindness.
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+DIM = "#595959"
+
+# DejaVu Sans, which comes with Matplotlib, has no Chinese, Japanese or Korean.
+_EAST_ASIAN = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+)
+_INSTALLED = set(font_manager.fontManager.get_font_names())
+_FAMILY = ["DejaVu Sans", *(font for font in _EAST_ASIAN if font in _INSTALLED)]
+
+# For text with a user's words in it: "$" in the name of a class begins no formula.
+PLAIN: dict[str, Any] = {"parse_math": False, "fontfamily": _FAMILY}
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty white figure of that many inches, apart from pyplot's global state."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def text_width(text: str, size: float) -> float:
+    """Inches that printable text on one line takes at a font size in points."""
+    font = FontProperties(family=_FAMILY, size=size)
+    width: float = TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]
+    return width / POINTS_PER_INCH
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks and runs of spaces as one space, what cannot be printed as "?"."""
+    return " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
+
+
+def shorten(text: str, inches: float, size: float) -> str:
+    """`text` on one line, with an ellipsis for its middle where it is wider than `inches`.
+
+    The middle goes because names that begin alike ("n02085620-Chihuahua") differ at their ends.
+    """
+    line = one_line(text)
+    if text_width(line, size) <= inches:
+        return line
+
+    def keeping(length: int) -> str:
+        tail = length // 2
+        return line[: length - tail] + "…" + line[len(line) - tail :]
+
+    lengths = range(1, len(line))
+    fitting = bisect_right(lengths, inches, key=lambda length: text_width(keeping(length), size))
+    return keeping(max(1, fitting))
+
+
+def wrap(text: str, inches: float, size: float) -> list[str]:
+    """`text` in lines that are about `inches` wide at most."""
+    line = one_line(text)
+    mean_character = text_width(line, size) / max(1, len(line))
+    return textwrap.wrap(line, max(10, int(inches / max(mean_character, 1e-9)) - 2)) or [""]
+
+
+class Heading:
+    """A title and remarks below it, wrapped to a figure's width and drawn at its top.
+
+    height: the inches it takes, known before the figure is made.
+    """
+
+    def __init__(self, title: str, remarks: list[str], width: float, scale: float = 1.0) -> None:
+        self._lines = [(line, 13 * scale, "black") for line in wrap(title, width - 0.4, 13 * scale)]
+        for remark in remarks:
+            self._lines += [
+                (line, 10 * scale, DIM) for line in wrap(remark, width - 0.4, 10 * scale)
+            ]
+        self.height = 0.25 + sum(_LINE * size / POINTS_PER_INCH for _, size, _ in self._lines)
+
+    def draw(self, figure: Figure) -> None:
+        height = figure.get_size_inches()[1]
+        top = height - 0.12
+        for line, size, colour in self._lines:
+            figure.text(
+                0.5, top / height, line, ha="center", va="top", fontsize=size, color=colour, **PLAIN
+            )
+            top -= _LINE * size / POINTS_PER_INCH
+
+
+def percent(share: float) -> str:
+    """0..1 as a percentage with one decimal that says 100 % or 0 % only where it is so."""
+    if 0.9995 <= share < 1:
+        return ">99.9 %"
+    if 0 < share < 0.0005:
+        return "<0.1 %"
+    return f"{share:.1%}".replace("%", " %")

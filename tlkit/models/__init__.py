@@ -1,0 +1,1 @@
+"""Networks: the baseline CNN, backbones and their weights, the cut, freezing."""

@@ -1,0 +1,194 @@
+"""What a finished training leaves: test metrics, figures and files, in one folder."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from tlkit.data.images import read_picture
+from tlkit.data.manifest import Picture
+from tlkit.data.transforms import Preprocessing
+from tlkit.evaluation.figures import confusion_matrix, curves
+from tlkit.evaluation.gradcam import grad_cam
+from tlkit.evaluation.metrics import (
+    accuracy_interval,
+    classification_metrics,
+    confusion,
+    confusion_json,
+    per_class_report,
+)
+from tlkit.evaluation.tiles import (
+    Tile,
+    choose_indices,
+    gradcam_sheet,
+    mistake_indices,
+    mistakes,
+    overlay,
+)
+from tlkit.features.inputs import Pictures
+from tlkit.models.units import cam_target
+from tlkit.serving.classifier import Classifier
+from tlkit.serving.predict import predict_probabilities
+from tlkit.training.batches import plain_batches
+
+GRADCAM_TILES = 12
+MISTAKE_TILES = 24
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The test split as one model sees it.
+
+    Attributes:
+        pictures: in the order of the rows of `probabilities`.
+        probabilities: float64 (N, classes).
+        labels: int64 (N,).
+        classes: names.
+    """
+
+    pictures: Sequence[Picture]
+    probabilities: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`test/accuracy` and the others of the contract."""
+        values = classification_metrics(self.probabilities, self.labels)
+        return {f"test/{name}": value for name, value in values.items()}
+
+    @property
+    def correct(self) -> int:
+        """How many pictures were classified right."""
+        return int((self.probabilities.argmax(axis=1) == self.labels).sum())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy."""
+        return accuracy_interval(self.correct, len(self.labels))
+
+
+def evaluate(
+    classifier: Classifier, pictures: Pictures, batch_size: int, device: torch.device
+) -> Outcome:
+    """Predict the test split: the one time that a run reads it."""
+    test = pictures.manifest.of("test")
+    batches = pictures.plain("test", plain_batches(len(test), batch_size))
+    total = -(-len(test) // batch_size)
+    with tqdm(batches, total=total, desc="test", unit="batch", disable=None) as progress:
+        probabilities = predict_probabilities(
+            classifier.model, (inputs for inputs, _ in progress), device
+        )
+    labels = np.array([picture.label for picture in test], dtype=np.int64)
+    return Outcome(test, probabilities, labels, pictures.manifest.classes)
+
+
+def write_outcome(
+    folder: Path,
+    outcome: Outcome,
+    classifier: Classifier,
+    pictures: Pictures,
+    *,
+    phase: str,
+    history: Sequence[Mapping[str, float]],
+    best_epoch: int,
+    columns: Sequence[str],
+    device: torch.device,
+) -> None:
+    """Write the figures and files of the contract that tell of training and test."""
+    classes = outcome.classes
+    matrix = confusion(outcome.probabilities, outcome.labels)
+    _write_json(folder / "history.json", history)
+    _write_json(folder / "confusion_matrix.json", confusion_json(matrix, classes))
+    report = per_class_report(outcome.probabilities, outcome.labels, classes)
+    _write_json(folder / "classification_report.json", report)
+    _write_predictions(folder / "predictions.csv", outcome, columns)
+    _save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
+    title = f"{phase}: {outcome.correct} of {len(outcome.labels)} test pictures right"
+    _save(confusion_matrix(matrix, classes, title), folder / "confusion_matrix.png")
+    wrong = [
+        _tile(outcome, pictures, index)
+        for index in mistake_indices(outcome.probabilities, outcome.labels, MISTAKE_TILES)
+    ]
+    _save(
+        mistakes(
+            wrong,
+            f"{phase}: mistakes on the test pictures, most confident first",
+            wrong=len(outcome.labels) - outcome.correct,
+            total=len(outcome.labels),
+        ),
+        folder / "mistakes.png",
+    )
+    _write_gradcam(folder, outcome, classifier, pictures, phase, device)
+
+
+def _write_gradcam(
+    folder: Path,
+    outcome: Outcome,
+    classifier: Classifier,
+    pictures: Pictures,
+    phase: str,
+    device: torch.device,
+) -> None:
+    layer, to_grid = cam_target(classifier.model)
+    preprocessing = pictures.views.preprocessing
+    tiles = []
+    for index in choose_indices(outcome.probabilities, outcome.labels, GRADCAM_TILES):
+        shown = _read(pictures, outcome.pictures[index], preprocessing)
+        inputs = preprocessing.tensor(shown)[None].to(device)
+        heat = grad_cam(classifier.model, layer, inputs, None, to_grid)[0].cpu().numpy()
+        tiles.append(_tile(outcome, pictures, index, heat))
+    _save(
+        gradcam_sheet(tiles, f"{phase}: evidence for the predicted class (Grad-CAM)"),
+        folder / "gradcam.png",
+    )
+    (folder / "gradcam").mkdir()
+    for number, tile in enumerate(tiles):
+        assert tile.heat is not None
+        name = f"{number:02d}-{Path(tile.path).stem}.png"
+        Image.fromarray(overlay(tile.picture, tile.heat)).save(folder / "gradcam" / name)
+
+
+def _read(pictures: Pictures, picture: Picture, preprocessing: Preprocessing) -> Image.Image:
+    path = pictures.manifest.root / picture.path
+    return preprocessing.picture(read_picture(path, pictures.max_pixels))
+
+
+def _tile(
+    outcome: Outcome, pictures: Pictures, index: int, heat: NDArray[np.float32] | None = None
+) -> Tile:
+    picture, row = outcome.pictures[index], outcome.probabilities[index]
+    return Tile(
+        picture=np.asarray(_read(pictures, picture, pictures.views.preprocessing)),
+        true=outcome.classes[picture.label],
+        predicted=outcome.classes[int(row.argmax())],
+        confidence=float(row.max()),
+        path=picture.path,
+        heat=heat,
+    )
+
+
+def _write_predictions(path: Path, outcome: Outcome, columns: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "predicted", *columns])
+        for picture, row in zip(outcome.pictures, outcome.probabilities, strict=True):
+            label, predicted = outcome.classes[picture.label], outcome.classes[int(row.argmax())]
+            writer.writerow([picture.path, label, predicted, *(f"{value:.9g}" for value in row)])
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path)

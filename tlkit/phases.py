@@ -1,0 +1,335 @@
+"""A phase without its bookkeeping: from configuration to network, and from network to trained."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlkit.config import Config
+from tlkit.data.manifest import Manifest
+from tlkit.data.transforms import Preprocessing, Views
+from tlkit.errors import UserError
+from tlkit.features.inputs import Inputs, PictureInputs, Pictures, run_prefix
+from tlkit.models.backbones import create_model, data_config
+from tlkit.models.cut import split
+from tlkit.models.freezing import freeze, train_mode, trained_names
+from tlkit.models.weights import load_weights
+from tlkit.serving.classifier import Classifier, Description
+from tlkit.training.batches import epoch_batches, plain_batches
+from tlkit.training.checkpoints import load_checkpoint, save_checkpoint
+from tlkit.training.loop import Objective, Result, fit
+from tlkit.training.optimizer import Schedule, adamw
+from tlkit.training.precision import autocast, resolve_device, resolve_precision
+from tlkit.training.seeding import available_cores
+
+PHASES = ("baseline", "head", "finetune")
+
+# What a head depends on, besides the data and the weights: runs that agree in these have the same
+# head, and finetune may begin from either.
+HEAD_KEYS = (
+    "image_size",
+    "augment",
+    "views",
+    "backbone",
+    "dropout",
+    "head_epochs",
+    "head_lr",
+    "weight_decay",
+    "label_smoothing",
+    "class_weights",
+    "batch_size",
+    "accumulate",
+    "schedule",
+    "warmup_epochs",
+    "early_stopping",
+    "precision",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where, and in which numbers, a run computes.
+
+    Attributes:
+        dtype: in which layers compute during training.
+        threads: of torch.
+        workers: processes that decode pictures.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    workers: int
+
+
+def machine_for(config: Config) -> Machine:
+    """Resolve every `auto` that depends on the machine."""
+    device = resolve_device(config.device)
+    cores = available_cores()
+    return Machine(
+        device,
+        resolve_precision(config.precision, device),
+        threads=cores if config.threads == "auto" else int(config.threads),
+        workers=min(8, cores) if config.loader_workers == "auto" else int(config.loader_workers),
+    )
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier, and how much of it trains.
+
+    Attributes:
+        depth: units from the top that train, with the head; None: the whole network.
+        weights: hash of the pretrained weights, or "none".
+        head: names of the parameters that learn at the head's rate.
+        trained: names of the state that training may change.
+    """
+
+    classifier: Classifier
+    depth: int | None
+    weights: str
+    head: frozenset[str]
+    trained: frozenset[str]
+
+    def parameters(self, *, trainable: bool) -> int:
+        """How many numbers the network has, or how many of them train."""
+        return sum(
+            parameter.numel()
+            for name, parameter in self.classifier.model.named_parameters()
+            if name in self.trained or not trainable
+        )
+
+    def origin(self) -> dict[str, Any]:
+        """What must agree for one network's trained state to fit into another; JSON-able."""
+        description = self.classifier.description
+        return {
+            "backbone": description.backbone,
+            "weights": self.weights,
+            "classes": list(description.classes),
+        }
+
+
+def build_network(phase: str, config: Config, classes: tuple[str, ...]) -> Network:
+    """The network of a phase before training, frozen as far as the phase wants.
+
+    Raises:
+        UserError: an unknown backbone, weights that do not fit or cannot be had, a depth beyond
+            the backbone's units.
+    """
+    size = None if config.image_size == "auto" else int(config.image_size)
+    backbone = create_model(
+        config.backbone, num_classes=len(classes), dropout=config.dropout, image_size=size
+    )
+    description = Description(
+        backbone=config.backbone,
+        image_size=size,
+        dropout=config.dropout,
+        classes=classes,
+        preprocessing=data_config(backbone),
+        max_pixels=config.max_pixels,
+    )
+    if phase == "baseline":
+        side = config.baseline_image_size
+        # The same crop of the picture as the backbone sees, in fewer pixels.
+        preprocessing = {**description.preprocessing, "input_size": [3, side, side]}
+        description = replace(
+            description, backbone="baseline", image_size=side, preprocessing=preprocessing
+        )
+        model = description.build()
+        names = frozenset(model.state_dict())
+        return Network(Classifier(model, description), None, "none", names, names)
+    depth = config.unfreeze_depth if phase == "finetune" else 0
+    freeze(backbone, depth)
+    weights = load_weights(backbone, config.backbone, config.weights)
+    return Network(
+        Classifier(backbone, description),
+        depth,
+        weights,
+        head=trained_names(backbone, 0),
+        trained=trained_names(backbone, depth),
+    )
+
+
+def head_settings(config: Config, network: Network) -> str:
+    """A hash over all that a head depends on besides the data."""
+    values = {key: getattr(config, key) for key in HEAD_KEYS} | {"weights": network.weights}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def begin_from(network: Network, checkpoint: Path, run_id: str) -> None:
+    """Load the state that another run trained.
+
+    Raises:
+        UserError: that run had another backbone, other weights or other classes.
+    """
+    state, facts = load_checkpoint(checkpoint)
+    for name, own in network.origin().items():
+        if facts[name] != own:
+            raise UserError(
+                f"init_from={run_id} was trained with {name} {facts[name]} and this run has {own}; "
+                "make them agree, or use init_from=auto"
+            )
+    network.classifier.model.load_state_dict(state, strict=False)
+
+
+def pictures_for(
+    config: Config, manifest: Manifest, network: Network, machine: Machine
+) -> Pictures:
+    """The pictures as this network wants them."""
+    preprocessing = Preprocessing(network.classifier.description.preprocessing)
+    return Pictures(
+        manifest=manifest,
+        views=Views(preprocessing, config.augment, config.seed),
+        count=config.views,
+        max_pixels=config.max_pixels,
+        workers=machine.workers,
+        pin=machine.device.type == "cuda",
+    )
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the loop trains, and on what.
+
+    Attributes:
+        trained: the suffix, or the whole network; shares its parameters with the network.
+        train_mode: puts what trains into training mode and what is frozen into eval mode.
+    """
+
+    trained: nn.Module
+    train_mode: Callable[[], object]
+    inputs: Inputs
+    prefix_seconds: float = 0.0
+
+
+def start_engine(
+    config: Config, network: Network, pictures: Pictures, machine: Machine, epochs: int, cache: Path
+) -> Engine:
+    """Run the frozen prefix once (`cached`), or not at all (`plain`, or nothing is frozen)."""
+    model = network.classifier.model.to(machine.device)
+    model.to(memory_format=torch.channels_last)
+    if network.depth is None:
+        return Engine(model, model.train, PictureInputs(pictures))
+    prefix, suffix = split(model, network.depth)
+    if config.engine == "plain" or isinstance(prefix, nn.Identity):
+        mode = partial(train_mode, model, network.depth)
+        return Engine(model, mode, PictureInputs(pictures))
+    inputs = run_prefix(
+        prefix,
+        pictures,
+        epochs=epochs,
+        batch_size=config.batch_size,
+        device=machine.device,
+        dtype=machine.dtype,
+        folder=cache,
+    )
+    return Engine(suffix, suffix.train, inputs, inputs.seconds)
+
+
+def train_phase(
+    phase: str,
+    config: Config,
+    network: Network,
+    pictures: Pictures,
+    machine: Machine,
+    *,
+    log: Callable[[Mapping[str, float], int], object],
+    checkpoints: Path,
+    cache: Path,
+) -> tuple[Result, float]:
+    """Train the network in place and leave it with the weights of its best epoch.
+
+    Args:
+        log: receives the metrics of an epoch and its number.
+        checkpoints: folder for `best` and `last`.
+        cache: folder for the prefix's outputs.
+
+    Returns:
+        The result of the loop, and the seconds that the prefix took.
+    """
+    epochs = getattr(config, f"{phase}_epochs")
+    engine = start_engine(config, network, pictures, machine, epochs, cache)
+    model = network.classifier.model
+    manifest = pictures.manifest
+    count = len(manifest.of("train"))
+    validation = plain_batches(len(manifest.of("val")), config.batch_size)
+    steps = len(epoch_batches(count, config.batch_size, config.seed, 0))
+    optimizer = adamw(
+        model.named_parameters(),
+        network.head,
+        head_lr=config.baseline_lr if phase == "baseline" else config.head_lr,
+        backbone_lr=config.backbone_lr,
+        weight_decay=config.weight_decay,
+    )
+
+    def validate() -> dict[str, float]:
+        return validation_metrics(engine, validation, machine)
+
+    def keep(name: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        state = {key: value for key, value in model.state_dict().items() if key in network.trained}
+        facts = {"phase": phase, **network.origin(), "epoch": epoch, "metrics": dict(metrics)}
+        save_checkpoint(checkpoints / name, state, facts)
+
+    result = fit(
+        engine.trained,
+        engine.train_mode,
+        lambda epoch: engine.inputs.training(
+            epoch, epoch_batches(count, config.batch_size, config.seed, epoch)
+        ),
+        validate,
+        optimizer,
+        Schedule(
+            optimizer,
+            config.schedule,
+            epochs=epochs,
+            steps_per_epoch=-(-steps // config.accumulate),
+            warmup_epochs=config.warmup_epochs,
+        ),
+        epochs=epochs,
+        steps_per_epoch=steps,
+        objective=Objective(config.label_smoothing, _class_weights(config, manifest, machine)),
+        accumulate=config.accumulate,
+        early_stopping=config.early_stopping,
+        device=machine.device,
+        dtype=machine.dtype,
+        log=log,
+        keep=keep,
+        description=phase,
+    )
+    best, _ = load_checkpoint(checkpoints / "best")
+    model.load_state_dict(best, strict=False)
+    model.eval()
+    return result, engine.prefix_seconds
+
+
+def validation_metrics(
+    engine: Engine, batches: list[list[int]], machine: Machine
+) -> dict[str, float]:
+    """`val/loss`, cross-entropy without smoothing or class weights, and `val/accuracy`."""
+    loss, correct, seen = 0.0, 0, 0
+    engine.trained.eval()
+    objective = Objective()
+    with torch.no_grad():
+        for raw_inputs, raw_labels in engine.inputs.validation(batches):
+            inputs, labels = raw_inputs.to(machine.device), raw_labels.to(machine.device)
+            with autocast(machine.device, machine.dtype):
+                logits = engine.trained(inputs)
+            loss += float(objective.total(logits, labels))
+            correct += int((logits.argmax(1) == labels).sum())
+            seen += len(labels)
+    return {"val/loss": loss / seen, "val/accuracy": correct / seen}
+
+
+def _class_weights(config: Config, manifest: Manifest, machine: Machine) -> torch.Tensor | None:
+    if config.class_weights == "none":
+        return None
+    counts = torch.tensor(list(manifest.counts()["train"].values()), dtype=torch.float32)
+    # As scikit-learn's "balanced": the mean weight of a picture is 1.
+    return (counts.sum() / (len(counts) * counts)).to(machine.device)

@@ -1,0 +1,255 @@
+"""The assembler: a phase, from its configuration to a logged result."""
+
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import tlkit
+from tlkit import serving
+from tlkit.config import Config
+from tlkit.data.audit import AuditReport
+from tlkit.data.manifest import Manifest
+from tlkit.data.prepare import prepare
+from tlkit.data.sheets import samples_sheet
+from tlkit.features.inputs import Pictures
+from tlkit.files import cache_folder, disk_errors
+from tlkit.outcome import evaluate, write_outcome
+from tlkit.phases import (
+    PHASES,
+    Machine,
+    Network,
+    begin_from,
+    build_network,
+    head_settings,
+    machine_for,
+    pictures_for,
+    train_phase,
+)
+from tlkit.serving.classifier import Classifier, probability_columns
+from tlkit.summary import PhaseResult, markdown_table, of_data, of_phase
+from tlkit.tracking import (
+    DIGEST_TAG,
+    INIT_TAG,
+    PHASE_TAG,
+    SERVING_PACKAGES,
+    SETTINGS_TAG,
+    Tracker,
+    downloaded,
+    git_state,
+    newest_run,
+    run,
+)
+from tlkit.training.seeding import seed_everything
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures that passed the audit, and what the audit found."""
+
+    manifest: Manifest
+    report: AuditReport
+
+
+def prepare_data(config: Config) -> Data:
+    """Find, audit and split the pictures that the configuration names."""
+    folder = cache_folder() / "data"
+    folder.mkdir(exist_ok=True)
+    manifest, report = prepare(
+        config.data,
+        cache=folder,
+        seed=config.seed,
+        max_pixels=config.max_pixels,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        workers=machine_for(config).workers,
+    )
+    return Data(manifest, report)
+
+
+def run_data(config: Config) -> Data:
+    """Prepare and audit the pictures alone, as a run called `data`."""
+    with run("data", system_metrics=False) as tracker, _work_folder(tracker) as folder:
+        data = prepare_data(config)
+        machine = machine_for(config)
+        network = build_network("head", config, data.manifest.classes)
+        pictures = pictures_for(config, data.manifest, network, machine)
+        _log_inputs(tracker, folder, config, data, pictures, machine)
+        samples = tracker.artifact_link("data/samples.png")
+        tracker.describe(f"{of_data(config, data.manifest)}\n\n![samples]({samples})")
+    return data
+
+
+def run_phase(
+    phase: str, config: Config, *, data: Data | None = None, nested: bool = False
+) -> PhaseResult:
+    """Train, evaluate and log one phase.
+
+    Args:
+        phase: "baseline", "head" or "finetune".
+        data: what `prepare_data` gave, where the caller has it already.
+        nested: log as a child of the active run.
+
+    Raises:
+        UserError: the configuration, the data or the machine do not allow it.
+    """
+    started = time.perf_counter()
+    with run(phase, nested=nested) as tracker, _work_folder(tracker) as folder:
+        data = data or prepare_data(config)
+        machine = machine_for(config)
+        seed_everything(config.seed, machine.threads)
+        network = build_network(phase, config, data.manifest.classes)
+        pictures = pictures_for(config, data.manifest, network, machine)
+        _log_inputs(tracker, folder, config, data, pictures, machine)
+        tracker.tags({SETTINGS_TAG: head_settings(config, network)})
+        if phase == "finetune":
+            _begin_from_head(tracker, config, data, network)
+        # Again, so that nothing depends on what was computed before.
+        seed_everything(config.seed, machine.threads)
+        checkpoints = folder / "checkpoints"
+        checkpoints.mkdir()
+        result, prefix_seconds = train_phase(
+            phase,
+            config,
+            network,
+            pictures,
+            machine,
+            log=tracker.metrics,
+            checkpoints=checkpoints,
+            cache=cache_folder(),
+        )
+        classifier = network.classifier
+        outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
+        columns = probability_columns(data.manifest.classes)
+        write_outcome(
+            folder,
+            outcome,
+            classifier,
+            pictures,
+            phase=phase,
+            history=result.history,
+            best_epoch=result.best_epoch,
+            columns=columns,
+            device=machine.device,
+        )
+        _log_model(tracker, classifier, data.manifest, columns)
+        low, high = outcome.interval
+        metrics = {
+            "val/best_accuracy": result.best["val/accuracy"],
+            "val/best_loss": result.best["val/loss"],
+            "val/best_epoch": float(result.best_epoch),
+            **outcome.metrics,
+            "test/accuracy_low": low,
+            "test/accuracy_high": high,
+            "parameters/trainable": float(network.parameters(trainable=True)),
+            "parameters/total": float(network.parameters(trainable=False)),
+            "time/prefix_seconds": prefix_seconds,
+            "time/train_seconds": result.seconds,
+            "time/total_seconds": time.perf_counter() - started,
+        }
+        tracker.metrics(metrics)
+        picture = tracker.artifact_link("gradcam.png")
+        tracker.describe(
+            of_phase(phase, config, data.manifest, outcome, picture, result.best_epoch)
+        )
+    return PhaseResult(phase, tracker.run_id, metrics)
+
+
+def run_suite(config: Config) -> list[PhaseResult]:
+    """Baseline, head and finetune as children of one run called `suite`."""
+    results: list[PhaseResult] = []
+    with run("suite", system_metrics=False) as tracker:
+        tracker.params(config.as_dict())
+        data = prepare_data(config)
+        _log_dataset(tracker, config, data)
+        for phase in PHASES:
+            if phase == "finetune":
+                config = replace(config, init_from=results[-1].run_id)
+            results.append(run_phase(phase, config, data=data, nested=True))
+        for result in results:
+            tracker.metrics({f"{result.phase}/test_accuracy": result.metrics["test/accuracy"]})
+        tracker.describe(f"{of_data(config, data.manifest)}\n\n{markdown_table(results)}")
+    return results
+
+
+@contextmanager
+def _work_folder(tracker: Tracker) -> Iterator[Path]:
+    """A folder whose content becomes the run's artifacts, whether the block ends well or not.
+
+    It lies in the cache, so that a killed run's checkpoints are still there.
+    """
+    folder = cache_folder() / "runs" / tracker.run_id
+    with disk_errors(folder):
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            tracker.artifacts(folder)
+        shutil.rmtree(folder)
+
+
+def _log_dataset(tracker: Tracker, config: Config, data: Data) -> None:
+    tracker.tags({DIGEST_TAG: data.manifest.digest})
+    tracker.dataset(config.data, data.manifest.root, data.manifest.digest)
+
+
+def _log_inputs(
+    tracker: Tracker,
+    folder: Path,
+    config: Config,
+    data: Data,
+    pictures: Pictures,
+    machine: Machine,
+) -> None:
+    """Log all that is known before training: so that it is there when training fails."""
+    tracker.params(config.as_dict())
+    _log_dataset(tracker, config, data)
+    config.write(folder / "config.yaml")
+    environment = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(machine.device),
+        "dtype": str(machine.dtype),
+        "threads": machine.threads,
+        "packages": {name: version(name) for name in SERVING_PACKAGES},
+        "git": git_state(Path(tlkit.__path__[0])),
+    }
+    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+    (folder / "data").mkdir()
+    data.manifest.write(folder / "data" / "manifest.csv")
+    (folder / "data" / "audit.json").write_text(data.report.to_json(), encoding="utf-8")
+    views = pictures.views
+    sheet = samples_sheet(data.manifest, views.preprocessing.picture, views.picture)
+    sheet.savefig(folder / "data" / "samples.png")
+    tracker.artifacts(folder)
+
+
+def _begin_from_head(tracker: Tracker, config: Config, data: Data, network: Network) -> None:
+    head = config.init_from
+    if head == "auto":
+        wanted = {
+            PHASE_TAG: "head",
+            DIGEST_TAG: data.manifest.digest,
+            SETTINGS_TAG: head_settings(config, network),
+        }
+        found = newest_run(tracker.experiment_id, wanted)
+        head = found or run_phase("head", config, data=data, nested=True).run_id
+    with downloaded(head, "checkpoints") as folder:
+        begin_from(network, folder / "best", head)
+    tracker.tags({INIT_TAG: head})
+
+
+def _log_model(
+    tracker: Tracker, classifier: Classifier, manifest: Manifest, columns: list[str]
+) -> None:
+    example = (manifest.root / manifest.of("test")[0].path).read_bytes()
+    code = Path(serving.__path__[0]) / "pyfunc.py"
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+        classifier.save(Path(folder))
+        tracker.model(Path(folder), code, Path(tlkit.__path__[0]), columns, example)

@@ -1,0 +1,35 @@
+"""Probabilities from a network, the same way in evaluation, on the command line and served."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def predict_probabilities(
+    model: nn.Module, batches: Iterable[Tensor], device: torch.device
+) -> NDArray[np.float64]:
+    """Softmax of the logits for each picture, float64 (N, classes), rows summing to 1.
+
+    Always in full float32, whatever precision training used: a picture gets the same numbers from
+    whoever asks. The mode of the model is left as found.
+
+    Args:
+        model: on `device`; maps float32 (n, 3, H, W) to logits.
+        batches: preprocessed pictures, float32 (n, 3, H, W), at least one batch.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    rows: list[Tensor] = []
+    try:
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            for batch in batches:
+                inputs = batch.to(device, memory_format=torch.channels_last, non_blocking=True)
+                rows.append(model(inputs).double().softmax(dim=1).cpu())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    result: NDArray[np.float64] = torch.cat(rows).numpy()
+    return result

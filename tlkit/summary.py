@@ -1,0 +1,90 @@
+"""Results in words: the description of a run, and the table that a suite ends with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tlkit.config import Config
+from tlkit.data.manifest import SPLITS, Manifest
+from tlkit.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """What a finished phase amounts to.
+
+    Attributes:
+        metrics: those of the contract that are logged once.
+    """
+
+    phase: str
+    run_id: str
+    metrics: dict[str, float]
+
+
+COLUMNS: tuple[tuple[str, Callable[[PhaseResult], str]], ...] = (
+    ("phase", lambda r: r.phase),
+    ("val accuracy", lambda r: f"{r.metrics['val/best_accuracy']:.3f}"),
+    ("test accuracy", lambda r: f"{r.metrics['test/accuracy']:.3f}"),
+    (
+        "95 % interval",
+        lambda r: f"{r.metrics['test/accuracy_low']:.3f} to {r.metrics['test/accuracy_high']:.3f}",
+    ),
+    ("test F1", lambda r: f"{r.metrics['test/f1']:.3f}"),
+    ("seconds", lambda r: f"{r.metrics['time/total_seconds']:.0f}"),
+    ("trainable", lambda r: f"{r.metrics['parameters/trainable']:,.0f}"),
+)
+
+
+def table(results: Sequence[PhaseResult]) -> str:
+    """The phases side by side, for a terminal."""
+    rows = [[name for name, _ in COLUMNS], *([cell(r) for _, cell in COLUMNS] for r in results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    lines = [
+        "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in
+                  enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]  # fmt: skip
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def markdown_table(results: Sequence[PhaseResult]) -> str:
+    """The phases side by side, for MLflow's description."""
+    head = "| " + " | ".join(name for name, _ in COLUMNS) + " |"
+    rule = "|" + " --- |" * len(COLUMNS)
+    rows = ["| " + " | ".join(cell(r) for _, cell in COLUMNS) + " |" for r in results]
+    return "\n".join([head, rule, *rows])
+
+
+def of_data(config: Config, manifest: Manifest) -> str:
+    """One sentence on the pictures."""
+    sizes = ", ".join(f"{len(manifest.of(split))} {split}" for split in SPLITS)
+    shown = ", ".join(manifest.classes[:8]) + (", …" if len(manifest.classes) > 8 else "")
+    return (
+        f"Pictures: `{config.data}`, {len(manifest.classes)} classes ({shown}); {sizes}; "
+        f"digest `{manifest.digest}`."
+    )
+
+
+def of_phase(
+    phase: str, config: Config, manifest: Manifest, outcome: Outcome, picture: str, epoch: int
+) -> str:
+    """The description of a phase: what was trained on what, the result, and one picture.
+
+    Args:
+        picture: address of the picture worth seeing first.
+        epoch: whose weights were kept, from 0.
+    """
+    low, high = outcome.interval
+    trained = {
+        "baseline": "A small CNN, from scratch",
+        "head": f"A linear head on the frozen `{config.backbone}`",
+        "finetune": f"The top {config.unfreeze_depth} units and the head of `{config.backbone}`",
+    }[phase]
+    return (
+        f"{trained}, at its best after epoch {epoch}.\n\n"
+        f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
+        f"(95 % interval {low:.3f} to {high:.3f}; "
+        f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
+        f"{of_data(config, manifest)}\n\n![Grad-CAM]({picture})"
+    )

@@ -1,0 +1,248 @@
+"""MLflow: the only module that knows it. Runs, params, metrics, artifacts, models."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import mlflow
+import pandas as pd
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from tlkit.errors import UserError
+
+# What `tlkit.serving` imports.
+SERVING_PACKAGES = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "safetensors",
+    "timm",
+    "torch",
+    "torchvision",
+)
+PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.init_from"
+SETTINGS_TAG = "tlkit.settings"
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Logs to one active run; whoever opened it with `run` owns it.
+
+    Attributes:
+        run_id: of MLflow.
+        experiment_id: of MLflow.
+    """
+
+    run_id: str
+    experiment_id: str
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters that the run does not have.
+
+        `mlflow run` logs what was given with -P before we start, as raw text, and MLflow refuses
+        another text for the same key.
+        """
+        known = mlflow.get_run(self.run_id).data.params
+        mlflow.log_params(
+            {key: value for key, value in values.items() if key not in known}, run_id=self.run_id
+        )
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, at once, so that the UI's charts move while training runs."""
+        mlflow.log_metrics(dict(values), step=step, run_id=self.run_id)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        mlflow.set_tags(dict(values))
+
+    def artifacts(self, folder: Path) -> None:
+        """Log everything in a folder, under the same relative paths."""
+        mlflow.log_artifacts(str(folder), run_id=self.run_id)
+
+    def dataset(self, name: str, root: Path, digest: str) -> None:
+        """Log the data set as an input of the run, under our own digest of its content."""
+        source = resolve_dataset_source(root.as_posix())
+        dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
+        mlflow.log_input(dataset, context="training")
+
+    def model(
+        self, folder: Path, code: Path, package: Path, columns: Sequence[str], example: bytes
+    ) -> None:
+        """Log the classifier saved in `folder` as the model `model`.
+
+        Args:
+            folder: what `Classifier.save` wrote.
+            code: the file that MLflow runs to load the model.
+            package: the package that `code` imports, copied beside the model.
+            columns: the names of the probability columns.
+            example: an encoded picture.
+        """
+        outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "predicted")]
+        outputs += [ColSpec(DataType.double, column) for column in columns]
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(code),
+            artifacts={"classifier": str(folder)},
+            code_paths=[str(package)],
+            signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs)),
+            input_example=pd.DataFrame({"image": [example]}),
+            # Given, because MLflow would take 9 s to infer them.
+            pip_requirements=[f"{name}=={version(name)}" for name in SERVING_PACKAGES],
+        )
+
+    def describe(self, markdown: str) -> None:
+        """Set the description that the UI shows at the top of the run."""
+        self.tags({MLFLOW_RUN_NOTE: markdown})
+
+    def artifact_link(self, path: str) -> str:
+        """The address of an artifact within MLflow's UI, for Markdown."""
+        return f"get-artifact?path={path}&run_uuid={self.run_id}"
+
+
+@contextlib.contextmanager
+def run(name: str, *, nested: bool = False, system_metrics: bool = True) -> Iterator[Tracker]:
+    """An MLflow run called `name`: the one that `mlflow run` began for us, or a new one.
+
+    It ends as FINISHED, or as FAILED with the error in its description.
+
+    Args:
+        nested: begin a child of the active run.
+    """
+    _serve_artifacts_locally()
+    _quiet()
+    try:
+        context = mlflow.start_run(
+            run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
+            nested=nested,
+            log_system_metrics=system_metrics,
+        )
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow cannot begin a run at {mlflow.get_tracking_uri()}: {_line(error)}; "
+            "check MLFLOW_TRACKING_URI, or unset it to use mlflow.db here"
+        ) from error
+    with context as active:
+        tracker = Tracker(active.info.run_id, active.info.experiment_id)
+        tracker.tags({"mlflow.runName": name, PHASE_TAG: name})
+        try:
+            yield tracker
+        except BaseException as error:
+            what = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Failed"
+            tracker.describe(f"**{what}.** {_line(error)}")
+            raise
+
+
+def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    """The id of the newest finished run of the experiment that carries all these tags."""
+    wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    runs = mlflow.search_runs(
+        [experiment_id],
+        filter_string=" and ".join([*wanted, "attributes.status = 'FINISHED'"]),
+        order_by=["attributes.end_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    return runs[0].info.run_id if runs else None
+
+
+@contextlib.contextmanager
+def downloaded(run_id: str, path: str) -> Iterator[Path]:
+    """A run's artifact, or folder of artifacts, as a local path for as long as the block lasts.
+
+    Raises:
+        UserError: there is no such run, or it has no such artifact.
+    """
+    try:
+        found: Run = mlflow.get_run(run_id)
+    except MlflowException:
+        raise UserError(
+            f"no run {run_id} at {mlflow.get_tracking_uri()}; "
+            "`mlflow runs search` lists them, and init_from=auto finds one by itself"
+        ) from None
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+        try:
+            local = mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=path, dst_path=folder
+            )
+        except (MlflowException, OSError):
+            kind = found.data.tags.get(PHASE_TAG, "some other program's")
+            raise UserError(
+                f"run {run_id} ({kind}, {found.info.status}) has no artifact {path}; "
+                "name a finished run of head or finetune"
+            ) from None
+        yield Path(local)
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """Commit and whether files differ from it; empty where `root` is no git checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def ui_command() -> str:
+    """What to type to look at the runs."""
+    uri = mlflow.get_tracking_uri()
+    if urlparse(uri).scheme in ("http", "https"):
+        return f"open {uri}"
+    default = f"sqlite:///{Path('mlflow.db').absolute()}"
+    if uri in (default, "sqlite:///mlflow.db"):
+        return "mlflow ui   and open http://127.0.0.1:5000"
+    return f"mlflow ui --backend-store-uri {uri}   and open http://127.0.0.1:5000"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _quiet() -> None:
+    """Keep MLflow's database migrations off the user's screen."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _serve_artifacts_locally() -> None:
+    """Let a local process write where `mlflow ui` serves artifacts from.
+
+    An `mlflow ui` that is started in an empty folder gives the Default experiment the artifact
+    root `mlflow-artifacts:/`, which only a client of that server can write to. A process that
+    logs straight to the database beside it then finds no place for its artifacts. The server
+    keeps them in `mlartifacts` in its folder, which is the database's; so do we.
+    """
+    _artifact_repository_registry.register(  # type: ignore[no-untyped-call]
+        "mlflow-artifacts", _artifact_repository
+    )
+
+
+def _artifact_repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> Any:
+    store = urlparse(tracking_uri or mlflow.get_tracking_uri())
+    if store.scheme != "sqlite":
+        return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
+    database = Path(store.path.removeprefix("/")).absolute()
+    target = database.parent / "mlartifacts" / urlparse(artifact_uri).path.lstrip("/")
+    return LocalArtifactRepository(str(target))

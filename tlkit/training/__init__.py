@@ -1,0 +1,1 @@
+"""The loop, optimizer and schedule, checkpoints, seeding."""

@@ -1,0 +1,32 @@
+"""Weights as safetensors beside a JSON file that says what they are. No pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tlkit.files import replaced
+
+
+def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write `path`.safetensors and `path`.json, each whole or not at all.
+
+    Args:
+        path: without an ending; its folder exists.
+        state: tensors by name, on any device.
+        facts: JSON-able, such as the epoch and its metrics.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with replaced(path.with_suffix(".safetensors")) as part:
+        save_file(tensors, part)
+    with replaced(path.with_suffix(".json")) as part:
+        part.write_text(json.dumps(facts, indent=2, allow_nan=True) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote, on the CPU."""
+    facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return load_file(path.with_suffix(".safetensors")), facts

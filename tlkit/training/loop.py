@@ -1,0 +1,176 @@
+"""The training loop of every phase."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tlkit.errors import UserError
+from tlkit.training.optimizer import Schedule, learning_rates
+from tlkit.training.precision import autocast
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Cross-entropy and its options.
+
+    Attributes:
+        label_smoothing: probability spread evenly over all classes, 0 to 1.
+        class_weights: float32 (classes,), or None for equal weights.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
+
+    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum over the batch, float32 scalar; divide by `weight` for torch's mean."""
+        return F.cross_entropy(
+            logits.float(),
+            labels,
+            weight=self.class_weights,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+
+    def weight(self, labels: Tensor) -> float:
+        """What the sum is divided by: the pictures, or the weights of their classes."""
+        if self.class_weights is None:
+            return float(len(labels))
+        return float(self.class_weights[labels].sum())
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training leaves.
+
+    Attributes:
+        history: one mapping an epoch, of "epoch" and the metrics of the contract.
+        best_epoch: the epoch, from 0, whose weights were kept: the lowest val/loss.
+        seconds: wall time of training and validation.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    seconds: float
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The metrics of the best epoch."""
+        return self.history[self.best_epoch]
+
+
+def fit(
+    model: nn.Module,
+    train_mode: Callable[[], object],
+    batches: Callable[[int], Iterable[Batch]],
+    validate: Callable[[], Mapping[str, float]],
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    objective: Objective,
+    accumulate: int,
+    early_stopping: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    log: Callable[[Mapping[str, float], int], object],
+    keep: Callable[[str, int, Mapping[str, float]], object],
+    description: str,
+) -> Result:
+    """Train `model` and report every epoch.
+
+    Args:
+        model: maps a batch of inputs to logits, float (N, classes).
+        train_mode: puts the trained part in training mode and the frozen part in eval mode.
+        batches: epoch to its batches of (inputs, int64 labels), on any device.
+        validate: gives at least "val/loss"; called after each epoch, without gradients.
+        schedule: moves the rates of `optimizer`.
+        steps_per_epoch: batches an epoch, for the progress bar.
+        accumulate: batches whose gradients make one step, equal to one batch of their sum.
+        early_stopping: epochs without a lower val/loss before training ends; 0 is never.
+        log: receives the metrics of an epoch and its number, from 0.
+        keep: called as keep("last", epoch, metrics) after each epoch, and with "best" first where
+            the epoch is the best so far.
+
+    Raises:
+        UserError: a loss is not finite; names the epoch and the step.
+    """
+    started = time.perf_counter()
+    history: list[dict[str, float]] = []
+    best_epoch, best_loss = 0, float("inf")
+    with tqdm(
+        total=epochs * steps_per_epoch, desc=description, unit="batch", disable=None
+    ) as progress:
+        for epoch in range(epochs):
+            train_mode()
+            rates = learning_rates(optimizer)
+            loss_sum, weight_sum, correct, seen = 0.0, 0.0, 0, 0
+            for group in _groups(batches(epoch), accumulate):
+                group_weight = sum(objective.weight(labels) for _, labels in group)
+                optimizer.zero_grad(set_to_none=True)
+                for raw_inputs, raw_labels in group:
+                    inputs = raw_inputs.to(device, non_blocking=True)
+                    labels = raw_labels.to(device, non_blocking=True)
+                    with autocast(device, dtype):
+                        logits = model(inputs)
+                    loss = objective.total(logits, labels)
+                    (loss / group_weight).backward()  # type: ignore[no-untyped-call]
+                    step = progress.n - epoch * steps_per_epoch
+                    loss_sum += _finite(loss.item(), f"training loss at epoch {epoch}, step {step}")
+                    correct += int((logits.argmax(1) == labels).sum())
+                    seen += len(labels)
+                    progress.update()
+                weight_sum += group_weight
+                optimizer.step()
+                schedule.after_step()
+            metrics = {
+                "train/loss": loss_sum / weight_sum,
+                "train/accuracy": correct / seen,
+                **validate(),
+                **rates,
+            }
+            _finite(metrics["val/loss"], f"validation loss after epoch {epoch}")
+            schedule.after_epoch(metrics["val/loss"])
+            history.append({"epoch": epoch, **metrics})
+            log(metrics, epoch)
+            if metrics["val/loss"] < best_loss:
+                best_epoch, best_loss = epoch, metrics["val/loss"]
+                keep("best", epoch, metrics)
+            keep("last", epoch, metrics)
+            progress.set_postfix_str(_summary(metrics))
+            if early_stopping and epoch - best_epoch >= early_stopping:
+                break
+    return Result(history, best_epoch, time.perf_counter() - started)
+
+
+def _groups(batches: Iterable[Batch], size: int) -> Iterable[Sequence[Batch]]:
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _finite(value: float, what: str) -> float:
+    if not math.isfinite(value):
+        raise UserError(
+            f"the {what} is {value}; it must be finite: "
+            "lower head_lr, backbone_lr or baseline_lr, or use precision=fp32"
+        )
+    return value
+
+
+def _summary(metrics: Mapping[str, float]) -> str:
+    shown = ("train/loss", "val/loss", "val/accuracy")
+    return " ".join(f"{name}={metrics[name]:.3f}" for name in shown if name in metrics)

@@ -1,0 +1,44 @@
+"""Number formats: float32 everywhere, bfloat16 where the hardware computes in it."""
+
+import contextlib
+
+import torch
+
+from tlkit.errors import UserError
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` to a device.
+
+    Raises:
+        UserError: `cuda` was asked for and torch sees none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: torch sees no CUDA device; use device=cpu or auto")
+    return torch.device(device)
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """`auto`, `fp32` or `bf16` to the dtype that layers compute in.
+
+    On a CPU `auto` means bfloat16 only with matrix units for it (AMX, or AVX-512 BF16): emulated
+    it is many times slower than float32.
+    """
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+        return torch.bfloat16 if fast else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def _cpu_has_bf16() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu._is_amx_tile_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """The context in which forward passes run."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
