@@ -3,13 +3,11 @@
 from tlkit.cli import main
 from tlkit.config import Config
 from tlkit.runs import run_data
-from tlkit.summary import of_audit
 from tlkit.tracking import ui_command
 
 
 def task(config: Config) -> None:
-    data = run_data(config)
-    print(of_audit(config, data.manifest, data.report))
+    run_data(config)
     print(f"Look at it: {ui_command()}")
 
 

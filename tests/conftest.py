@@ -1,43 +1,91 @@
-"""What tests share: tiny pictures, and a place of their own for everything that is written."""
+"""What tests share: tiny pictures, a store of runs, and a place for everything that is written."""
 
-from collections.abc import Callable
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 from PIL import Image
 
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "experiments" / "configs" / "smoke.yaml"
+
 MakeFolder = Callable[..., Path]
+Entry = Callable[..., int]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache, MLflow's store and the current folder, outside of the project; no hub."""
+    folder = tmp_path_factory.mktemp("session")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLKIT_CACHE", str(folder / "cache"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        patch.chdir(folder)
+        yield folder
 
 
 @pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache and MLflow's store under the test's temporary folder; no hub is asked."""
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache and a current folder for each test."""
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def make_pictures(
+    root: Path,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    counts: tuple[int, int, int] = (12, 6, 6),
+    size: int = 40,
+) -> Path:
+    """A data set that a network can learn: noise, brighter in one colour a class."""
+    generator = np.random.default_rng(0)
+    for split, count in zip(("train", "val", "test"), counts, strict=True):
+        for label, class_name in enumerate(classes):
+            folder = root / split / class_name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 200, (size, size, 3), dtype=np.uint8)
+                pixels[..., label % 3] += 55
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
 
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
-    """Makes a data set that a network can learn: noisy pictures, one colour a class."""
+    """`make_pictures` under the test's temporary folder."""
 
-    def make(
-        name: str = "pictures",
-        classes: tuple[str, ...] = ("cat", "dog"),
-        counts: tuple[int, int, int] = (12, 6, 6),
-        size: int = 40,
-    ) -> Path:
-        root = tmp_path / name
-        generator = np.random.default_rng(0)
-        for split, count in zip(("train", "val", "test"), counts, strict=True):
-            for label, class_name in enumerate(classes):
-                folder = root / split / class_name
-                folder.mkdir(parents=True)
-                for index in range(count):
-                    pixels = generator.integers(0, 200, (size, size, 3), dtype=np.uint8)
-                    pixels[..., label % 3] += 55
-                    Image.fromarray(pixels).save(folder / f"{index}.png")
-        return root
+    def make(name: str = "pictures", **options: object) -> Path:
+        return make_pictures(tmp_path / name, **options)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    """An experiment of the test's own, by its id, which runs go to."""
+    return mlflow.set_experiment(request.node.nodeid).experiment_id
+
+
+def run_entry(name: str, *arguments: str) -> int:
+    """Run `python -m experiments.NAME` with the smoke recipe in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, "--config", str(SMOKE), *arguments])
+        patch.syspath_prepend(str(ROOT))
+        try:
+            runpy.run_module(f"experiments.{name}", run_name="__main__")
+        except SystemExit as stop:
+            return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def entry(experiment: str) -> Entry:
+    """`run_entry`, logging to the test's own experiment."""
+    return run_entry

@@ -36,6 +36,6 @@ def test_learns_two_colours() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(10):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(pictures), labels).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(model(pictures), labels))
         optimizer.step()
     assert torch.equal(model.eval()(pictures).argmax(1), labels)

@@ -1,6 +1,7 @@
 """The cut: prefix and suffix are the model, for every family and at every kind of depth."""
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -9,19 +10,16 @@ from tlkit.models.backbones import create_model
 from tlkit.models.cut import split
 from tlkit.models.units import FAMILIES, family, units
 
-SIZE = 64
+SIZE = 32
 BACKBONES = {
     "test_resnet": "resnet",
-    "resnet18": "resnet",
     "test_efficientnet": "efficientnet",
     "tf_efficientnet_lite0": "efficientnet",
     "mobilenetv2_035": "efficientnet",
     "mobilenetv3_small_050": "mobilenetv3",
     "test_convnext": "convnext",
     "test_convnext2": "convnext",
-    "convnext_atto": "convnext",
     "regnetx_002": "regnet",
-    "regnety_002": "regnet",
     "test_vit": "vit",
     "test_vit3": "vit",
     "test_vit4": "vit",
@@ -31,14 +29,23 @@ BACKBONES = {
 }
 
 
+def make(backbone: str) -> nn.Module:
+    if not backbone.startswith("swin"):
+        return create_model(backbone, num_classes=3, dropout=0.2, image_size=SIZE)
+    # timm has no swin for tests: the smallest holds 28 million parameters, this one 30 thousand.
+    return timm.create_model(
+        backbone, num_classes=3, img_size=SIZE, embed_dim=16, depths=(2, 3), num_heads=(1, 2)
+    )
+
+
 @pytest.fixture(scope="module", params=BACKBONES)
 def model(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
-    made = create_model(request.param, num_classes=3, dropout=0.2, image_size=SIZE).eval()
+    made = make(request.param).eval()
     with torch.no_grad():
         # Fresh layer scales and residual gammas are almost nothing: let every block count.
         for parameter in made.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
     return made
 
 
@@ -100,14 +107,15 @@ def test_units_are_the_backbone_in_forward_order(model: nn.Module, pictures: Ten
     assert found[0].name == "stem"
     assert len({unit.name for unit in found}) == len(found)
     ran: list[str] = []
-    for unit in found:
-        for path in unit.modules:
-            hook = lambda *_, path=path: ran.append(path)  # noqa: E731
-            model.get_submodule(path).register_forward_hook(hook)
+    hooks = [
+        model.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.append(path))
+        for unit in found
+        for path in unit.modules
+    ]
     with torch.no_grad():
         model(pictures)
-    for module in model.modules():
-        module._forward_hooks.clear()
+    for hook in hooks:
+        hook.remove()
     assert ran == [path for unit in found for path in unit.modules]
     # No residual block is left out: what is in no unit is the tail and the head.
     inside = {
@@ -115,8 +123,8 @@ def test_units_are_the_backbone_in_forward_order(model: nn.Module, pictures: Ten
     }
     own = set(model._parameters.values())
     rest = [n for n, p in model.named_parameters() if p not in inside and p not in own]
-    tails = ("conv_head", "bn2", "norm", "norm_head", "final_conv", "head", "fc", "fc_norm")
-    assert all(name.partition(".")[0] in (*tails, "classifier") for name in rest), rest
+    tails = ("conv_head", "bn2", "norm", "attn_pool", "fc_norm", "head", "fc", "classifier")
+    assert all(name.partition(".")[0] in tails for name in rest), rest
 
 
 def test_cutting_leaves_the_model_as_it_was(model: nn.Module, pictures: Tensor) -> None:
@@ -146,14 +154,14 @@ def test_the_prefix_is_one_graph_for_torch_compile(
     backbone: str, depth: int, pictures: Tensor
 ) -> None:
     model = create_model(backbone, num_classes=3, dropout=0.2, image_size=SIZE)
-    prefix, suffix = split(model, depth)
+    prefix, _ = split(model, depth)
     torch._dynamo.reset()
     with torch.no_grad():
         compiled = torch.compile(prefix, backend="eager", fullgraph=True)(pictures)
         assert torch.equal(compiled, prefix(pictures))
 
 
-@pytest.mark.parametrize(("backbone", "count"), [("test_resnet", 5), ("resnet18", 9)])
+@pytest.mark.parametrize(("backbone", "count"), [("test_resnet", 5), ("test_vit", 7)])
 def test_a_depth_beyond_the_units_names_their_number(backbone: str, count: int) -> None:
     model = create_model(backbone, num_classes=3, dropout=0.2, image_size=SIZE)
     for depth in (count + 1, -1):

@@ -1,6 +1,9 @@
 """Freezing, proved by training: what is frozen stays equal bit for bit, the rest moves."""
 
+from collections.abc import Callable
+
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -19,12 +22,22 @@ BACKBONES = [
     "test_vit",
     "swin_tiny_patch4_window7_224",
 ]
-SIZE = 64
+SIZE = 32
 
 
 def make(backbone: str) -> nn.Module:
     torch.manual_seed(0)
-    return create_model(backbone, num_classes=3, dropout=0.5, image_size=SIZE)
+    if not backbone.startswith("swin"):
+        model = create_model(backbone, num_classes=3, dropout=0.5, image_size=SIZE)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".gamma"):
+                # The layer scale of a fresh convnext, 1e-6, makes steps too small for float32.
+                nn.init.constant_(parameter, 0.1)
+        return model
+    # timm has no swin for tests: the smallest holds 28 million parameters, this one 30 thousand.
+    return timm.create_model(
+        backbone, num_classes=3, img_size=SIZE, embed_dim=16, depths=(2, 3), num_heads=(1, 2)
+    )
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -42,12 +55,12 @@ def moved(before: dict[str, Tensor], model: nn.Module) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def train(model: nn.Module, trained: nn.Module) -> None:
+def train(model: nn.Module, trained: Callable[[Tensor], Tensor]) -> None:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     pictures, labels = batch()
-    for _ in range(3):
+    for _ in range(2):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(trained(pictures), labels).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(trained(pictures), labels))
         optimizer.step()
 
 
@@ -60,13 +73,8 @@ def test_training_moves_the_trained_entries_and_no_other(backbone: str) -> None:
         names = trained_names(model, depth)
         before = entries(model)
         train(model, model)
-        changed = moved(before, model)
-        assert changed <= names
-        parameters = {n for n, p in model.named_parameters() if n in names}
-        statistics = {n for n in names if n.endswith(("running_mean", "running_var"))}
-        still = (parameters | statistics) - changed
-        # A bias before a softmax over keys has no gradient, and relu can be dead: few stay.
-        assert len(still) <= 0.1 * len(names), still
+        assert moved(before, model) == names
+        parameters = {n for n, _ in model.named_parameters() if n in names}
         assert parameters == {n for n, p in model.named_parameters() if p.requires_grad}
 
 
@@ -81,7 +89,7 @@ def test_training_the_suffix_alone_is_training_the_model(backbone: str) -> None:
     torch.manual_seed(2)
     train(whole, whole)
     torch.manual_seed(2)
-    train(cut, lambda pictures: suffix(prefix(pictures)))  # type: ignore[arg-type]
+    train(cut, lambda pictures: suffix(prefix(pictures)))
     assert not moved(entries(whole), cut)
 
 

@@ -1,6 +1,7 @@
 """Every layout of pictures becomes the same kind of list; what is none is told in one line."""
 
 import errno
+import inspect
 import os
 import sys
 import tarfile
@@ -126,7 +127,7 @@ def test_litter_is_skipped_and_the_rest_are_candidates(tmp_path: Path) -> None:
     assert {path for path, _, _ in found(source)} == {
         *("cat/1.jpg", "dog/1.jpg", "dog/archive.zip", "dog/folder.jpg"),
     }
-    assert source.warnings == ("1 files in ./ have no label and are not used: stray.jpg",)
+    assert source.warnings == ("files without a label in the top folder, not used: 1 (stray.jpg)",)
 
 
 @pytest.mark.parametrize("wrapper", ["", "top/", "top/inner/"])
@@ -214,8 +215,12 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     fill(tmp_path, ["d/dog/1.jpg", "elsewhere/1.jpg"])
     (tmp_path / "d" / "cat").symlink_to(tmp_path / "elsewhere")
     assert {label for _, label, _ in found(opened(tmp_path / "d", tmp_path))} == {"cat", "dog"}
-    (tmp_path / "d" / "dog" / "again").symlink_to(tmp_path / "d")
-    told(tmp_path / "d", tmp_path, "links back to a folder above it")
+    for place, target in (("dog", "d"), ("dog/a", "d/dog/a")):
+        again = tmp_path / "d" / place / "again"
+        again.parent.mkdir(exist_ok=True)
+        again.symlink_to(tmp_path / target)
+        told(tmp_path / "d", tmp_path, "links back to a folder above it")
+        again.unlink()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep file names in Unicode")
@@ -230,6 +235,16 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sources, "make_synthetic", full)
     told("synthetic", tmp_path, "no disk space left while writing under")
+
+
+def test_folder_without_the_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    root = fill(tmp_path / "d", SPLIT)  # root may open everything, so chmod would prove nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", closed)
+        told(root, tmp_path, r"/d cannot be used \(Permission denied\); check its rights")
 
 
 # torchvision
@@ -341,8 +356,6 @@ def test_torchvision_without_class_names_or_splits(
 
 
 def test_every_torchvision_entry_fits_the_installed_signature() -> None:
-    import inspect
-
     for name, splits in downloads.TORCHVISION.items():
         signature = inspect.signature(getattr(datasets, name.split("/")[0]))
         for split, options in splits.items():

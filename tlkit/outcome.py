@@ -113,8 +113,7 @@ def write_outcome(
     _write_json(folder / "classification_report.json", report)
     _write_predictions(folder / "predictions.csv", outcome, columns)
     _save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
-    title = f"{phase}: {outcome.correct} of {len(outcome.labels)} test pictures right"
-    _save(confusion_matrix(matrix, classes, title), folder / "confusion_matrix.png")
+    _save(confusion_matrix(matrix, classes, f"{phase}: test pictures"), folder / "confusion_matrix.png")
     wrong = [
         _tile(outcome, pictures, index)
         for index in mistake_indices(outcome.probabilities, outcome.labels, MISTAKE_TILES)
@@ -122,7 +121,7 @@ def write_outcome(
     _save(
         mistakes(
             wrong,
-            f"{phase}: mistakes on the test pictures, most confident first",
+            f"{phase}: mistakes on the test pictures",
             wrong=len(outcome.labels) - outcome.correct,
             total=len(outcome.labels),
         ),

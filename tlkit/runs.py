@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,8 +12,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import tlkit
-from tlkit import serving
 from tlkit.config import Config
 from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import Manifest
@@ -33,7 +32,7 @@ from tlkit.phases import (
     train_phase,
 )
 from tlkit.serving.classifier import Classifier, probability_columns
-from tlkit.summary import PhaseResult, markdown_table, of_data, of_phase
+from tlkit.summary import PhaseResult, markdown_table, of_audit, of_data, of_phase
 from tlkit.tracking import (
     DIGEST_TAG,
     INIT_TAG,
@@ -48,6 +47,8 @@ from tlkit.tracking import (
 )
 from tlkit.training.seeding import seed_everything
 
+PACKAGE = Path(__file__).parent
+
 
 @dataclass(frozen=True)
 class Data:
@@ -58,7 +59,7 @@ class Data:
 
 
 def prepare_data(config: Config) -> Data:
-    """Find, audit and split the pictures that the configuration names."""
+    """Find, audit and split the pictures that the configuration names; say what was found."""
     folder = cache_folder() / "data"
     folder.mkdir(exist_ok=True)
     manifest, report = prepare(
@@ -70,6 +71,7 @@ def prepare_data(config: Config) -> Data:
         test_fraction=config.test_fraction,
         workers=machine_for(config).workers,
     )
+    print(of_audit(report), file=sys.stderr)
     return Data(manifest, report)
 
 
@@ -218,7 +220,7 @@ def _log_inputs(
         "dtype": str(machine.dtype),
         "threads": machine.threads,
         "packages": {name: version(name) for name in SERVING_PACKAGES},
-        "git": git_state(Path(tlkit.__path__[0])),
+        "git": git_state(PACKAGE),
     }
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     (folder / "data").mkdir()
@@ -249,7 +251,8 @@ def _log_model(
     tracker: Tracker, classifier: Classifier, manifest: Manifest, columns: list[str]
 ) -> None:
     example = (manifest.root / manifest.of("test")[0].path).read_bytes()
-    code = Path(serving.__path__[0]) / "pyfunc.py"
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         classifier.save(Path(folder))
-        tracker.model(Path(folder), code, Path(tlkit.__path__[0]), columns, example)
+        tracker.model(
+            Path(folder), PACKAGE / "serving" / "pyfunc.py", PACKAGE, columns, example
+        )

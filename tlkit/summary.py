@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tlkit.config import Config
+from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import SPLITS, Manifest
 from tlkit.outcome import Outcome
 
@@ -88,3 +89,13 @@ def of_phase(
         f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
         f"{of_data(config, manifest)}\n\n![Grad-CAM]({picture})"
     )
+
+
+def of_audit(report: AuditReport) -> str:
+    """What the audit found, for a terminal: counts, warnings, and the first unreadable files."""
+    lines = [report.summary]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    lines += [f"unreadable: {item.path} ({item.reason})" for item in report.quarantined[:10]]
+    if len(report.quarantined) > 10:
+        lines.append(f"and {len(report.quarantined) - 10} more unreadable, in data/audit.json")
+    return "\n".join(lines)

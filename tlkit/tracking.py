@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +18,7 @@ import pandas as pd
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Run
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
@@ -79,7 +81,10 @@ class Tracker:
 
     def dataset(self, name: str, root: Path, digest: str) -> None:
         """Log the data set as an input of the run, under our own digest of its content."""
-        source = resolve_dataset_source(root.as_posix())
+        with warnings.catch_warnings():
+            # MLflow registers its source for local folders twice and warns of the choice.
+            warnings.filterwarnings("ignore", message="The specified dataset source can be")
+            source = resolve_dataset_source(root.as_posix())
         dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
         mlflow.log_input(dataset, context="training")
 
@@ -220,8 +225,10 @@ def _line(error: BaseException) -> str:
 
 
 def _quiet() -> None:
-    """Keep MLflow's database migrations off the user's screen."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    """Keep MLflow's own progress off the screen: it would tear our bars."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
 
 
 def _serve_artifacts_locally() -> None:

@@ -66,11 +66,11 @@ def extract(
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield a folder to fill, which becomes `target` when the block ends well and vanishes if not.
 
-    A full disk raises UserError.
+    A disk that is full or cannot be written raises UserError.
     """
     folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with full_disk_told(target.parent):
+        with disk_faults_told(target.parent):
             folder.mkdir(parents=True)
             yield folder
         try:
@@ -88,11 +88,16 @@ def disk_is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Turn a full disk, while writing under `folder`, into a UserError."""
+def disk_faults_told(folder: Path) -> Iterator[None]:
+    """Turn a full disk, or one without the rights, into a UserError; `folder` is written under."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"{error.filename or folder} cannot be used ({error.strerror}); check its rights, "
+                "or choose another folder"
+            ) from error
         if not disk_is_full(error):
             raise
         raise UserError(

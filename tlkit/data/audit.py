@@ -136,67 +136,80 @@ def audit(
             f"{source.root} has {found}; two classes or more are needed; check that each class has "
             "a folder of its own"
         )
-    seen, quarantined = _read_all(source, max_pixels, workers)
-    _refuse_unreadable(source, classes, seen, quarantined)
-    conflicting = [
-        group for group in _same_content(seen) if len({one.file.label for one in group}) > 1
-    ]
+    seen, unreadable = _read_all(source, max_pixels, workers)
+    _refuse_unreadable(source, classes, seen, unreadable)
     kept, dropped = _without_leaks(seen)
-    split_given = any(file.split for file in source.files)
     fractions = _missing(source, {"val": val_fraction, "test": test_fraction})
     kept = _with_held_out(kept, fractions, seed)
+    label_of = {name: label for label, name in enumerate(classes)}
     pictures = [
-        Picture(one.file.path, classes.index(one.file.label), one.split, one.sha256) for one in kept
+        Picture(one.file.path, label_of[one.file.label], one.split, one.sha256) for one in kept
     ]
     manifest = Manifest(source.root, classes, tuple(pictures))
-    counts = manifest.counts()
-    _refuse_missing_class(counts, fractions, len(quarantined) + len(dropped))
+    _refuse_missing_class(manifest.counts(), fractions, len(unreadable) + len(dropped))
+    drawn = fractions if any(file.split for file in source.files) else ()
+    return manifest, _report(source, manifest, drawn, seen, unreadable, kept, dropped)
+
+
+def _report(
+    source: Source,
+    manifest: Manifest,
+    drawn: Iterable[str],
+    seen: Sequence[_Seen],
+    unreadable: Sequence[tuple[SourceFile, str]],
+    kept: Sequence[_Seen],
+    dropped: Sequence[Dropped],
+) -> AuditReport:
+    conflicting = [
+        tuple(one.file.path for one in group)
+        for group in _same_content(seen)
+        if len({one.file.label for one in group}) > 1
+    ]
     copies = [
-        sorted(one.file.path for one in group)
+        tuple(one.file.path for one in group)
         for group in _same_content(kept)
         if len({one.file.label for one in group}) == 1
     ]
+    mismatched = {one.file.path: fault for one in kept if (fault := _extension_fault(one))}
     pair_count, near = _near_pairs(kept)
-    mismatched = {
-        one.file.path: fault for one in kept if (fault := _extension_fault(one)) is not None
-    }
     findings = {
-        "files that cannot be read, left out": len(quarantined),
+        "files that cannot be read, left out": len(unreadable),
         "pictures that are in two splits, left out of one": len(dropped),
         "pictures that are there under two labels": len(conflicting),
         "pictures that are there more than once in a split": len(copies),
         "files whose content is not what their extension says": len(mismatched),
         "pairs of pictures in different splits that look alike": pair_count,
     }
-    report = AuditReport(
+    return AuditReport(
         source=source.name,
         files=len(source.files),
-        counts=counts,
+        counts=manifest.counts(),
         warnings=(
             *source.warnings,
-            *(f"{split} is missing and was drawn from train" for split in fractions if split_given),
+            *(f"{split} is missing and was drawn from train" for split in drawn),
             *(f"{what}: {number}" for what, number in findings.items() if number),
-            *_class_warnings(counts),
+            *_class_warnings(manifest.counts()),
         ),
-        quarantined=tuple(quarantined),
+        quarantined=tuple(Quarantined(_utf8(file.path), reason) for file, reason in unreadable),
         dropped_duplicates=tuple(dropped),
-        conflicting_labels=tuple(tuple(one.file.path for one in group) for group in conflicting),
-        copies=tuple(tuple(paths) for paths in copies),
+        conflicting_labels=tuple(conflicting),
+        copies=tuple(copies),
         mismatched_extensions=mismatched,
         near_duplicate_pairs=pair_count,
         near_duplicates=tuple(near),
     )
-    return manifest, report
 
 
 def _read_all(
     source: Source, max_pixels: int, workers: int
-) -> tuple[list[_Seen], list[Quarantined]]:
-    def read(file: SourceFile) -> _Seen | Quarantined:
+) -> tuple[list[_Seen], list[tuple[SourceFile, str]]]:
+    """The readable pictures, and the other files with the reason why not."""
+
+    def read(file: SourceFile) -> _Seen | tuple[SourceFile, str]:
         try:
             return _see(source.root, file, max_pixels)
         except UnreadablePicture as error:
-            return Quarantined(_utf8(file.path), str(error))
+            return file, str(error)
 
     # Threads, because Pillow lets go of the interpreter while it decodes: on 2 cores as fast as
     # processes, without their start. A ThreadPool, because Ctrl-C does not wait for its queue.
@@ -211,7 +224,7 @@ def _read_all(
             )
         )
     seen = [result for result in results if isinstance(result, _Seen)]
-    return seen, [result for result in results if isinstance(result, Quarantined)]
+    return seen, [result for result in results if not isinstance(result, _Seen)]
 
 
 def _see(root: Path, file: SourceFile, max_pixels: int) -> _Seen:
@@ -233,20 +246,30 @@ def _utf8(path: str) -> str:
 
 
 def _refuse_unreadable(
-    source: Source, classes: Sequence[str], seen: Sequence[_Seen], bad: Sequence[Quarantined]
+    source: Source,
+    classes: Sequence[str],
+    seen: Sequence[_Seen],
+    unreadable: Sequence[tuple[SourceFile, str]],
 ) -> None:
-    first = "; ".join(f"{one.path}: {one.reason}" for one in bad[:3])
+    readable = {one.file.label for one in seen}
     for label in classes:
-        if not any(one.file.label == label for one in seen):
+        if label not in readable:
+            of_class = [(file, reason) for file, reason in unreadable if file.label == label]
             raise UserError(
-                f"the class {label!r} of {source.root} has no readable picture (first of all "
-                f"unreadable: {first}); every class needs some; repair or replace them"
+                f"the class {label!r} of {source.root} has no readable picture "
+                f"({_first(of_class)}); every class needs some; repair or replace them"
             )
-    if len(bad) > MAX_UNREADABLE * len(source.files):
+    if len(unreadable) > MAX_UNREADABLE * len(source.files):
         raise UserError(
-            f"{len(bad)} of {len(source.files)} files in {source.root} cannot be read as pictures "
-            f"({first}); allowed are {MAX_UNREADABLE:.0%}; repair or remove them"
+            f"{len(unreadable)} of {len(source.files)} files in {source.root} cannot be read as "
+            f"pictures ({_first(unreadable)}); allowed are {MAX_UNREADABLE:.0%}; repair or remove "
+            "them"
         )
+
+
+def _first(unreadable: Sequence[tuple[SourceFile, str]]) -> str:
+    first = [f"{_utf8(file.path)}: {reason}" for file, reason in unreadable[:3]]
+    return "; ".join(first) + ("; ..." if len(unreadable) > 3 else "")
 
 
 def _same_content(seen: Iterable[_Seen]) -> list[list[_Seen]]:
@@ -369,13 +392,15 @@ def near_hashes(
     second), sorted. Compares in blocks, so memory stays bounded.
     """
     total, nearest = 0, np.empty((0, 3), dtype=np.int64)
+    bound = NEAR_DISTANCE + 1
     rows = max(1, 2**20 // max(1, len(second)))  # 8 MB a block, which fits the processor's cache
     for start in range(0, len(first), rows):
         distances = np.bitwise_count(first[start : start + rows, None] ^ second[None])
-        row, column = np.nonzero(distances <= NEAR_DISTANCE)
-        total += len(row)
+        total += int(np.count_nonzero(distances <= NEAR_DISTANCE))
+        row, column = np.nonzero(distances < bound)
         found = np.stack([distances[row, column], row + start, column], axis=1).astype(np.int64)
         nearest = np.concatenate([nearest, found])
         if len(nearest) > listed:
             nearest = nearest[np.lexsort(nearest.T[::-1])][:listed]
+            bound = int(nearest[-1, 0])  # of equals the earlier stay
     return total, nearest[np.lexsort(nearest.T[::-1])]

@@ -22,7 +22,7 @@ SUFFIXES = {  # what the name of a file promises about its content
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
     **{".gif": "GIF", ".bmp": "BMP", ".webp": "WEBP", ".avif": "AVIF", ".qoi": "QOI"},
 }
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 
 _UPRIGHT = {  # EXIF 2.32, table 4, tag Orientation: what undoes each value
     2: Image.Transpose.FLIP_LEFT_RIGHT,

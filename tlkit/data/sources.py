@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlkit.data.archives import SUFFIXES as ARCHIVE_SUFFIXES
-from tlkit.data.archives import extract, full_disk_told, is_archive
+from tlkit.data.archives import disk_faults_told, extract, is_archive
 from tlkit.data.downloads import kaggle_archive, torchvision_folder
 from tlkit.data.images import SUFFIXES
 from tlkit.data.synthetic import make_synthetic
@@ -59,7 +59,7 @@ def open_source(data: str, cache: Path, seed: int) -> Source:
     Raises UserError where there is no such thing, or no labelled files in it.
     """
     kind, _, name = data.partition(":")
-    with full_disk_told(cache):
+    with disk_faults_told(cache):
         if data == "synthetic":
             root = make_synthetic(cache / f"synthetic-{seed}", seed=seed)
             return _read_layout(root, "synthetic")
@@ -72,15 +72,10 @@ def open_source(data: str, cache: Path, seed: int) -> Source:
 
 def _open_path(data: str, cache: Path) -> Source:
     path = Path(data).expanduser()
-    try:
-        if data and path.is_dir():
-            return _read_layout(path, path.resolve().name)
-        if data and path.is_file() and is_archive(path):
-            return _read_archive(path, path.name.split(".")[0], cache)
-    except PermissionError as error:
-        raise UserError(
-            f"data={data} cannot be read ({error.strerror}); check its rights"
-        ) from error
+    if data and path.is_dir():
+        return _read_layout(path, path.resolve().name)
+    if data and path.is_file() and is_archive(path):
+        return _read_archive(path, path.name.split(".")[0], cache)
     fault = "is neither a folder nor an archive" if data and path.exists() else "is not there"
     raise UserError(
         f"data={data} {fault}; allowed are synthetic, a folder, an archive "
@@ -160,8 +155,8 @@ def _read_classes(
         _refuse_hidden_splits(folder, list(classes))
     if names and classes:
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        where = folder.relative_to(root).as_posix()
-        warnings.append(f"{len(names)} files in {where}/ have no label and are not used: {some}")
+        where = "the top folder" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+        warnings.append(f"files without a label in {where}, not used: {len(names)} ({some})")
     inside = folder.relative_to(root)
     for label in classes:
         if label != (shown := label.encode(errors="replace").decode()):
@@ -192,7 +187,7 @@ def _candidates(folder: Path) -> list[str]:
         for name in folders:
             if Path(name).suffix.lower() in SUFFIXES:
                 yield (folder.name / inside / name).as_posix()
-            elif folder.resolve().is_relative_to((folder / inside / name).resolve()):
+            elif (folder / inside).resolve().is_relative_to((folder / inside / name).resolve()):
                 raise UserError(
                     f"{folder / inside / name} links back to a folder above it; remove the link"
                 )

@@ -192,19 +192,19 @@ def _pick(rng: Generator, **odds: float) -> str:
 
 def _cat(rng: Generator) -> Traits:
     return Traits(
-        ears=_pick(rng, upright=0.92, folded=0.08, hanging=0.0),
-        ear_length=rng.uniform(0.55, 0.95),
+        ears=_pick(rng, upright=0.94, folded=0.06, hanging=0.0),
+        ear_length=rng.uniform(0.65, 1.0),
         ear_width=rng.uniform(0.8, 1.15),
         ear_round=rng.uniform(0.04, 0.2),
         head_width=rng.uniform(1.0, 1.2),
         cheeks=rng.uniform(0.0, 0.22),
-        muzzle=rng.uniform(0.0, 0.16),
+        muzzle=rng.uniform(0.03, 0.18),
         muzzle_width=rng.uniform(0.22, 0.3),
         nose=rng.uniform(0.08, 0.13),
         eye=rng.uniform(0.2, 0.31),
         pupil=rng.uniform(0.15, 0.85),
         whiskers=rng.uniform(0.7, 1.2) * (rng.random() < 0.9),
-        tail=_pick(rng, thin=0.78, bushy=0.2, stub=0.02),
+        tail=_pick(rng, thin=0.86, bushy=0.12, stub=0.02),
         legs=rng.uniform(1.1, 1.7),
         chest=rng.uniform(0.72, 0.92),
         tongue=bool(rng.random() < 0.04),
@@ -212,20 +212,21 @@ def _cat(rng: Generator) -> Traits:
 
 
 def _dog(rng: Generator) -> Traits:
+    ears = _pick(rng, upright=0.2, folded=0.2, hanging=0.6)
     return Traits(
-        ears=_pick(rng, upright=0.34, folded=0.2, hanging=0.46),
+        ears=ears,
         ear_length=rng.uniform(0.6, 1.1),
         ear_width=rng.uniform(0.65, 1.0),
         ear_round=rng.uniform(0.08, 0.3),
         head_width=rng.uniform(0.86, 1.08),
         cheeks=rng.uniform(0.0, 0.12),
-        muzzle=rng.uniform(0.28, 0.85),
+        muzzle=rng.uniform(0.5 if ears == "upright" else 0.36, 0.95),
         muzzle_width=rng.uniform(0.3, 0.44),
-        nose=rng.uniform(0.15, 0.23),
+        nose=rng.uniform(0.16, 0.24),
         eye=rng.uniform(0.14, 0.22),
         pupil=1.0,
-        whiskers=rng.uniform(0.2, 0.5) * (rng.random() < 0.15),
-        tail=_pick(rng, thin=0.3, bushy=0.35, curl=0.2, stub=0.15),
+        whiskers=rng.uniform(0.2, 0.4) * (rng.random() < 0.05),
+        tail=_pick(rng, thin=0.25, bushy=0.4, curl=0.2, stub=0.15),
         legs=rng.uniform(1.2, 2.2),
         chest=rng.uniform(0.78, 1.02),
         tongue=bool(rng.random() < 0.33),
@@ -458,7 +459,7 @@ def _head(t: Traits, coat: Coat, rng: Generator, yaw: float, asleep: bool) -> li
 
     flare = rng.uniform(-0.4, 0.9)
     ears = {side: _ear(t, coat, ball, side, flare) for side in (-1, 1)}
-    dot_eyes = rng.random() < 0.35
+    dot_eyes = rng.random() < 0.3
     shut = asleep or rng.random() < 0.05
     hues = [(196, 180, 60), (120, 160, 70), (110, 160, 190), (196, 120, 40), (120, 74, 40)]
     iris = None if dot_eyes else _jitter(rng, hues[rng.integers(len(hues))], 16)
@@ -627,7 +628,7 @@ def _animal(t: Traits, coat: Coat, rng: Generator) -> tuple[list[Part], list[Par
     """Body, head and the name of the pose, all around a head at the origin."""
     poses = {"portrait": _portrait, "front": _sitting_front, "side": _sitting_side,
              "standing": _standing, "lying": _lying, "curled": _curled}  # fmt: skip
-    pose = _pick(rng, portrait=0.2, front=0.2, side=0.17, standing=0.22, lying=0.15, curled=0.06)
+    pose = _pick(rng, portrait=0.24, front=0.2, side=0.18, standing=0.2, lying=0.14, curled=0.04)
     facing = {"portrait": 0.0, "front": 0.0, "side": 0.45, "standing": 0.6, "lying": 0.4}
     yaw = float(np.clip(rng.normal(facing.get(pose, 0.2), 0.38), -0.9, 1.35))
     return poses[pose](t, coat, rng), _head(t, coat, rng, yaw, asleep=pose == "curled"), pose
@@ -974,7 +975,7 @@ def _foreground(image: Image, rng: Generator, box: Sequence[float], head: Sequen
     draw = PIL.ImageDraw.Draw(image)
     left, top, right, bottom = box
     x, y, r = head
-    kind = _pick(rng, none=0.35, grass=0.18, bars=0.15, thing=0.2, leaves=0.12)
+    kind = _pick(rng, none=0.4, grass=0.18, bars=0.12, thing=0.18, leaves=0.12)
     if kind == "grass":
         line = max(y + 1.0 * r, bottom - rng.uniform(0.1, 0.5) * (bottom - y))
         colour = _jitter(rng, (104, 140, 70), 40)
@@ -988,8 +989,10 @@ def _foreground(image: Image, rng: Generator, box: Sequence[float], head: Sequen
             draw.rectangle((0, y + 1.4 * r, _CANVAS, y + 1.4 * r + w), fill=colour)
     elif kind == "thing":
         for _ in range(rng.integers(1, 3)):
-            size = rng.uniform(0.12, 0.3) * max(right - left, bottom - top)
-            _thing(draw, rng, rng.uniform(left, right), bottom + 0.3 * size, size)
+            size, at = rng.uniform(0.12, 0.3) * max(right - left, bottom - top), rng.uniform(left, right)
+            if abs(at - x) < 1.5 * r:  # stay below the face: no thing is taller than 3.4 times its size
+                size = min(size, (bottom - y - 0.5 * r) / 3.1)
+            _thing(draw, rng, at, bottom + 0.3 * size, size)
     elif kind == "leaves":
         side = 0.0 if rng.random() < 0.5 else float(_CANVAS)
         colour = _jitter(rng, (88, 124, 70), 40)
@@ -1010,17 +1013,17 @@ def _expose(picture: Image, rng: Generator) -> Image:
     along = np.linspace(-1, 1, SIZE, dtype=np.float32)
     slope_x, slope_y = rng.uniform(-0.3, 0.3, 2).astype(np.float32)
     shade = 1 + slope_x * along[None, :] + slope_y * along[:, None]
-    if rng.random() < 0.2:  # blinds
+    if rng.random() < 0.1:  # blinds
         gap, lean = rng.uniform(18, 50), rng.uniform(-0.6, 0.6)
         rows = (np.arange(SIZE)[:, None] + lean * np.arange(SIZE)[None, :]) % gap
-        shade *= np.where(rows < gap * 0.45, np.float32(rng.uniform(0.55, 0.85)), np.float32(1))
+        shade *= np.where(rows < gap * 0.45, np.float32(rng.uniform(0.6, 0.85)), np.float32(1))
     if rng.random() < 0.3:  # vignette
         shade *= 1 - np.float32(0.25) * (along[None, :] ** 2 + along[:, None] ** 2)
     peak = float(shade.max())
     light = PIL.Image.fromarray(np.rint(shade * np.float32(255 / peak)).astype(np.uint8))
     picture = PIL.ImageChops.multiply(picture, PIL.Image.merge("RGB", (light, light, light)))
 
-    haze = rng.uniform(0.1, 0.45) if rng.random() < 0.35 else 0.0
+    haze = rng.uniform(0.1, 0.4) if rng.random() < 0.3 else 0.0
     veil, gain = rng.uniform(60, 200), rng.uniform(0.75, 1.2) * peak
     gamma = math.exp(rng.uniform(-0.35, 0.35))
     curve = []
@@ -1028,13 +1031,13 @@ def _expose(picture: Image, rng: Generator) -> Image:
         levels = (min(255.0, (1 - haze) * cast * gain * v + haze * veil) for v in range(256))
         curve += [round(255 * (level / 255) ** gamma) for level in levels]
     picture = picture.point(curve)
-    if rng.random() < 0.1:
+    if rng.random() < 0.06:
         picture = picture.convert("L").convert("RGB")
-    blur = rng.uniform(0.0, 1.5)
+    blur = rng.uniform(0.0, 1.3)
     if blur > 0.4:
         picture = picture.filter(PIL.ImageFilter.BoxBlur(blur))
     noise = rng.standard_normal((SIZE, SIZE, 3), dtype=np.float32)
-    noise *= np.float32(rng.uniform(2, 22))
+    noise *= np.float32(rng.uniform(2, 14))
     noise += np.asarray(picture)
     return PIL.Image.fromarray(np.clip(np.rint(noise), 0, 255).astype(np.uint8))
 
@@ -1067,14 +1070,14 @@ def draw_picture(seed: int, index: int, label: int) -> Image:
     body, head, pose = _animal(traits, coat, pose_rng)
     low, high = _extent(body, pose)
     mirror = -1.0 if front_rng.random() < 0.5 else 1.0
-    fill = front_rng.uniform(0.55, 1.0) * _CANVAS
+    fill = front_rng.uniform(0.6, 1.05) * _CANVAS
     scale = max(36.0, min(0.27 * _CANVAS, fill / float((high - low).max())))
     size = scale * front_rng.uniform(1.0, 1.2)
     reach = np.array((mirror, 1.0)) * scale
     near, far = np.sort(np.stack([low * reach, high * reach]), axis=0)
     place = -near + (_CANVAS - (far - near)) * front_rng.uniform(0.1, 0.9, 2)
     # A head near the edge would be lost to the centre crop of the usual preprocessing.
-    margin = 0.08 * _CANVAS + 1.1 * size
+    margin = 0.08 * _CANVAS + 1.25 * size
     x, y = np.clip(place, margin, _CANVAS - margin).tolist()
     frame = _Frame(x, y, scale, front_rng.uniform(-0.06, 0.06), mirror)
     left, top, right, ground = (*(place * 0 + (x, y) + near), *((x, y) + far))

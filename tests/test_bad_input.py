@@ -1,0 +1,203 @@
+"""A user's mistakes: one clear line, an exit code that is not 0, a failed run, nothing touched."""
+
+import errno
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from conftest import Entry, MakeFolder
+from tlkit.training import loop
+
+Case = Callable[[Path, MakeFolder], list[str]]
+
+
+def data(folder: Path) -> list[str]:
+    return ["--data", str(folder)]
+
+
+def path_not_there(tmp_path: Path, make: MakeFolder) -> list[str]:
+    return data(tmp_path / "nowhere")
+
+
+def empty_folder(tmp_path: Path, make: MakeFolder) -> list[str]:
+    (tmp_path / "empty").mkdir()
+    return data(tmp_path / "empty")
+
+
+def one_class(tmp_path: Path, make: MakeFolder) -> list[str]:
+    return data(make(classes=("cat",)))
+
+
+def class_without_readable_picture(tmp_path: Path, make: MakeFolder) -> list[str]:
+    folder = make(classes=("ant", "bee", "cow"), counts=(20, 9, 9))
+    (folder / "train" / "dog").mkdir()
+    (folder / "train" / "dog" / "0.jpg").write_bytes(b"")
+    return data(folder)
+
+
+def split_without_a_class(tmp_path: Path, make: MakeFolder) -> list[str]:
+    folder = make(classes=("ant", "bee", "cow"))
+    for path in (folder / "val" / "cow").iterdir():
+        path.unlink()
+    return data(folder)
+
+
+def half_broken(tmp_path: Path, make: MakeFolder) -> list[str]:
+    folder = make()
+    for path in list(folder.rglob("*.png"))[::2]:
+        path.write_bytes(path.read_bytes()[:60])
+    return data(folder)
+
+
+def climbing_zip(tmp_path: Path, make: MakeFolder) -> list[str]:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("../../escaped.txt", "out")
+    return data(tmp_path / "bad.zip")
+
+
+def huge_picture(tmp_path: Path, make: MakeFolder) -> list[str]:
+    folder = tmp_path / "pictures"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+    Image.new("1", (50_000, 50_000)).save(folder / "cat" / "huge.png")
+    Image.new("RGB", (40, 40)).save(folder / "dog" / "small.png")
+    return data(folder)
+
+
+def unknown_backbone(tmp_path: Path, make: MakeFolder) -> list[str]:
+    return [*data(make()), "--backbone", "resnet51"]
+
+
+def other_weights(tmp_path: Path, make: MakeFolder) -> list[str]:
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "other.pth")
+    return [*data(make()), "--weights", str(tmp_path / "other.pth")]
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+def evil_pickle(tmp_path: Path, make: MakeFolder) -> list[str]:
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload()))
+    return [*data(make()), "--weights", str(tmp_path / "evil.pth")]
+
+
+def too_deep(tmp_path: Path, make: MakeFolder) -> list[str]:
+    return [*data(make()), "--unfreeze_depth", "99"]
+
+
+def impossible_value(tmp_path: Path, make: MakeFolder) -> list[str]:
+    return [*data(make()), "--dropout", "7"]
+
+
+def unknown_key(tmp_path: Path, make: MakeFolder) -> list[str]:
+    return [*data(make()), "--backbone_rl", "1e-4"]
+
+
+CASES: list[tuple[Case, str]] = [
+    (path_not_there, "nowhere"),
+    (empty_folder, "empty"),
+    (one_class, "one class"),
+    (class_without_readable_picture, "dog"),
+    (split_without_a_class, "cow"),
+    (half_broken, "24 of 48"),
+    (climbing_zip, "../../escaped.txt"),
+    (huge_picture, "50000x50000"),
+    (unknown_backbone, "resnet50"),
+    (other_weights, "other.pth"),
+    (evil_pickle, "evil.pth"),
+    (too_deep, "unfreeze_depth=99"),
+    (impossible_value, "dropout=7"),
+    (unknown_key, "backbone_lr"),
+]
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and "cache" not in path.parts and "mlruns" not in path.parts
+    }
+
+
+@pytest.mark.parametrize(("case", "said"), CASES, ids=lambda value: getattr(value, "__name__", ""))
+def test_one_line_a_failed_run_and_nothing_touched(
+    case: Case,
+    said: str,
+    tmp_path: Path,
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    arguments = case(tmp_path, make_folder)
+    before = content_of(tmp_path)
+    capfd.readouterr()
+    assert entry("finetune", *arguments) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert content_of(tmp_path) == before
+    assert not (tmp_path.parent / "escaped.txt").exists()
+    assert not (tmp_path / "ran").exists()
+    for run in mlflow.search_runs([experiment], output_format="list"):
+        assert run.info.status == "FAILED"
+        assert "**Failed.**" in run.data.tags["mlflow.note.content"]
+
+
+def test_the_traceback_stays_away(
+    tmp_path: Path, entry: Entry, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entry("head", *data(tmp_path / "nowhere"))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_full_disk_says_where(
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tlkit.training.checkpoints.save_file", full)
+    assert entry("head", *data(make_folder())) == 2
+    message = capfd.readouterr().err
+    assert "no disk space left while writing" in message
+    assert "best.safetensors" in message
+    (run,) = mlflow.search_runs([experiment], output_format="list")
+    assert run.info.status == "FAILED"
+
+
+def test_ctrl_c_ends_with_130_and_keeps_the_checkpoint(
+    make_folder: MakeFolder, entry: Entry, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary, calls = loop._summary, []
+
+    def interrupt(metrics: dict[str, float]) -> str:
+        calls.append(metrics)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return summary(metrics)
+
+    monkeypatch.setattr(loop, "_summary", interrupt)
+    assert entry("head", *data(make_folder()), "--head_epochs", "5") == 130
+    (run,) = mlflow.search_runs([experiment], output_format="list")
+    assert run.info.status == "FAILED"
+    assert "**Interrupted.**" in run.data.tags["mlflow.note.content"]
+    found = mlflow.artifacts.list_artifacts(run_id=run.info.run_id, artifact_path="checkpoints")
+    assert "checkpoints/last.safetensors" in {item.path for item in found}

@@ -1,0 +1,51 @@
+"""The command line: flags, help, exit codes."""
+
+import pytest
+
+from tlkit.cli import main, one_line, parse_flags
+from tlkit.config import Config
+from tlkit.errors import UserError
+
+
+def test_flags_take_both_forms() -> None:
+    words = ["--head_lr", "1e-3", "--seed=4", "--unfreeze-depth", "2"]
+    assert parse_flags(words) == {"head_lr": "1e-3", "seed": "4", "unfreeze_depth": "2"}
+
+
+@pytest.mark.parametrize(("words", "said"), [(["seed"], "'seed'"), (["--seed"], "--seed has no")])
+def test_what_is_no_flag_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_flags(words)
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def task(config: Config) -> None:
+        raise UserError("seen; allowed; do")
+
+    with pytest.raises(SystemExit) as stop:
+        main(task, [])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: seen; allowed; do\n"
+
+
+def test_an_error_of_ours_keeps_its_traceback() -> None:
+    def task(config: Config) -> None:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(task, [])
+
+
+def test_help_lists_every_key_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    def task(config: Config) -> None:
+        raise AssertionError("the task ran")
+
+    main(task, ["--help"])
+    shown = capsys.readouterr().out
+    assert "--head_lr" in shown
+    assert "--unfreeze_depth" in shown
+
+
+def test_an_error_out_of_a_worker_loses_the_workers_traceback() -> None:
+    text = "Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File\n"
+    assert one_line(UserError(text + "tlkit.errors.UserError: the reason\n")) == "the reason"

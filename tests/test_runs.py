@@ -1,0 +1,292 @@
+"""The entry points on tiny pictures: what each run leaves in MLflow, and what it claims."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow.entities import Run
+from PIL import Image
+from safetensors.numpy import load_file
+
+from conftest import Entry, MakeFolder, make_pictures, run_entry
+
+ARTIFACTS = {
+    "config.yaml",
+    "history.json",
+    "curves.png",
+    "confusion_matrix.png",
+    "confusion_matrix.json",
+    "classification_report.json",
+    "predictions.csv",
+    "gradcam.png",
+    "mistakes.png",
+    "data/manifest.csv",
+    "data/audit.json",
+    "data/samples.png",
+    "environment.json",
+    "checkpoints/best.safetensors",
+    "checkpoints/best.json",
+    "checkpoints/last.safetensors",
+    "checkpoints/last.json",
+}
+ONCE = (
+    "val/best_accuracy test/accuracy test/precision test/recall test/f1 test/loss test/ece "
+    "test/auroc time/prefix_seconds time/train_seconds time/total_seconds"
+).split()
+PER_EPOCH = "train/loss train/accuracy val/loss val/accuracy lr/head".split()
+EPOCHS = {"baseline": 1, "head": 2, "finetune": 1}
+
+
+def runs_of(experiment: str) -> list[Run]:
+    return mlflow.search_runs([experiment], output_format="list", order_by=["start_time ASC"])
+
+
+def by_name(experiment: str) -> dict[str, Run]:
+    return {run.info.run_name: run for run in runs_of(experiment)}
+
+
+def artifacts(run: Run) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id))
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Run], Path]]:
+    """The runs of one suite by name, and the pictures it ran on."""
+    folder = tmp_path_factory.mktemp("suite")
+    experiment = mlflow.set_experiment("suite").experiment_id
+    pictures = make_pictures(folder / "pictures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLKIT_CACHE", str(folder / "cache"))
+        assert run_entry("suite", "--data", str(pictures), "--head_lr", "0.01") == 0
+    assert not list((folder / "cache" / "runs").iterdir())
+    yield by_name(experiment), pictures
+
+
+@pytest.mark.parametrize("phase", ["baseline", "head", "finetune"])
+def test_each_phase_leaves_what_the_contract_lists(
+    suite: tuple[dict[str, Run], Path], phase: str
+) -> None:
+    run = suite[0][phase]
+    assert run.info.status == "FINISHED"
+    assert set(ONCE) <= set(run.data.metrics)
+    assert run.data.tags["tlkit.phase"] == phase
+    assert len(run.data.tags["tlkit.data_digest"]) == 32
+    folder = artifacts(run)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found >= ARTIFACTS
+    assert any(path.startswith("gradcam/") and path.endswith(".png") for path in found)
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as picture:
+            picture.verify()
+    client = mlflow.MlflowClient()
+    names = [*PER_EPOCH, *(["lr/backbone"] if phase == "finetune" else [])]
+    for name in names:
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+        assert steps == list(range(EPOCHS[phase])), name
+    assert ("lr/backbone" in run.data.metrics) == (phase == "finetune")
+
+
+def test_phases_are_children_of_the_suite_on_the_same_data(
+    suite: tuple[dict[str, Run], Path],
+) -> None:
+    runs, _ = suite
+    assert set(runs) == {"suite", "baseline", "head", "finetune"}
+    parent = runs["suite"].info.run_id
+    digests = {run.data.tags["tlkit.data_digest"] for run in runs.values()}
+    assert len(digests) == 1
+    for phase in EPOCHS:
+        assert runs[phase].data.tags["mlflow.parentRunId"] == parent
+        dataset = runs[phase].inputs.dataset_inputs[0].dataset
+        assert dataset.digest == digests.copy().pop()
+    assert runs["finetune"].data.tags["tlkit.init_from"] == runs["head"].info.run_id
+    assert "| finetune |" in runs["suite"].data.tags["mlflow.note.content"]
+
+
+def test_effective_values_are_logged_as_params(suite: tuple[dict[str, Run], Path]) -> None:
+    run = suite[0]["head"]
+    config = yaml.safe_load((artifacts(run) / "config.yaml").read_text())
+    assert config["head_lr"] == 0.01
+    assert config["backbone"] == "test_resnet"
+    assert {key: str(value) for key, value in config.items()} == run.data.params
+
+
+def test_the_description_tells_the_result_and_shows_a_picture(
+    suite: tuple[dict[str, Run], Path],
+) -> None:
+    run = suite[0]["finetune"]
+    note = run.data.tags["mlflow.note.content"]
+    assert f"{run.data.metrics['test/accuracy']:.3f}" in note
+    assert "95 % interval" in note
+    assert f"get-artifact?path=gradcam.png&run_uuid={run.info.run_id}" in note
+
+
+@pytest.mark.parametrize("phase", ["baseline", "head", "finetune"])
+def test_the_model_gives_the_probabilities_of_the_evaluation_from_bytes_without_pickle(
+    suite: tuple[dict[str, Run], Path], phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, pictures = suite
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    model = mlflow.pyfunc.load_model(f"runs:/{runs[phase].info.run_id}/model")
+    table = pd.read_csv(artifacts(runs[phase]) / "predictions.csv")
+    assert list(table.columns) == [
+        "path", "label", "predicted", "probability_cat", "probability_dog"
+    ]  # fmt: skip
+    content = [(pictures / path).read_bytes() for path in table["path"]]
+    answer = model.predict(pd.DataFrame({"image": content}))
+    assert list(answer["predicted"]) == list(table["predicted"])
+    columns = ["probability_cat", "probability_dog"]
+    np.testing.assert_allclose(answer[columns], table[columns], rtol=0, atol=1e-5)
+    folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{runs[phase].info.run_id}/model"))
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pt", ".pth")]
+    assert (folder / "artifacts").exists()
+
+
+def test_metrics_agree_with_the_predictions(suite: tuple[dict[str, Run], Path]) -> None:
+    run = suite[0]["head"]
+    table = pd.read_csv(artifacts(run) / "predictions.csv")
+    assert len(table) == 12
+    right = (table["label"] == table["predicted"]).mean()
+    assert run.data.metrics["test/accuracy"] == pytest.approx(right)
+    truth = np.where(table["label"] == "cat", table["probability_cat"], table["probability_dog"])
+    assert run.data.metrics["test/loss"] == pytest.approx(-np.log(truth).mean(), rel=1e-6)
+    matrix = json.loads((artifacts(run) / "confusion_matrix.json").read_text())["matrix"]
+    assert np.trace(matrix) / np.sum(matrix) == pytest.approx(right)
+
+
+def test_the_head_moves_nothing_else_and_finetune_moves_the_top(
+    suite: tuple[dict[str, Run], Path],
+) -> None:
+    def weights(phase: str) -> dict[str, np.ndarray]:
+        uri = f"runs:/{suite[0][phase].info.run_id}/model"
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
+        return load_file(next(folder.rglob("model.safetensors")))
+
+    head, finetuned = weights("head"), weights("finetune")
+    moved = {name for name in head if not np.array_equal(head[name], finetuned[name])}
+    assert any(name.startswith("fc.") for name in moved)
+    assert any(name.startswith("layer4.") for name in moved)
+    assert not {name for name in moved if name.startswith(("conv1", "bn1", "layer1", "layer2"))}
+    checkpoint = load_file(artifacts(suite[0]["head"]) / "checkpoints" / "best.safetensors")
+    assert {name.split(".")[0] for name in checkpoint} == {"fc"}
+
+
+@pytest.mark.parametrize("phase", ["head", "finetune"])
+def test_cached_and_plain_engines_agree(
+    phase: str, make_folder: MakeFolder, entry: Entry, experiment: str
+) -> None:
+    common = ["--data", str(make_folder()), "--views", "2", "--head_epochs", "3",
+              "--finetune_epochs", "3", "--precision", "fp32"]  # fmt: skip
+    assert entry(phase, *common) == 0
+    cached = by_name(experiment)[phase]
+    assert entry(phase, *common, "--engine", "plain") == 0
+    plain = [run for run in runs_of(experiment) if run.info.run_name == phase][-1]
+    assert plain.info.run_id != cached.info.run_id
+    columns = ["probability_cat", "probability_dog"]
+    first = pd.read_csv(artifacts(cached) / "predictions.csv")[columns]
+    second = pd.read_csv(artifacts(plain) / "predictions.csv")[columns]
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-4)
+    for name in ("test/loss", "val/best_loss", "train/loss"):
+        assert cached.data.metrics[name] == pytest.approx(plain.data.metrics[name], abs=1e-4)
+
+
+def test_the_same_command_twice_gives_the_same_bits(
+    make_folder: MakeFolder, entry: Entry, experiment: str
+) -> None:
+    arguments = ["--data", str(make_folder()), "--finetune_epochs", "2", "--dropout", "0.5"]
+    assert entry("finetune", *arguments, "--loader_workers", "0") == 0
+    assert entry("finetune", *arguments, "--loader_workers", "2") == 0
+    first, second = (run for run in runs_of(experiment) if run.info.run_name == "finetune")
+    assert first.info.run_id != second.info.run_id
+
+    def lasting(run: Run) -> dict[str, float]:
+        kinds = ("train/", "val/", "test/", "lr/", "parameters/")
+        return {k: v for k, v in run.data.metrics.items() if k.startswith(kinds)}
+
+    assert lasting(first) == lasting(second)
+    for name in ("best", "last"):
+        path = f"checkpoints/{name}.safetensors"
+        assert (artifacts(first) / path).read_bytes() == (artifacts(second) / path).read_bytes()
+
+
+def test_finetune_trains_a_head_when_there_is_none_and_takes_it_when_there_is(
+    make_folder: MakeFolder, entry: Entry, experiment: str
+) -> None:
+    data = ["--data", str(make_folder())]
+    assert entry("finetune", *data) == 0
+    runs = by_name(experiment)
+    assert set(runs) == {"head", "finetune"}
+    head = runs["head"].info.run_id
+    assert runs["finetune"].data.tags["tlkit.init_from"] == head
+
+    def begun_from(*arguments: str) -> str:
+        assert entry("finetune", *data, *arguments) == 0
+        newest = max(runs_of(experiment), key=lambda run: run.info.start_time * (
+            run.info.run_name == "finetune"))  # fmt: skip
+        return newest.data.tags["tlkit.init_from"]
+
+    # What only finetune reads makes no difference; what the head was trained with does.
+    assert begun_from("--backbone_lr", "0.01", "--unfreeze_depth", "1") == head
+    assert begun_from("--head_epochs", "1") != head
+    assert begun_from("--init_from", head, "--head_epochs", "1") == head
+
+
+def test_finetune_refuses_the_head_of_another_network(
+    make_folder: MakeFolder, entry: Entry, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(make_folder())]
+    assert entry("head", *data) == 0
+    head = by_name(experiment)["head"].info.run_id
+    code = entry("finetune", *data, "--backbone", "test_efficientnet", "--init_from", head)
+    assert code == 2
+    assert "was trained with backbone test_resnet and this run has test_efficientnet" in (
+        capsys.readouterr().err
+    )
+    assert entry("finetune", *data, "--init_from", "0123456789abcdef") == 2
+    assert "no run 0123456789abcdef" in capsys.readouterr().err
+    statuses = [run.info.status for run in runs_of(experiment) if run.info.run_name == "finetune"]
+    assert statuses == ["FAILED", "FAILED"]
+
+
+def test_data_alone_is_audited_and_logged(
+    make_folder: MakeFolder, entry: Entry, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(classes=("ant", "bee", "cow"))
+    (folder / "train" / "bee" / "broken.jpg").write_bytes(b"no picture")
+    assert entry("data", "--data", str(folder)) == 0
+    run = by_name(experiment)["data"]
+    report = json.loads((artifacts(run) / "data" / "audit.json").read_text())
+    assert [item["path"] for item in report["quarantined"]] == ["train/bee/broken.jpg"]
+    with (artifacts(run) / "data" / "manifest.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 72
+    assert "train/bee/broken.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet", "test_convnext"])
+def test_other_families_leave_the_whole_contract(
+    backbone: str, make_folder: MakeFolder, entry: Entry, experiment: str
+) -> None:
+    arguments = ["--data", str(make_folder(classes=("ant", "bee", "cow"), counts=(6, 3, 3)))]
+    assert entry("finetune", *arguments, "--backbone", backbone) == 0
+    for run in by_name(experiment).values():
+        folder = artifacts(run)
+        assert all((folder / name).exists() for name in ARTIFACTS)
+        assert set(ONCE) <= set(run.data.metrics)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--schedule", "cosine", "--label_smoothing", "0.1", "--class_weights", "balanced"],
+        ["--accumulate", "2", "--batch_size", "5", "--augment", "trivial"],
+        ["--precision", "bf16", "--early_stopping", "1", "--augment", "none"],
+        ["--unfreeze_depth", "0", "--views", "3"],
+    ],
+)
+def test_each_option_trains(arguments: list[str], make_folder: MakeFolder, entry: Entry) -> None:
+    assert entry("finetune", "--data", str(make_folder(counts=(7, 3, 3))), *arguments) == 0
