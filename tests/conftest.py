@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ Entry = Callable[..., int]
 def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache, MLflow's store and the current folder, outside of the project; no hub."""
     folder = tmp_path_factory.mktemp("session")
+    torch.set_num_threads(1)  # tiny networks: more threads only wait for one another
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLKIT_CACHE", str(folder / "cache"))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")

@@ -32,7 +32,7 @@ BACKBONES = {
 def make(backbone: str) -> nn.Module:
     if not backbone.startswith("swin"):
         return create_model(backbone, num_classes=3, dropout=0.2, image_size=SIZE)
-    # timm has no swin for tests: the smallest holds 28 million parameters, this one 30 thousand.
+    # timm has no swin for tests: the smallest holds 28 million parameters, this one 50 thousand.
     return timm.create_model(
         backbone, num_classes=3, img_size=SIZE, embed_dim=16, depths=(2, 3), num_heads=(1, 2)
     )

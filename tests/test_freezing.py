@@ -34,7 +34,7 @@ def make(backbone: str) -> nn.Module:
                 # The layer scale of a fresh convnext, 1e-6, makes steps too small for float32.
                 nn.init.constant_(parameter, 0.1)
         return model
-    # timm has no swin for tests: the smallest holds 28 million parameters, this one 30 thousand.
+    # timm has no swin for tests: the smallest holds 28 million parameters, this one 50 thousand.
     return timm.create_model(
         backbone, num_classes=3, img_size=SIZE, embed_dim=16, depths=(2, 3), num_heads=(1, 2)
     )
