@@ -45,6 +45,7 @@ from tlkit.tracking import (
     newest_run,
     run,
 )
+from tlkit.training.allocator import keep_freed_memory
 from tlkit.training.seeding import seed_everything
 
 PACKAGE = Path(__file__).parent
@@ -105,6 +106,7 @@ def run_phase(
     with run(phase, nested=nested) as tracker, _work_folder(tracker) as folder:
         data = data or prepare_data(config)
         machine = machine_for(config)
+        keep_freed_memory()
         seed_everything(config.seed, machine.threads)
         network = build_network(phase, config, data.manifest.classes)
         pictures = pictures_for(config, data.manifest, network, machine)

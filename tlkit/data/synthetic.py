@@ -192,7 +192,7 @@ def _pick(rng: Generator, **odds: float) -> str:
 
 def _cat(rng: Generator) -> Traits:
     return Traits(
-        ears=_pick(rng, upright=0.94, folded=0.06, hanging=0.0),
+        ears=_pick(rng, upright=0.96, folded=0.04, hanging=0.0),
         ear_length=rng.uniform(0.65, 1.0),
         ear_width=rng.uniform(0.8, 1.15),
         ear_round=rng.uniform(0.04, 0.2),
@@ -212,7 +212,7 @@ def _cat(rng: Generator) -> Traits:
 
 
 def _dog(rng: Generator) -> Traits:
-    ears = _pick(rng, upright=0.2, folded=0.2, hanging=0.6)
+    ears = _pick(rng, upright=0.18, folded=0.2, hanging=0.62)
     return Traits(
         ears=ears,
         ear_length=rng.uniform(0.6, 1.1),
@@ -320,8 +320,13 @@ class _Ball:
         return self.turn(_shape(centre) + oval[:, :1] * u + oval[:, 1:] * v)[:, :2]
 
 
-def _ear(t: Traits, coat: Coat, ball: _Ball, side: int, flare: float) -> list[Part]:
-    """One ear; side is -1 or 1, flare turns an upright ear outwards."""
+def _ear(
+    t: Traits, coat: Coat, ball: _Ball, side: int, flare: float
+) -> tuple[list[Part], list[Part]]:
+    """What of one ear is behind the head and what before it.
+
+    Side is -1 or 1; flare turns an upright ear outwards.
+    """
     paint: str | Colour = coat.second if coat.dark_ears else "head"
     inside = _mix(PINK, coat.base, 0.35)
     w, h, s = t.ear_width, t.ear_length, side * t.head_width
@@ -335,7 +340,7 @@ def _ear(t: Traits, coat: Coat, ball: _Ball, side: int, flare: float) -> list[Pa
             (s * (1.05 - 0.35 * w), -0.2 + h * 0.8, 0.35),
             (s * 0.74, -0.3, 0.35),
         )
-        return [Part([_smooth(flap, 2)], paint, shade=0.12, volume=True)]
+        return [], [Part([_smooth(flap, 2)], paint, shade=0.12, volume=True)]
     inner = (s * (0.62 - 0.4 * w), -0.86, 0.12)
     outer = (s * (0.62 + 0.34 * w), -0.42, 0.05)
     back = (s * 0.6, -0.6, -0.5 * w)
@@ -348,20 +353,20 @@ def _ear(t: Traits, coat: Coat, ball: _Ball, side: int, flare: float) -> list[Pa
                  _rounded(ball.flat(outer, b, c, back), 0.1)]  # fmt: skip
         drop = (s * (0.72 + 0.25 * w), -0.62 - 0.1 * h, 0.55)
         flap = _rounded(ball.flat(a, b, drop), 0.22)
-        return [Part(stump, paint), Part([flap], paint, shade=0.22)]
+        return [Part(stump, paint)], [Part([flap], paint, shade=0.22)]
     cone = [(inner, outer, tip), (outer, back, tip), (back, inner, tip)]
     parts = [Part([_rounded(ball.flat(*c), t.ear_round) for c in cone], paint, volume=True)]
     if ball.depth(s * 0.3, -0.2, 1.0) > 0.2:
         middle = np.mean(_shape(inner, outer, tip), axis=0)
         hollow = middle + 0.62 * (_shape(inner, outer, tip) - middle)
         parts.append(Part([_rounded(ball.turn(hollow)[:, :2], t.ear_round)], inside, False))
-    return parts
+    return parts, []
 
 
 def _eye(
     t: Traits, coat: Coat, ball: _Ball, side: int, iris: Colour | None, shut: bool, lean: float
 ) -> list[Part]:
-    x, y, z = side * 0.43 * t.head_width, -0.12, 0.86
+    x, y, z = side * 0.43 * t.head_width, -0.1 - 0.12 * min(1.0, 2 * t.muzzle), 0.86
     if ball.depth(x, y, z) < 0.25:
         return []
     r = t.eye
@@ -389,7 +394,7 @@ def _muzzle(t: Traits, coat: Coat, ball: _Ball, nose: Colour) -> list[Part]:
         tongue = ball.chain((0, low + w, front - 0.2, 0.45 * w), (0, low + 1.9 * w, front, 0.4 * w))
         parts += [Part([jaw], _mix(coat.line, TONGUE, 0.25)), Part([tongue], TONGUE)]
     if out > 0.2:
-        bridge = ball.chain((0, 0.2, 0.55, 1.15 * w), (0, low - 0.08, front - 0.2, w))
+        bridge = ball.chain((0, 0.3, 0.6, 0.85 * w), (0, low - 0.05, front - 0.2, 0.95 * w))
         pads = [ball.chain((s * 0.3 * w, low, 0.7, w), (s * 0.3 * w, low + 0.05, front - 0.25, w))
                 for s in (-1, 1)]  # fmt: skip
         parts.append(Part([bridge, *pads], paint, volume=True))
@@ -459,23 +464,22 @@ def _head(t: Traits, coat: Coat, rng: Generator, yaw: float, asleep: bool) -> li
 
     flare = rng.uniform(-0.4, 0.9)
     ears = {side: _ear(t, coat, ball, side, flare) for side in (-1, 1)}
-    dot_eyes = rng.random() < 0.3
+    dot_eyes = rng.random() < 0.3 and sum(coat.base) > 250
     shut = asleep or rng.random() < 0.05
     hues = [(196, 180, 60), (120, 160, 70), (110, 160, 190), (196, 120, 40), (120, 74, 40)]
     iris = None if dot_eyes else _jitter(rng, hues[rng.integers(len(hues))], 16)
     lean = rng.uniform(0.0, 0.35)
     nose = BLACK if rng.random() < 0.5 else _mix(PINK, coat.line, rng.uniform(0.1, 0.7))
 
-    hanging = t.ears == "hanging"
-    parts = ears[-near] if hanging and abs(yaw) > 0.3 else []
-    if not hanging:
-        parts = ears[-near] + ears[near]
+    (far_back, far_front), (near_back, near_front) = ears[-near], ears[near]
+    if abs(yaw) > 0.3:
+        far_back, far_front = far_back + far_front, []
+    parts = far_back + near_back
     parts = [*parts, Part([outline], "head", volume=True), *_face_marks(t, coat, ball)]
     for side in (-near, near):
         parts += _eye(t, coat, ball, side, iris, shut, lean)
     parts += _muzzle(t, coat, ball, nose)
-    if hanging:
-        parts += ears[near] if abs(yaw) > 0.3 else ears[-1] + ears[1]
+    parts += far_front + near_front
     if t.whiskers:
         paler = WHITE if sum(coat.base) < 420 else BLACK
         ink = _mix(coat.base, paler, rng.uniform(0.5, 1.0))
@@ -629,72 +633,83 @@ def _animal(t: Traits, coat: Coat, rng: Generator) -> tuple[list[Part], list[Par
     poses = {"portrait": _portrait, "front": _sitting_front, "side": _sitting_side,
              "standing": _standing, "lying": _lying, "curled": _curled}  # fmt: skip
     pose = _pick(rng, portrait=0.24, front=0.2, side=0.18, standing=0.2, lying=0.14, curled=0.04)
-    facing = {"portrait": 0.0, "front": 0.0, "side": 0.45, "standing": 0.6, "lying": 0.4}
-    yaw = float(np.clip(rng.normal(facing.get(pose, 0.2), 0.38), -0.9, 1.35))
+    facing = {"portrait": 0.0, "front": 0.0, "side": 0.35, "standing": 0.5, "lying": 0.35}
+    yaw = float(np.clip(rng.normal(facing.get(pose, 0.2), 0.36), -0.9, 1.3))
     return poses[pose](t, coat, rng), _head(t, coat, rng, yaw, asleep=pose == "curled"), pose
 
 
 # --- Painting ---------------------------------------------------------------------------------------
 
 
-def _stamp(draw: PIL.ImageDraw.ImageDraw, shape: Shape, grow: float, dx: float, dy: float) -> None:
-    if shape.shape[1] == 2:
-        corners = [(x + dx, y + dy) for x, y in shape.tolist()]
-        draw.polygon(corners, fill=255)
+def _fill(
+    draw: PIL.ImageDraw.ImageDraw, shapes: Sequence[Shape], ink: Colour | int, grow: float = 0.0
+) -> None:
+    """Fill shapes that are given in the pixels of `draw`, made wider by `grow` all round."""
+    for shape in shapes:
+        if shape.shape[1] == 3:
+            reach = shape[:, 2:] + grow
+            boxes = np.concatenate([shape[:, :2] - reach, shape[:, :2] + reach], axis=1)
+            for box in boxes.tolist():
+                draw.ellipse(box, fill=ink)
+            continue
+        corners = [(x, y) for x, y in shape.tolist()]
+        draw.polygon(corners, fill=ink)
         if grow:
-            draw.line(corners + corners[:2], fill=255, width=round(2 * grow), joint="curve")
-    else:
-        for x, y, r in shape.tolist():
-            q = r + grow
-            draw.ellipse((x + dx - q, y + dy - q, x + dx + q, y + dy + q), fill=255)
+            draw.line(corners + corners[:2], fill=ink, width=round(2 * grow), joint="curve")
+
+
+def _bounds(shapes: Sequence[Shape]) -> tuple[float, float, float, float]:
+    least, most = [], []
+    for shape in shapes:
+        reach = shape[:, 2:] if shape.shape[1] == 3 else 0.0
+        least.append((shape[:, :2] - reach).min(axis=0))
+        most.append((shape[:, :2] + reach).max(axis=0))
+    (left, top), (right, bottom) = np.min(least, axis=0).tolist(), np.max(most, axis=0).tolist()
+    return left, top, right, bottom
 
 
 class _Pen:
     """Paints parts onto a canvas, in the order given."""
 
-    def __init__(
-        self, canvas: Image, coats: Mapping[str, Image], line: Colour, width: float
-    ) -> None:
+    def __init__(self, canvas: Image, coats: Mapping[str, Image], line: Colour, width: float) -> None:
         self.canvas, self.coats, self.line, self.width = canvas, coats, line, width
+        self.draw = PIL.ImageDraw.Draw(canvas)
 
     def paint(self, parts: Sequence[Part], frame: _Frame, volume: float) -> None:
+        """Paint parts given in the frame's units; `volume` is how dark their far side gets."""
         for part in parts:
-            self._paint([frame(s) for s in part.shapes], part, volume, 0.14 * frame.scale)
+            shapes = [frame(shape) for shape in part.shapes]
+            if part.outline and self.width:
+                _fill(self.draw, shapes, self.line, self.width)
+            if not isinstance(part.paint, str):
+                dimmed = _mix(part.paint, BLACK, part.shade)
+                _fill(self.draw, shapes, dimmed)
+            else:
+                shadow = volume if part.volume else 0.0
+                self._clothe(shapes, self.coats[part.paint], part.shade, shadow, 0.14 * frame.scale)
 
-    def _paint(self, shapes: Sequence[Shape], part: Part, volume: float, depth: float) -> None:
-        grow = self.width if part.outline else 0.0
-        reach = [grow + (s[:, 2].max() if s.shape[1] == 3 else 0.0) + 1 for s in shapes]
-        left, top = (math.floor(min((s[:, k] - m).min() for s, m in zip(shapes, reach, strict=True)))
-                     for k in (0, 1))  # fmt: skip
-        right, bottom = (
-            math.ceil(max((s[:, k] + m).max() for s, m in zip(shapes, reach, strict=True)))
-            for k in (0, 1)
-        )
-        left, top = max(left, 0), max(top, 0)
-        right, bottom = min(right, self.canvas.width), min(bottom, self.canvas.height)
-        if left >= right or top >= bottom:
+    def _clothe(
+        self, shapes: Sequence[Shape], coat: Image, shade: float, shadow: float, depth: float
+    ) -> None:
+        left, top, right, bottom = _bounds(shapes)
+        x, y = max(0, math.floor(left)), max(0, math.floor(top))
+        box = (x, y, min(_CANVAS, math.ceil(right) + 1), min(_CANVAS, math.ceil(bottom) + 1))
+        if box[0] >= box[2] or box[1] >= box[3]:
             return
-        box = (left, top, right, bottom)
 
-        def mask(grow: float, shift: float = 0.0) -> Image:
-            image = PIL.Image.new("L", (right - left, bottom - top))
-            draw = PIL.ImageDraw.Draw(image)
-            for shape in shapes:
-                _stamp(draw, shape, grow, shift - left, shift - top)
+        def mask(shift: float) -> Image:
+            image = PIL.Image.new("L", (box[2] - x, box[3] - y))
+            away = (shift - x, shift - y, 0.0)
+            _fill(PIL.ImageDraw.Draw(image), [s + away[: s.shape[1]] for s in shapes], 255)
             return image
 
-        if grow:
-            self.canvas.paste(self.line, box, mask(grow))
         inside = mask(0.0)
-        if isinstance(part.paint, str):
-            self.canvas.paste(self.coats[part.paint].crop(box), box, inside)
-        else:
-            self.canvas.paste(part.paint, box, inside)
-        if part.shade:
-            self.canvas.paste(BLACK, box, inside.point([round(v * part.shade) for v in range(256)]))
-        if part.volume and volume:
-            away = PIL.ImageChops.subtract(inside, mask(0.0, -depth))
-            self.canvas.paste(BLACK, box, away.point([round(v * volume) for v in range(256)]))
+        self.canvas.paste(coat.crop(box), box, inside)
+        if shade:
+            self.canvas.paste(BLACK, box, inside.point([round(v * shade) for v in range(256)]))
+        if shadow:
+            far = PIL.ImageChops.subtract(inside, mask(-depth))
+            self.canvas.paste(BLACK, box, far.point([round(v * shadow) for v in range(256)]))
 
 
 def _coat_images(
@@ -965,7 +980,7 @@ def _scene(rng: Generator, clutter: int) -> Image:
     draw = PIL.ImageDraw.Draw(image)
     for y in sorted(rng.uniform(horizon, _CANVAS * 1.05, clutter).tolist()):
         _thing(draw, rng, rng.uniform(0, _CANVAS), y, rng.uniform(16, 62))
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         image.paste(_any_colour(rng), None, _clouds(rng, 40).point([v // 6 for v in range(256)]))
     return image.filter(PIL.ImageFilter.BoxBlur(3)) if rng.random() < 0.25 else image
 
@@ -975,7 +990,7 @@ def _foreground(image: Image, rng: Generator, box: Sequence[float], head: Sequen
     draw = PIL.ImageDraw.Draw(image)
     left, top, right, bottom = box
     x, y, r = head
-    kind = _pick(rng, none=0.4, grass=0.18, bars=0.12, thing=0.18, leaves=0.12)
+    kind = _pick(rng, none=0.42, grass=0.18, bars=0.1, thing=0.18, leaves=0.12)
     if kind == "grass":
         line = max(y + 1.0 * r, bottom - rng.uniform(0.1, 0.5) * (bottom - y))
         colour = _jitter(rng, (104, 140, 70), 40)
@@ -1033,13 +1048,14 @@ def _expose(picture: Image, rng: Generator) -> Image:
     picture = picture.point(curve)
     if rng.random() < 0.06:
         picture = picture.convert("L").convert("RGB")
-    blur = rng.uniform(0.0, 1.3)
+    blur = rng.uniform(0.0, 1.2)
     if blur > 0.4:
         picture = picture.filter(PIL.ImageFilter.BoxBlur(blur))
-    noise = rng.standard_normal((SIZE, SIZE, 3), dtype=np.float32)
-    noise *= np.float32(rng.uniform(2, 14))
-    noise += np.asarray(picture)
-    return PIL.Image.fromarray(np.clip(np.rint(noise), 0, 255).astype(np.uint8))
+    # Two bytes added make triangular noise: in whole numbers, so the same on every machine.
+    dice = rng.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8).astype(np.int16)
+    noise = (dice[0] + dice[1] - 255) * np.int16(rng.integers(5, 36)) // 256
+    noisy = np.clip(np.asarray(picture) + noise, 0, 255)
+    return PIL.Image.fromarray(noisy.astype(np.uint8))
 
 
 # --- Pictures and folders ---------------------------------------------------------------------------
@@ -1050,9 +1066,8 @@ def _extent(body: Sequence[Part], pose: str) -> tuple[NDArray[np.float64], NDArr
     low, high = np.array((-1.2, -1.8)), np.array((1.2, 1.1))
     if pose == "portrait":  # its chest runs out of the picture
         return low, high + (0.0, 1.0)
-    edges = [s if s.shape[1] == 2 else np.repeat(s, 2, axis=0) for p in body for s in p.shapes]
-    points = np.concatenate([e[:, :2] for e in edges])
-    return np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0))
+    left, top, right, bottom = _bounds([shape for part in body for shape in part.shapes])
+    return np.minimum(low, (left, top)), np.maximum(high, (right, bottom))
 
 
 def draw_picture(seed: int, index: int, label: int) -> Image:
@@ -1070,15 +1085,17 @@ def draw_picture(seed: int, index: int, label: int) -> Image:
     body, head, pose = _animal(traits, coat, pose_rng)
     low, high = _extent(body, pose)
     mirror = -1.0 if front_rng.random() < 0.5 else 1.0
-    fill = front_rng.uniform(0.6, 1.05) * _CANVAS
-    scale = max(36.0, min(0.27 * _CANVAS, fill / float((high - low).max())))
+    fill = front_rng.uniform(0.65, 1.1) * _CANVAS
+    scale = max(42.0, min(0.25 * _CANVAS, fill / float((high - low).max())))
     size = scale * front_rng.uniform(1.0, 1.2)
     reach = np.array((mirror, 1.0)) * scale
     near, far = np.sort(np.stack([low * reach, high * reach]), axis=0)
     place = -near + (_CANVAS - (far - near)) * front_rng.uniform(0.1, 0.9, 2)
     # A head near the edge would be lost to the centre crop of the usual preprocessing.
-    margin = 0.08 * _CANVAS + 1.25 * size
-    x, y = np.clip(place, margin, _CANVAS - margin).tolist()
+    edge = 0.07 * _CANVAS
+    least = (edge + 1.3 * size, min(edge + 1.7 * size, 0.6 * _CANVAS))
+    most = (_CANVAS - least[0], _CANVAS - edge - 1.1 * size)
+    x, y = np.clip(place, least, most).tolist()
     frame = _Frame(x, y, scale, front_rng.uniform(-0.06, 0.06), mirror)
     left, top, right, ground = (*(place * 0 + (x, y) + near), *((x, y) + far))
     box = (float(left), float(top), float(right), float(ground))
