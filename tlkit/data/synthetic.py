@@ -201,8 +201,8 @@ def _cat(rng: Generator) -> Traits:
         muzzle=rng.uniform(0.03, 0.18),
         muzzle_width=rng.uniform(0.22, 0.3),
         nose=rng.uniform(0.08, 0.13),
-        eye=rng.uniform(0.2, 0.31),
-        pupil=rng.uniform(0.15, 0.85),
+        eye=rng.uniform(0.22, 0.32),
+        pupil=rng.uniform(0.15, 0.75),
         whiskers=rng.uniform(0.7, 1.2) * (rng.random() < 0.9),
         tail=_pick(rng, thin=0.86, bushy=0.12, stub=0.02),
         legs=rng.uniform(1.1, 1.7),
@@ -212,7 +212,7 @@ def _cat(rng: Generator) -> Traits:
 
 
 def _dog(rng: Generator) -> Traits:
-    ears = _pick(rng, upright=0.18, folded=0.2, hanging=0.62)
+    ears = _pick(rng, upright=0.15, folded=0.18, hanging=0.67)
     return Traits(
         ears=ears,
         ear_length=rng.uniform(0.6, 1.1),
@@ -221,8 +221,8 @@ def _dog(rng: Generator) -> Traits:
         head_width=rng.uniform(0.86, 1.08),
         cheeks=rng.uniform(0.0, 0.12),
         muzzle=rng.uniform(0.5 if ears == "upright" else 0.36, 0.95),
-        muzzle_width=rng.uniform(0.3, 0.44),
-        nose=rng.uniform(0.16, 0.24),
+        muzzle_width=rng.uniform(0.34, 0.46),
+        nose=rng.uniform(0.17, 0.26),
         eye=rng.uniform(0.14, 0.22),
         pupil=1.0,
         whiskers=rng.uniform(0.2, 0.4) * (rng.random() < 0.05),
@@ -486,8 +486,8 @@ def _head(t: Traits, coat: Coat, rng: Generator, yaw: float, asleep: bool) -> li
         for s in (-1, 1):
             for y in (0.28, 0.42, 0.56):
                 whisker = ball.chain(
-                    (s * 0.3, 0.35 + 0.3 * (y - 0.3), 0.9, 0.025),
-                    (s * (0.4 + 0.5 * t.whiskers), y, 0.8, 0.02),
+                    (s * 0.3, 0.35 + 0.3 * (y - 0.3), 0.9, 0.03),
+                    (s * (0.4 + 0.5 * t.whiskers), y, 0.8, 0.026),
                     (s * (0.5 + t.whiskers), 2.2 * y - 0.5, 0.5, 0.015),
                 )
                 if ball.depth(s * 0.5, 0.35, 0.9) > 0.2:
@@ -990,7 +990,7 @@ def _foreground(image: Image, rng: Generator, box: Sequence[float], head: Sequen
     draw = PIL.ImageDraw.Draw(image)
     left, top, right, bottom = box
     x, y, r = head
-    kind = _pick(rng, none=0.42, grass=0.18, bars=0.1, thing=0.18, leaves=0.12)
+    kind = _pick(rng, none=0.48, grass=0.17, bars=0.08, thing=0.16, leaves=0.11)
     if kind == "grass":
         line = max(y + 1.0 * r, bottom - rng.uniform(0.1, 0.5) * (bottom - y))
         colour = _jitter(rng, (104, 140, 70), 40)
@@ -1053,7 +1053,7 @@ def _expose(picture: Image, rng: Generator) -> Image:
         picture = picture.filter(PIL.ImageFilter.BoxBlur(blur))
     # Two bytes added make triangular noise: in whole numbers, so the same on every machine.
     dice = rng.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8).astype(np.int16)
-    noise = (dice[0] + dice[1] - 255) * np.int16(rng.integers(5, 36)) // 256
+    noise = (dice[0] + dice[1] - 255) * np.int16(rng.integers(4, 29)) // 256
     noisy = np.clip(np.asarray(picture) + noise, 0, 255)
     return PIL.Image.fromarray(noisy.astype(np.uint8))
 
@@ -1078,7 +1078,7 @@ def draw_picture(seed: int, index: int, label: int) -> Image:
     """
     streams = (default_rng(s) for s in SeedSequence([seed, index]).spawn(6))
     scene_rng, coat_rng, trait_rng, pose_rng, front_rng, camera_rng = streams
-    image = _scene(scene_rng, int(scene_rng.integers(2, 9)))
+    image = _scene(scene_rng, int(scene_rng.integers(1, 7)))
 
     coat = _coat(coat_rng)
     traits = (_cat, _dog)[label](trait_rng)
