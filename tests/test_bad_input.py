@@ -12,9 +12,9 @@ import mlflow
 import pytest
 import timm
 import torch
+from conftest import Entry, MakeFolder
 from PIL import Image
 
-from conftest import Entry, MakeFolder
 from tlkit.training import loop
 
 Case = Callable[[Path, MakeFolder], list[str]]

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tlkit.errors import UserError
 from tlkit.models.backbones import create_model
@@ -139,3 +140,22 @@ def test_the_tail_is_trained_from_depth_1() -> None:
 def test_a_depth_that_is_not_there_is_refused(function) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UserError, match="has 5 units"):
         function(make("test_resnet"), 6)
+
+
+def test_still_batch_norms_keep_their_statistics_and_learn_their_scales() -> None:
+    model = create_model("test_resnet", num_classes=2, dropout=0.5, image_size=32)
+    freeze(model, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    train_mode(model, 2, moving_statistics=False)
+    assert model.fc.training
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 0, 1])).backward()
+        optimizer.step()
+    moved = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert moved
+    assert not {name for name in moved if "running" in name or "batches" in name}
+    norms = {n for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    top = {name for name in norms if name.startswith("layer4")}
+    assert {f"{name}.weight" for name in top} <= moved

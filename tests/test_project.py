@@ -68,9 +68,7 @@ def test_every_entry_point_runs_a_module_that_exists_with_the_default_file() -> 
     content = yaml.safe_load((ROOT / "MLproject").read_text())
     assert content["python_env"] == "python_env.yaml"
     for name, entry in content["entry_points"].items():
-        module = re.fullmatch(
-            r"python -m experiments\.(\w+) --config \{config\}", entry["command"]
-        )
+        module = re.fullmatch(r"python -m experiments\.(\w+) --config \{config\}", entry["command"])
         assert module, name
         assert (ROOT / "experiments" / f"{module[1]}.py").exists()
         assert entry["parameters"]["config"]["type"] == "string"

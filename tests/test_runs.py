@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -10,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import Entry, MakeFolder, make_pictures, run_entry
 from mlflow.entities import Run
 from PIL import Image
 from safetensors.numpy import load_file
-
-from conftest import Entry, MakeFolder, make_pictures, run_entry
 
 ARTIFACTS = {
     "config.yaml",
@@ -36,10 +34,19 @@ ARTIFACTS = {
     "checkpoints/last.json",
 }
 ONCE = (
-    "val/best_accuracy test/accuracy test/precision test/recall test/f1 test/loss test/ece "
-    "test/auroc time/prefix_seconds time/train_seconds time/total_seconds"
-).split()
-PER_EPOCH = "train/loss train/accuracy val/loss val/accuracy lr/head".split()
+    "val/best_accuracy",
+    "test/accuracy",
+    "test/precision",
+    "test/recall",
+    "test/f1",
+    "test/loss",
+    "test/ece",
+    "test/auroc",
+    "time/prefix_seconds",
+    "time/train_seconds",
+    "time/total_seconds",
+)
+PER_EPOCH = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr/head")
 EPOCHS = {"baseline": 1, "head": 2, "finetune": 1}
 
 
@@ -56,7 +63,7 @@ def artifacts(run: Run) -> Path:
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Run], Path]]:
+def suite(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Run], Path]:
     """The runs of one suite by name, and the pictures it ran on."""
     folder = tmp_path_factory.mktemp("suite")
     experiment = mlflow.set_experiment("suite").experiment_id
@@ -65,7 +72,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
         patch.setenv("TLKIT_CACHE", str(folder / "cache"))
         assert run_entry("suite", "--data", str(pictures), "--head_lr", "0.01") == 0
     assert not list((folder / "cache" / "runs").iterdir())
-    yield by_name(experiment), pictures
+    return by_name(experiment), pictures
 
 
 @pytest.mark.parametrize("phase", ["baseline", "head", "finetune"])

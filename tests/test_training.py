@@ -223,7 +223,7 @@ def test_the_cosine_warms_up_and_falls_to_zero() -> None:
 def test_an_epoch_sees_each_picture_once_in_an_order_of_its_own() -> None:
     first, again = epoch_batches(33, 16, 0, 0), epoch_batches(33, 16, 0, 0)
     assert first == again
-    assert sorted(sum(first, [])) == list(range(33))
+    assert sorted(index for batch in first for index in batch) == list(range(33))
     assert [len(batch) for batch in first] == [16, 17]  # no batch of one for batch norm
     assert epoch_batches(33, 16, 0, 1) != first
     assert epoch_batches(33, 16, 1, 0) != first

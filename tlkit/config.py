@@ -87,6 +87,13 @@ class Config:
     )
     dropout: float = _share(0.2, "dropout before the classifier")
     unfreeze_depth: int = _at_least(4, 0, "units (blocks) from the top that finetune trains")
+    batch_norm: str = _choice(
+        "still",
+        "statistics of the unfrozen batch norms in finetune: still: those of the weights it began "
+        "with; moving: those of each batch",
+        "still",
+        "moving",
+    )
     init_from: str = _key(
         "auto",
         "run id of the head that finetune begins from; auto: the newest that fits, or a new one",
@@ -100,7 +107,7 @@ class Config:
     finetune_epochs: int = _at_least(5, 1, "passes in finetune")
     baseline_lr: float = _positive(1e-3, "AdamW step size of the baseline CNN")
     head_lr: float = _positive(1e-3, "AdamW step size of the head, in head and in finetune")
-    backbone_lr: float = _positive(1e-4, "AdamW step size of the unfrozen units in finetune")
+    backbone_lr: float = _positive(1e-5, "AdamW step size of the unfrozen units in finetune")
     weight_decay: float = _at_least(1e-4, 0, "AdamW decay; none on norms and biases")
     label_smoothing: float = _share(0.0, "probability spread over the other classes")
     class_weights: str = _choice(

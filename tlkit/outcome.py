@@ -113,7 +113,10 @@ def write_outcome(
     _write_json(folder / "classification_report.json", report)
     _write_predictions(folder / "predictions.csv", outcome, columns)
     _save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
-    _save(confusion_matrix(matrix, classes, f"{phase}: test pictures"), folder / "confusion_matrix.png")
+    _save(
+        confusion_matrix(matrix, classes, f"{phase}: test pictures"),
+        folder / "confusion_matrix.png",
+    )
     wrong = [
         _tile(outcome, pictures, index)
         for index in mistake_indices(outcome.probabilities, outcome.labels, MISTAKE_TILES)

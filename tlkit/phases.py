@@ -18,7 +18,7 @@ from tlkit.errors import UserError
 from tlkit.features.inputs import Inputs, PictureInputs, Pictures, run_prefix
 from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
-from tlkit.models.freezing import freeze, train_mode, trained_names
+from tlkit.models.freezing import freeze, train_mode, train_suffix, trained_names
 from tlkit.models.weights import load_weights
 from tlkit.serving.classifier import Classifier, Description
 from tlkit.training.batches import epoch_batches, plain_batches
@@ -217,9 +217,10 @@ def start_engine(
     model.to(memory_format=torch.channels_last)
     if network.depth is None:
         return Engine(model, model.train, PictureInputs(pictures))
+    moving = config.batch_norm == "moving"
     prefix, suffix = split(model, network.depth)
     if config.engine == "plain" or isinstance(prefix, nn.Identity):
-        mode = partial(train_mode, model, network.depth)
+        mode = partial(train_mode, model, network.depth, moving_statistics=moving)
         return Engine(model, mode, PictureInputs(pictures))
     inputs = run_prefix(
         prefix,
@@ -230,7 +231,8 @@ def start_engine(
         dtype=machine.dtype,
         folder=cache,
     )
-    return Engine(suffix, suffix.train, inputs, inputs.seconds)
+    mode = partial(train_suffix, suffix, moving_statistics=moving)
+    return Engine(suffix, mode, inputs, inputs.seconds)
 
 
 def train_phase(

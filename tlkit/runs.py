@@ -255,6 +255,4 @@ def _log_model(
     example = (manifest.root / manifest.of("test")[0].path).read_bytes()
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         classifier.save(Path(folder))
-        tracker.model(
-            Path(folder), PACKAGE / "serving" / "pyfunc.py", PACKAGE, columns, example
-        )
+        tracker.model(Path(folder), PACKAGE / "serving" / "pyfunc.py", PACKAGE, columns, example)

@@ -228,7 +228,7 @@ def _quiet() -> None:
     """Keep MLflow's own progress off the screen: it would tear our bars."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
 
 
 def _serve_artifacts_locally() -> None:

@@ -24,7 +24,11 @@ class DropoutLinear(nn.Linear):
         super().__init__(
             classifier.in_features, classifier.out_features, bias=classifier.bias is not None
         )
-        self.load_state_dict(classifier.state_dict())
+        # Some of timm's own starts are so large (EfficientNet's draws from +-0.7 for two classes)
+        # that a head spends its first epochs forgetting them.
+        nn.init.normal_(self.weight, std=0.01)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         self.dropout = dropout
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Drawing cartoon cats and dogs: animals, scenes, light, from a seed."""
