@@ -11,7 +11,7 @@ from tlkit.data.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from tlkit.data.archives import disk_faults_told, extract, is_archive
 from tlkit.data.downloads import kaggle_archive, torchvision_folder
 from tlkit.data.images import SUFFIXES
-from tlkit.data.synthetic import make_synthetic
+from tlkit.data.synthetic import VERSION, make_synthetic
 from tlkit.errors import UserError
 
 SPLIT_FOLDERS = {
@@ -61,7 +61,7 @@ def open_source(data: str, cache: Path, seed: int) -> Source:
     kind, _, name = data.partition(":")
     with disk_faults_told(cache):
         if data == "synthetic":
-            root = make_synthetic(cache / f"synthetic-{seed}", seed=seed)
+            root = make_synthetic(cache / f"synthetic-{VERSION}-{seed}", seed=seed)
             return _read_layout(root, "synthetic")
         if kind == "torchvision":
             return _read_layout(torchvision_folder(name, cache), name)
