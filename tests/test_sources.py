@@ -180,7 +180,7 @@ def test_synthetic_goes_under_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
         sources, "make_synthetic", lambda root, seed: fill(root, [f"train/cat/{seed}.png", *SPLIT])
     )
     source = open_source("synthetic", tmp_path, seed=7)
-    assert source.root == tmp_path / "synthetic-7"
+    assert source.root == tmp_path / f"synthetic-{sources.VERSION}-7"
     assert source.name == "synthetic"
     assert ("train/cat/7.png", "cat", "train") in found(source)
 
@@ -234,7 +234,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sources, "make_synthetic", full)
-    told("synthetic", tmp_path, "no disk space left while writing under")
+    told("synthetic", tmp_path, "no disk space left while writing")
 
 
 def test_folder_without_the_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class Config:
     test_fraction: float = _share(0.15, "share of the pictures for the test where none is given")
     max_pixels: int = _at_least(100_000_000, 1, "pixels a picture may decode to; more: quarantine")
     image_size: int | str = _auto_or("auto", 16, "side in pixels; auto: the backbone's own")
-    baseline_image_size: int = _at_least(64, 16, "side in pixels for the baseline, which is trained whole")
+    baseline_image_size: int = _at_least(64, 16, "side in pixels for the baseline")
     augment: str = _choice(
         "recipe",
         "recipe: flip, rotation by 10 degrees, colour jitter of 10 %; trivial: TrivialAugment",

@@ -1,9 +1,11 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files and folders that appear whole or not at all, and what a disk may answer."""
 
-import contextlib
 import errno
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -11,46 +13,72 @@ import platformdirs
 from tlkit.errors import UserError
 
 
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well.
+def cache_folder() -> Path:
+    """Where downloads, extracted archives and stored outputs live: one place per user.
 
-    Raises:
-        UserError: the disk is full.
+    The environment variable TLKIT_CACHE moves it. Raises UserError where it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    chosen = os.environ.get("TLKIT_CACHE")
+    folder = Path(chosen) if chosen else platformdirs.user_cache_path("tlkit")
+    with disk_faults_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write, whose file takes the place of `path` when the block ends well.
+
+    A disk that is full or cannot be written raises UserError.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with disk_errors(path):
+        with disk_faults_told(path):
             yield part
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk into a message that says where and what to do.
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes `target` when the block ends well and vanishes if not.
 
-    Raises:
-        UserError: no space is left, or the quota is used up.
+    A disk that is full or cannot be written raises UserError.
     """
+    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with disk_faults_told(target.parent):
+            folder.mkdir(parents=True)
+            yield folder
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.exists():  # else another process was faster, with the same content
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error stands for a full disk or a used-up quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def disk_faults_told(folder: Path) -> Iterator[None]:
+    """Turn a full disk, or one without the rights, into a UserError; `folder` is written under."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"{error.filename or folder} cannot be used ({error.strerror}); check its rights, "
+                "or point TLKIT_CACHE at another folder"
+            ) from error
+        if not disk_is_full(error):
             raise
         raise UserError(
-            f"no disk space left while writing {path}; free some, "
+            f"no disk space left while writing {folder}; free some, "
             "or point TLKIT_CACHE and the tracking store at another disk"
         ) from error
-
-
-def cache_folder() -> Path:
-    """Where downloads, extracted archives and stored outputs live: one place per user.
-
-    The environment variable TLKIT_CACHE moves it.
-    """
-    chosen = os.environ.get("TLKIT_CACHE")
-    folder = Path(chosen) if chosen else platformdirs.user_cache_path("tlkit")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -18,7 +18,7 @@ from tlkit.data.manifest import Manifest
 from tlkit.data.prepare import prepare
 from tlkit.data.sheets import samples_sheet
 from tlkit.features.inputs import Pictures
-from tlkit.files import cache_folder, disk_errors
+from tlkit.files import cache_folder, disk_faults_told
 from tlkit.outcome import evaluate, write_outcome
 from tlkit.phases import (
     PHASES,
@@ -189,7 +189,7 @@ def _work_folder(tracker: Tracker) -> Iterator[Path]:
     It lies in the cache, so that a killed run's checkpoints are still there.
     """
     folder = cache_folder() / "runs" / tracker.run_id
-    with disk_errors(folder):
+    with disk_faults_told(folder):
         folder.mkdir(parents=True)
         try:
             yield folder

@@ -1,16 +1,13 @@
 """Unpack zip and tar archives into the cache: nothing leaves it, all or nothing, once."""
 
-import errno
 import hashlib
 import re
 import shutil
 import stat
 import tarfile
-import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from lzma import LZMAError
@@ -20,6 +17,7 @@ from typing import IO
 from tqdm import tqdm
 
 from tlkit.errors import UserError
+from tlkit.files import whole_folder
 
 MAX_BYTES = 2**37  # 128 GiB unpacked; ImageNet has 150, and is better unpacked by hand
 BOMB_BYTES, BOMB_RATIO = 2**28, 100  # pictures are compressed already: no honest archive is both
@@ -60,50 +58,6 @@ def extract(
                 if path.is_file() and is_archive(path):
                     _unpack_in_place(path, max_bytes)
     return target
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which becomes `target` when the block ends well and vanishes if not.
-
-    A disk that is full or cannot be written raises UserError.
-    """
-    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with disk_faults_told(target.parent):
-            folder.mkdir(parents=True)
-            yield folder
-        try:
-            folder.rename(target)
-        except OSError:
-            if not target.exists():  # else another process was faster, with the same content
-                raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def disk_is_full(error: BaseException) -> bool:
-    """Whether an error stands for a full disk or a used-up quota."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def disk_faults_told(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or one without the rights, into a UserError; `folder` is written under."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"{error.filename or folder} cannot be used ({error.strerror}); check its rights, "
-                "or choose another folder"
-            ) from error
-        if not disk_is_full(error):
-            raise
-        raise UserError(
-            f"no disk space left while writing under {folder}; free some, or set the cache to a "
-            "folder on another disk"
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tlkit.data.archives import disk_is_full, whole_folder
 from tlkit.errors import UserError
+from tlkit.files import disk_is_full, whole_folder
 
 _TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
 _TWO = {"train": {"split": "train"}, "test": {"split": "test"}}

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlkit.data.archives import SUFFIXES as ARCHIVE_SUFFIXES
-from tlkit.data.archives import disk_faults_told, extract, is_archive
+from tlkit.data.archives import extract, is_archive
 from tlkit.data.downloads import kaggle_archive, torchvision_folder
 from tlkit.data.images import SUFFIXES
 from tlkit.data.synthetic import VERSION, make_synthetic
 from tlkit.errors import UserError
+from tlkit.files import disk_faults_told
 
 SPLIT_FOLDERS = {
     "train": "train",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tlkit.data.archives import whole_folder
 from tlkit.data.cartoons.picture import draw_picture
 from tlkit.data.manifest import SPLITS
+from tlkit.files import whole_folder
 
 # Goes up when a seed comes to give other bytes, so that no cached folder outlives a change.
 VERSION = 1

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tlkit.data.datasets import OneView, PictureDataset, Plain, loader
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.transforms import Views
-from tlkit.files import disk_errors
+from tlkit.files import disk_faults_told
 
 Batch = tuple[Tensor, Tensor]
 Batches = list[list[int]]
@@ -194,7 +194,7 @@ def _mapped(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:
         prefix="outputs-", dir=folder, ignore_cleanup_errors=True
     ) as temporary:
         path = Path(temporary) / "outputs.bin"
-        with disk_errors(path), path.open("wb") as file:
+        with disk_faults_told(path), path.open("wb") as file:
             # Claimed now: writing to a mapped page that the disk cannot back is a crash.
             _claim(file.fileno(), size * dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tlkit.files import replaced
+from tlkit.files import whole_file
 
 
 def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
@@ -20,9 +20,9 @@ def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[s
         facts: JSON-able, such as the epoch and its metrics.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with replaced(path.with_suffix(".safetensors")) as part:
+    with whole_file(path.with_suffix(".safetensors")) as part:
         save_file(tensors, part)
-    with replaced(path.with_suffix(".json")) as part:
+    with whole_file(path.with_suffix(".json")) as part:
         part.write_text(json.dumps(facts, indent=2, allow_nan=True) + "\n", encoding="utf-8")
 
 
