@@ -1,6 +1,5 @@
 """What a phase trains on: pictures, or the stored outputs of its frozen prefix."""
 
-import contextlib
 import math
 import os
 import tempfile
@@ -204,5 +203,4 @@ def _claim(descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:
-        with contextlib.suppress(AttributeError):
-            os.truncate(descriptor, size)
+        os.ftruncate(descriptor, size)
