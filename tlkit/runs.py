@@ -81,7 +81,8 @@ def run_data(config: Config) -> Data:
     with run("data", system_metrics=False) as tracker, _work_folder(tracker) as folder:
         data = prepare_data(config)
         machine = machine_for(config)
-        network = build_network("head", config, data.manifest.classes)
+        # Only for its preprocessing: looking at the data must not want weights.
+        network = build_network("head", replace(config, weights="none"), data.manifest.classes)
         pictures = pictures_for(config, data.manifest, network, machine)
         _log_inputs(tracker, folder, config, data, pictures, machine)
         samples = tracker.artifact_link("data/samples.png")
