@@ -187,7 +187,7 @@ def run_suite(config: Config) -> list[PhaseResult]:
 def _work_folder(tracker: Tracker) -> Iterator[Path]:
     """A folder whose content becomes the run's artifacts, whether the block ends well or not.
 
-    It lies in the cache, so that a killed run's checkpoints are still there.
+    It lies in the cache, where a killed run's checkpoints stay, and those that could not be logged.
     """
     folder = cache_folder() / "runs" / tracker.run_id
     with disk_faults_told(folder):
@@ -196,7 +196,7 @@ def _work_folder(tracker: Tracker) -> Iterator[Path]:
             yield folder
         finally:
             tracker.artifacts(folder)
-        shutil.rmtree(folder)
+            shutil.rmtree(folder)
 
 
 def _log_dataset(tracker: Tracker, config: Config, data: Data) -> None:
