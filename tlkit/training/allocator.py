@@ -11,8 +11,8 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed; on other systems, do nothing.
 
     By default glibc maps every block of more than 32 MiB anew and unmaps it when it is freed, so
-    that each forward pass has the kernel clear its activations' pages again: 40 % of the time of
-    a training run on the virtual machine where it was measured (docs/LOG.md).
+    that each forward pass has the kernel clear its activations' pages again (docs/LOG.md has what
+    that cost on a virtual machine).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL("libc.so.6")
