@@ -24,6 +24,7 @@ ALLOWED = {
     "phases": {"config", "data", "features", "models", "serving", "training"},
     "summary": {"config", "data", "outcome"},
     "runs": {"config", "tracking", "outcome", "phases", "summary", *PACKAGES},
+    "search": {"config", "tracking", "phases", "runs", "summary", *PACKAGES},
 }
 
 
@@ -61,6 +62,15 @@ def test_mlflow_is_known_to_tracking_and_to_the_served_model_alone() -> None:
         if "import mlflow" in path.read_text() or "from mlflow" in path.read_text()
     }
     assert knowing == {"tracking.py", "serving/pyfunc.py"}
+
+
+def test_optuna_is_known_to_the_search_alone() -> None:
+    knowing = {
+        path.relative_to(ROOT / "tlkit").parts[0]
+        for path in (ROOT / "tlkit").rglob("*.py")
+        if "import optuna" in path.read_text() or "from optuna" in path.read_text()
+    }
+    assert knowing == {"search"}
 
 
 def test_entry_points_are_short_and_nothing_imports_them() -> None:

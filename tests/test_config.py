@@ -33,7 +33,7 @@ def test_the_default_file_mirrors_the_dataclass() -> None:
 def test_the_default_file_has_a_comment_for_each_key() -> None:
     lines = (CONFIGS / "default.yaml").read_text().splitlines()
     for index, line in enumerate(lines):
-        if line and not line.startswith("#"):
+        if line and not line.startswith(("#", " ")):
             assert lines[index - 1].startswith("# "), f"no comment above {line}"
 
 

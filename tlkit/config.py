@@ -1,5 +1,6 @@
 """Every hyperparameter: its default, its meaning, its check. Nothing else reads a configuration."""
 
+import copy
 import difflib
 import math
 import types
@@ -18,7 +19,11 @@ Check = Callable[[Any], bool]
 
 def _key(default: Any, meaning: str, allowed: str = "", check: Check | None = None) -> Any:
     """A configuration field with its comment, what is allowed in words, and the same as a test."""
-    return field(default=default, metadata={"help": meaning, "allowed": allowed, "check": check})
+    return field(default=default, metadata=_about(meaning, allowed, check))
+
+
+def _about(meaning: str, allowed: str, check: Check | None) -> dict[str, Any]:
+    return {"help": meaning, "allowed": allowed, "check": check}
 
 
 def _choice(default: str, meaning: str, *options: str) -> Any:
@@ -44,6 +49,15 @@ def _auto_or(default: int | str, low: int, meaning: str) -> Any:
         f"auto, or a whole number of at least {low}",
         lambda value: value == "auto" if isinstance(value, str) else value >= low,
     )
+
+
+_SEARCH = {
+    "unfreeze_depth": {"low": 0, "high": "all"},
+    "head_lr": {"low": 1e-4, "high": 1e-2, "log": True},
+    "backbone_lr": {"low": 1e-6, "high": 1e-3, "log": True},
+    "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
+    "dropout": {"low": 0.0, "high": 0.5},
+}
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,53 @@ class Config:
         8, 0, "epochs without a better val/loss before a stop; 0: never"
     )
 
+    # Search
+    trials: int = _at_least(20, 1, "trials that tune makes, those of earlier commands included")
+    timeout: float = _at_least(0, 0, "seconds after which tune starts no trial; 0: no limit")
+    objective: str = _choice(
+        "loss", "what tune improves on the validation pictures", "loss", "accuracy"
+    )
+    second_objective: str = _choice(
+        "none",
+        "what tune lowers besides: seconds of training, or latency, seconds for one picture; "
+        "gives a Pareto front, and nothing is pruned",
+        "none",
+        "seconds",
+        "latency",
+    )
+    pruner: str = _choice(
+        "median", "how tune tells a bad trial after an epoch", "median", "hyperband", "none"
+    )
+    workers: int = _at_least(1, 1, "processes that train trials; they share the cores")
+    study: str = _key(
+        "auto",
+        "name of the study that trials are kept in; auto: one for each data set, space and recipe",
+        "auto or a name",
+        lambda value: value != "",
+    )
+    storage: str = _key(
+        "auto",
+        "address of Optuna's database: sqlite:///FILE, postgresql://... or mysql://...; "
+        "auto: optuna.db beside MLflow's database",
+        "auto or an address",
+        lambda value: value != "",
+    )
+    register: str = _key(
+        "none",
+        "name in the model registry that tune gives the best model",
+        "none or a name",
+        lambda value: value != "",
+    )
+    search: dict[str, Any] = field(
+        default_factory=lambda: copy.deepcopy(_SEARCH),
+        metadata=_about(
+            "what tune searches: a key of this file and its range (low, high, log, step), or a "
+            "list of values; all: the units that the backbone has",
+            "a mapping of keys to ranges or lists",
+            lambda value: len(value) > 0,
+        ),
+    )
+
     # Machine
     engine: str = _choice(
         "cached",
@@ -160,7 +221,10 @@ class Config:
         values: dict[str, Any] = {}
         for origin, given in ((str(file), _read(file) if file else {}), ("-P", flags)):
             for name, raw in given.items():
-                _accept(name, raw, origin, values, faults)
+                try:
+                    values[name] = value_of(name, raw)
+                except UserError as error:
+                    faults.append(f"{error} ({origin})")
         if not faults:
             config = cls(**values)
             faults = config._contradictions()
@@ -222,24 +286,28 @@ def unknown_key(name: str, keys: Sequence[str] = KEYS) -> str:
     return f"unknown key {name}; {hint}"
 
 
-def _accept(name: str, raw: Any, origin: str, values: dict[str, Any], faults: list[str]) -> None:
+def value_of(name: str, raw: Any) -> Any:
+    """What YAML or the command line gave for a key, in the key's type.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed.
+    """
     if name not in _FIELDS:
-        faults.append(f"{unknown_key(name)} ({origin})")
-        return
+        raise UserError(unknown_key(name))
     meta = _FIELDS[name].metadata
     try:
         value = _convert(raw, _TYPES[name])
     except ValueError as error:
-        faults.append(f"{name}={raw}: {error} ({origin})")
-        return
+        raise UserError(f"{name}={raw}: {error}") from None
     if meta["check"] is not None and not meta["check"](value):
-        faults.append(f"{name}={raw} is not allowed; {meta['allowed']} ({origin})")
-        return
-    values[name] = value
+        raise UserError(f"{name}={raw} is not allowed; {meta['allowed']}")
+    return value
 
 
 def _convert(raw: Any, kind: Any) -> Any:
     """Turn what YAML or the command line gave into the field's type, or raise ValueError."""
+    if typing.get_origin(kind) is dict:
+        return _mapping(raw)
     text = "" if raw is None else str(raw).strip()
     # MLflow passes an empty -P value on as two quotes.
     text = "" if text in ("''", '""') else text
@@ -263,9 +331,20 @@ def _convert(raw: Any, kind: Any) -> Any:
     return int(number)
 
 
+def _mapping(raw: Any) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(raw) if isinstance(raw, str) else raw
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("a mapping wanted, such as {dropout: {low: 0, high: 0.5}}")
+    return {str(name): value for name, value in content.items()}
+
+
 def describe() -> list[tuple[str, Any, str, str]]:
     """(key, default, meaning, allowed) of every key, for documents and help texts."""
+    defaults = Config().as_dict()
     return [
-        (item.name, item.default, item.metadata["help"], item.metadata["allowed"])
+        (item.name, defaults[item.name], item.metadata["help"], item.metadata["allowed"])
         for item in fields(Config)
     ]

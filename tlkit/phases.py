@@ -21,12 +21,13 @@ from tlkit.models.cut import split
 from tlkit.models.freezing import freeze, train_mode, train_suffix, trained_names
 from tlkit.models.weights import load_weights
 from tlkit.serving.classifier import Classifier, Description
+from tlkit.training.allocator import keep_freed_memory
 from tlkit.training.batches import epoch_batches, plain_batches
 from tlkit.training.checkpoints import load_checkpoint, save_checkpoint
 from tlkit.training.loop import Objective, Result, fit
 from tlkit.training.optimizer import Schedule, adamw
 from tlkit.training.precision import autocast, resolve_device, resolve_precision
-from tlkit.training.seeding import available_cores
+from tlkit.training.seeding import available_cores, seed_everything
 
 PHASES = ("baseline", "head", "finetune")
 
@@ -179,6 +180,19 @@ def begin_from(network: Network, checkpoint: Path, run_id: str) -> None:
     network.classifier.model.load_state_dict(state, strict=False)
 
 
+def prepare_phase(
+    phase: str, config: Config, manifest: Manifest, machine: Machine
+) -> tuple[Network, Pictures]:
+    """A phase's network before training, always the same for a seed, and the pictures for it.
+
+    Raises UserError as `build_network` does.
+    """
+    keep_freed_memory()
+    seed_everything(config.seed, machine.threads)
+    network = build_network(phase, config, manifest.classes)
+    return network, pictures_for(config, manifest, network, machine)
+
+
 def pictures_for(
     config: Config, manifest: Manifest, network: Network, machine: Machine
 ) -> Pictures:
@@ -256,6 +270,8 @@ def train_phase(
     Returns:
         The result of the loop, and the seconds that the prefix took.
     """
+    # Again, so that nothing depends on what was computed before.
+    seed_everything(config.seed, machine.threads)
     epochs = getattr(config, f"{phase}_epochs")
     engine = start_engine(config, network, pictures, machine, epochs, cache)
     model = network.classifier.model

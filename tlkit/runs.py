@@ -29,6 +29,7 @@ from tlkit.phases import (
     head_settings,
     machine_for,
     pictures_for,
+    prepare_phase,
     train_phase,
 )
 from tlkit.serving.classifier import Classifier, probability_columns
@@ -45,8 +46,6 @@ from tlkit.tracking import (
     newest_run,
     run,
 )
-from tlkit.training.allocator import keep_freed_memory
-from tlkit.training.seeding import seed_everything
 
 PACKAGE = Path(__file__).parent
 
@@ -91,32 +90,27 @@ def run_data(config: Config) -> Data:
 
 
 def run_phase(
-    phase: str, config: Config, *, data: Data | None = None, nested: bool = False
+    phase: str, config: Config, *, data: Data | None = None, parent: str | None = None
 ) -> PhaseResult:
     """Train, evaluate and log one phase.
 
     Args:
         phase: "baseline", "head" or "finetune".
         data: what `prepare_data` gave, where the caller has it already.
-        nested: log as a child of the active run.
+        parent: id of the run that this one is logged under, if any.
 
     Raises:
         UserError: the configuration, the data or the machine do not allow it.
     """
     started = time.perf_counter()
-    with run(phase, nested=nested) as tracker, _work_folder(tracker) as folder:
+    with run(phase, parent=parent) as tracker, _work_folder(tracker) as folder:
         data = data or prepare_data(config)
         machine = machine_for(config)
-        keep_freed_memory()
-        seed_everything(config.seed, machine.threads)
-        network = build_network(phase, config, data.manifest.classes)
-        pictures = pictures_for(config, data.manifest, network, machine)
+        network, pictures = prepare_phase(phase, config, data.manifest, machine)
         _log_inputs(tracker, folder, config, data, pictures, machine)
         tracker.tags({SETTINGS_TAG: head_settings(config, network)})
         if phase == "finetune":
             _begin_from_head(tracker, config, data, network)
-        # Again, so that nothing depends on what was computed before.
-        seed_everything(config.seed, machine.threads)
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir()
         result, prefix_seconds = train_phase(
@@ -172,11 +166,11 @@ def run_suite(config: Config) -> list[PhaseResult]:
     with run("suite", system_metrics=False) as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
-        _log_dataset(tracker, config, data)
+        log_dataset(tracker, config, data)
         for phase in PHASES:
             if phase == "finetune":
                 config = replace(config, init_from=results[-1].run_id)
-            results.append(run_phase(phase, config, data=data, nested=True))
+            results.append(run_phase(phase, config, data=data, parent=tracker.run_id))
         for result in results:
             tracker.metrics({f"{result.phase}/test_accuracy": result.metrics["test/accuracy"]})
         tracker.describe(f"{of_data(config, data.manifest)}\n\n{markdown_table(results)}")
@@ -199,7 +193,8 @@ def _work_folder(tracker: Tracker) -> Iterator[Path]:
             shutil.rmtree(folder)
 
 
-def _log_dataset(tracker: Tracker, config: Config, data: Data) -> None:
+def log_dataset(tracker: Tracker, config: Config, data: Data) -> None:
+    """Log the pictures as the run's data set."""
     tracker.tags({DIGEST_TAG: data.manifest.digest})
     tracker.dataset(config.data, data.manifest.root, data.manifest.digest)
 
@@ -214,7 +209,7 @@ def _log_inputs(
 ) -> None:
     """Log all that is known before training: so that it is there when training fails."""
     tracker.params(config.as_dict())
-    _log_dataset(tracker, config, data)
+    log_dataset(tracker, config, data)
     config.write(folder / "config.yaml")
     environment = {
         "python": platform.python_version(),
@@ -244,7 +239,7 @@ def _begin_from_head(tracker: Tracker, config: Config, data: Data, network: Netw
             SETTINGS_TAG: head_settings(config, network),
         }
         found = newest_run(tracker.experiment_id, wanted)
-        head = found or run_phase("head", config, data=data, nested=True).run_id
+        head = found or run_phase("head", config, data=data, parent=tracker.run_id).run_id
     with downloaded(head, "checkpoints") as folder:
         begin_from(network, folder / "best", head)
     tracker.tags({INIT_TAG: head})

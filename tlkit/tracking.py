@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import ParseResult, urlparse
 
 import mlflow
 import pandas as pd
+from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Run
@@ -25,9 +26,10 @@ from mlflow.store.artifact.artifact_repository_registry import _artifact_reposit
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tlkit.errors import UserError
+from tlkit.files import cache_folder
 
 # What `tlkit.serving` imports.
 SERVING_PACKAGES = (
@@ -42,6 +44,7 @@ SERVING_PACKAGES = (
 )
 PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.init_from"
 SETTINGS_TAG = "tlkit.settings"
+TRIAL_TAG, TRIAL_STATE_TAG = "tlkit.trial", "tlkit.trial_state"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ class Tracker:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        mlflow.set_tags(dict(values))
+        client = mlflow.MlflowClient()
+        for key, value in values.items():
+            client.set_tag(self.run_id, key, value)
 
     def artifacts(self, folder: Path) -> None:
         """Log everything in a folder, under the same relative paths."""
@@ -123,22 +128,26 @@ class Tracker:
 
 
 @contextlib.contextmanager
-def run(name: str, *, nested: bool = False, system_metrics: bool = True) -> Iterator[Tracker]:
+def run(name: str, *, parent: str | None = None, system_metrics: bool = True) -> Iterator[Tracker]:
     """An MLflow run called `name`: the one that `mlflow run` began for us, or a new one.
 
     It ends as FINISHED, or as FAILED with the error in its description.
 
     Args:
-        nested: begin a child of the active run.
+        parent: id of the run to begin a child of.
     """
     _serve_artifacts_locally()
     _quiet()
+    nested = parent is not None
     try:
-        context = mlflow.start_run(
-            run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
-            nested=nested,
-            log_system_metrics=system_metrics,
-        )
+        with _one_process_at_a_time():
+            context = mlflow.start_run(
+                run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
+                nested=nested,
+                parent_run_id=parent,
+                experiment_id=_experiment_of(parent) if parent else None,
+                log_system_metrics=system_metrics,
+            )
     except MlflowException as error:
         raise UserError(
             f"MLflow cannot begin a run at {mlflow.get_tracking_uri()}: {_line(error)}; "
@@ -153,6 +162,88 @@ def run(name: str, *, nested: bool = False, system_metrics: bool = True) -> Iter
             what = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Failed"
             tracker.describe(f"**{what}.** {_line(error)}")
             raise
+
+
+def _experiment_of(run_id: str) -> str:
+    # A worker's process has no experiment set.
+    return str(mlflow.get_run(run_id).info.experiment_id)
+
+
+@contextlib.contextmanager
+def _one_process_at_a_time() -> Iterator[None]:
+    """Of processes that first meet an SQLite store at once, all but one would fail to make it."""
+    with FileLock(cache_folder() / "mlflow.lock"):
+        yield
+
+
+@dataclass(frozen=True)
+class Child:
+    """A run that is logged under another one."""
+
+    run_id: str
+    status: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+def children(parent: Tracker) -> list[Child]:
+    """The runs directly under a run, oldest first."""
+    found = mlflow.search_runs(
+        [parent.experiment_id],
+        filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'",
+        order_by=["attributes.start_time ASC"],
+        max_results=50_000,
+        output_format="list",
+    )
+    return [
+        Child(run.info.run_id, run.info.status, run.data.tags, run.data.metrics) for run in found
+    ]
+
+
+def join(worker: Tracker, parent_id: str) -> Tracker:
+    """Put a run that `mlflow run` began under the one it works for, and give that one back.
+
+    Raises:
+        UserError: this tracking store does not have it.
+    """
+    client = mlflow.MlflowClient()
+    try:
+        parent = client.get_run(parent_id)
+    except MlflowException:
+        raise UserError(
+            f"the study is logged under run {parent_id}, which is not at "
+            f"{mlflow.get_tracking_uri()}; set MLFLOW_TRACKING_URI to the store it was begun with, "
+            "or give this search another study"
+        ) from None
+    worker.tags({MLFLOW_PARENT_RUN_ID: parent_id, "mlflow.runName": "tune-worker"})
+    worker.describe(f"Worked on the trials of run {parent_id}.")
+    if parent.info.status != "RUNNING":
+        set_status(parent_id, "RUNNING")
+    return Tracker(parent_id, parent.info.experiment_id)
+
+
+def set_status(run_id: str, status: str) -> None:
+    """Say how a run ended: RUNNING, FINISHED, FAILED or KILLED."""
+    client = mlflow.MlflowClient()
+    if status == "RUNNING":
+        client.update_run(run_id, status=status)
+    else:
+        client.set_terminated(run_id, status=status)
+
+
+def register_model(run_id: str, name: str) -> str:
+    """Give the model of a run a name in the registry; returns the new version."""
+    return str(mlflow.register_model(f"runs:/{run_id}/model", name).version)
+
+
+def store_folder() -> Path:
+    """The folder of MLflow's SQLite database, or the current one where it is elsewhere."""
+    uri = urlparse(mlflow.get_tracking_uri())
+    return _database_folder(uri) if uri.scheme == "sqlite" else Path.cwd()
+
+
+def _database_folder(uri: ParseResult) -> Path:
+    return Path(uri.path.removeprefix("/")).absolute().parent
 
 
 def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
@@ -250,6 +341,5 @@ def _artifact_repository(
     store = urlparse(tracking_uri or mlflow.get_tracking_uri())
     if store.scheme != "sqlite":
         return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
-    database = Path(store.path.removeprefix("/")).absolute()
-    target = database.parent / "mlartifacts" / urlparse(artifact_uri).path.lstrip("/")
+    target = _database_folder(store) / "mlartifacts" / urlparse(artifact_uri).path.lstrip("/")
     return LocalArtifactRepository(str(target))

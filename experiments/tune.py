@@ -1,0 +1,21 @@
+"""Let Optuna choose the learning rates, the unfreeze depth, or whatever `search` names."""
+
+from tlkit.cli import main
+from tlkit.config import Config
+from tlkit.search.tune import run_tune
+from tlkit.summary import table
+from tlkit.tracking import ui_command
+
+
+def task(config: Config) -> None:
+    conclusion = run_tune(config)
+    if conclusion is None:
+        print("The trials are made; another process trains the best configuration.")
+        return
+    print(conclusion.summary)
+    print(table(conclusion.results))
+    print(f"Look at it: {ui_command()}")
+
+
+if __name__ == "__main__":
+    main(task)

@@ -1,0 +1,202 @@
+"""The end of a search: what it found, in words, files and pictures, and trained for good."""
+
+import csv
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from tlkit.config import Config
+from tlkit.errors import UserError
+from tlkit.runs import Data, run_phase
+from tlkit.search import study as studies
+from tlkit.search.figures import write_figures
+from tlkit.search.space import Space
+from tlkit.search.worker import STATUS, Search
+from tlkit.summary import PhaseResult, markdown_table, of_data
+from tlkit.tracking import (
+    PHASE_TAG,
+    TRIAL_STATE_TAG,
+    TRIAL_TAG,
+    Tracker,
+    children,
+    register_model,
+    set_status,
+)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a search ends with.
+
+    Attributes:
+        summary: in words.
+        results: a finetune run of the best configuration and, where it is another one, of the
+            default; `phase` says which is which.
+    """
+
+    summary: str
+    results: list[PhaseResult]
+
+
+def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
+    """Train the best configuration and the default, read the test pictures, and log it all.
+
+    To be called under a lock.
+
+    Raises:
+        UserError: no trial is complete.
+    """
+    study, parent = search.study, search.parent
+    best = studies.best(study)
+    if best is None:
+        raise UserError(_why_none(study))
+    settle_runs(study, parent)
+    _end_what_was_killed(parent, own)
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+        folder = Path(name)
+        _write_trials(folder / "trials.csv", study, search.space)
+        search.space.of_trial(best).write(folder / "best.yaml")
+        captions = write_figures(study, folder, _objectives(search.config))
+        parent.artifacts(folder)
+    summary = _summary(study, best, search.config)
+    chosen = [best]
+    default = studies.default_trial(study)
+    if default is not None and default.number != best.number:
+        chosen.append(default)
+    parent.tags({f"tlkit.best.{key}": str(value) for key, value in best.params.items()})
+    parent.tags({"tlkit.best_trial": str(best.number)})
+    results = [
+        replace(_train_for_good(trial, search, data), phase=f"{role} (trial {trial.number})")
+        for role, trial in zip(("best", "default"), chosen, strict=False)
+    ]
+    parent.metrics({name: results[0].metrics[name] for name in _OF_THE_BEST})
+    parent.tags({"tlkit.best_run": results[0].run_id})
+    if search.config.register != "none":
+        version = register_model(results[0].run_id, search.config.register)
+        summary += f" Registered as {search.config.register}, version {version}."
+    parent.describe(_description(summary, results, captions, search, data))
+    return Conclusion(summary, results)
+
+
+_OF_THE_BEST = ("test/accuracy", "test/accuracy_low", "test/accuracy_high", "test/f1")
+
+
+def settle_runs(study: Study, parent: Tracker) -> None:
+    """Make tag and status of every trial's run say what the study says: a worker that was killed
+    could not."""
+    states = {str(trial.number): studies.state(trial) for trial in study.get_trials(deepcopy=False)}
+    for child in children(parent):
+        state = states.get(child.tags.get(TRIAL_TAG, ""))
+        if child.tags.get(PHASE_TAG) != "trial" or state not in STATUS:
+            continue
+        if (child.status, child.tags.get(TRIAL_STATE_TAG)) != (STATUS[state], state):
+            Tracker(child.run_id, parent.experiment_id).tags({TRIAL_STATE_TAG: state})
+            set_status(child.run_id, STATUS[state])
+
+
+def _end_what_was_killed(parent: Tracker, own: Tracker) -> None:
+    """End the runs of commands that were killed: no trial is under way, and we hold the lock."""
+    for child in children(parent):
+        below = children(Tracker(child.run_id, parent.experiment_id))
+        for some in (child, *below):
+            if some.status == "RUNNING" and some.run_id != own.run_id:
+                set_status(some.run_id, "KILLED")
+
+
+def _why_none(study: Study) -> str:
+    counts = studies.counts(study)
+    errors = [
+        trial.user_attrs[studies.ERROR]
+        for trial in study.get_trials(deepcopy=False)
+        if studies.ERROR in trial.user_attrs
+    ]
+    if errors:
+        return f"all {counts['failed']} trials failed; the first: {errors[0]}"
+    return "no trial came to its end in the time given; raise timeout, and run the command again"
+
+
+def _train_for_good(trial: FrozenTrial, search: Search, data: Data) -> PhaseResult:
+    """The finetune run of a trial's configuration; the one of an earlier command, if there is."""
+    for child in children(search.parent):
+        same = child.tags.get(TRIAL_TAG) == str(trial.number)
+        if same and child.tags.get(PHASE_TAG) == "finetune" and child.status == "FINISHED":
+            return PhaseResult("finetune", child.run_id, dict(child.metrics))
+    result = run_phase(
+        "finetune", search.space.of_trial(trial), data=data, parent=search.parent.run_id
+    )
+    Tracker(result.run_id, search.parent.experiment_id).tags({TRIAL_TAG: str(trial.number)})
+    return result
+
+
+def _objectives(config: Config) -> list[str]:
+    first = f"val/{config.objective}"
+    if config.second_objective == "none":
+        return [first]
+    return [first, f"{config.second_objective} (s)"]
+
+
+def _write_trials(path: Path, study: Study, space: Space) -> None:
+    keys = list(space.dimensions)
+    facts = (studies.LOSS, studies.ACCURACY, studies.SECONDS)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["trial", "state", *keys, "val/loss", "val/accuracy", "seconds", "epochs",
+                         "error"])  # fmt: skip
+        for trial in study.get_trials(deepcopy=False):
+            writer.writerow(
+                [
+                    trial.number,
+                    studies.state(trial),
+                    *(trial.params.get(key, "") for key in keys),
+                    *(trial.user_attrs.get(fact, "") for fact in facts),
+                    len(trial.intermediate_values),
+                    trial.user_attrs.get(studies.ERROR, ""),
+                ]
+            )
+
+
+def _summary(study: Study, best: FrozenTrial, config: Config) -> str:
+    counts = studies.counts(study)
+    made = counts["complete"] + counts["pruned"] + counts["failed"]
+    words = (
+        f"{made} trials: {counts['complete']} complete, {counts['pruned']} pruned "
+        f"({counts['pruned'] / made:.0%}), {counts['failed']} failed. "
+        f"The best by val/{config.objective} is trial {best.number}: "
+        f"val/loss {best.user_attrs[studies.LOSS]:.4f}, "
+        f"val/accuracy {best.user_attrs[studies.ACCURACY]:.3f}"
+    )
+    default = studies.default_trial(study)
+    if default is None:
+        return words + "."
+    return words + (
+        f"; the default configuration (trial {default.number}): "
+        f"val/loss {default.user_attrs[studies.LOSS]:.4f}, "
+        f"val/accuracy {default.user_attrs[studies.ACCURACY]:.3f}."
+    )
+
+
+def _description(
+    summary: str,
+    results: Sequence[PhaseResult],
+    captions: Mapping[str, str],
+    search: Search,
+    data: Data,
+) -> str:
+    links = ", ".join(
+        f"[{result.phase}](#/experiments/{search.parent.experiment_id}/runs/{result.run_id})"
+        for result in results
+    )
+    pictures = "\n\n".join(
+        f"**{name.removesuffix('.png').replace('_', ' ')}.** {caption}\n\n"
+        f"![{name}]({search.parent.artifact_link(name)})"
+        for name, caption in captions.items()
+    )
+    return (
+        f"{summary}\n\nTrained for good: {links}.\n\n{markdown_table(results)}\n\n"
+        f"`mlflow run . -e finetune -P config=best.yaml` trains it again. "
+        f"{of_data(search.config, data.manifest)}\n\n{pictures}"
+    )

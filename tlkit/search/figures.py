@@ -1,0 +1,107 @@
+"""Optuna's own pictures of a study, with captions."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import optuna
+from matplotlib.ticker import MaxNLocator
+from optuna.study import Study
+from optuna.trial import TrialState
+from optuna.visualization import matplotlib as plots
+
+Plot = Callable[..., Any]
+
+_PLOTS: dict[str, tuple[Plot, str]] = {
+    "optimization_history": (
+        plots.plot_optimization_history,
+        "The value of each trial in the order of their numbers, and the best so far.",
+    ),
+    "param_importances": (
+        plots.plot_param_importances,
+        "How much of the difference between trials each key explains. Keys that only some trials "
+        "have, such as the backbone's rate at depth 0, are left out.",
+    ),
+    "slice": (plots.plot_slice, "The value over each key; later trials are darker."),
+    "parallel_coordinate": (
+        plots.plot_parallel_coordinate,
+        "A line a trial, through the values of its keys; better trials are darker.",
+    ),
+    "intermediate_values": (
+        plots.plot_intermediate_values,
+        "The value after each epoch; lines that end early were pruned.",
+    ),
+    "timeline": (plots.plot_timeline, "When each trial ran, and how it ended."),
+    "pareto_front": (
+        plots.plot_pareto_front,
+        "Trials by both objectives; no trial is better in both than one on the front.",
+    ),
+}
+_OF_ONE_OBJECTIVE = ("intermediate_values",)
+_OF_TWO_OBJECTIVES = ("pareto_front",)
+_OF_THE_WHOLE_STUDY = (*_OF_ONE_OBJECTIVE, *_OF_TWO_OBJECTIVES, "timeline")
+_WIDE = {"slice": (7.0, 5.0), "parallel_coordinate": (12.0, 6.0)}
+
+
+def write_figures(study: Study, folder: Path, names: list[str]) -> dict[str, str]:
+    """Draw the study.
+
+    Args:
+        folder: where `NAME.png` are written.
+        names: of the objectives, for the axes.
+
+    Returns:
+        Captions by file name; a figure that the trials are too few for is left out.
+    """
+    two = len(names) == 2
+    captions = {}
+    for name, (plot, caption) in _PLOTS.items():
+        if name in (_OF_ONE_OBJECTIVE if two else _OF_TWO_OBJECTIVES) or not _enough(study, name):
+            continue
+        options: dict[str, Any] = {}
+        if name == "pareto_front":
+            options = {"target_names": names}
+        elif name not in _OF_THE_WHOLE_STUDY:
+            options = {"target_name": names[0]}
+            if two:
+                options["target"] = lambda trial: trial.values[0]
+        with _figure(folder / f"{name}.png", _WIDE.get(name, (9.0, 5.5))):
+            plot(study, **options)
+            _make_legible(name)
+        captions[f"{name}.png"] = caption
+    return captions
+
+
+def _enough(study: Study, name: str) -> bool:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if name != "param_importances":
+        return len(complete) > 0
+    # Importances compare trials: there must be two that differ in value, and a key in which.
+    shared = optuna.search_space.intersection_search_space(complete)
+    return len({trial.values[0] for trial in complete}) > 1 and any(
+        not dimension.single() for dimension in shared.values()
+    )
+
+
+def _make_legible(name: str) -> None:
+    axes = plt.gcf().axes[0]
+    if name in ("optimization_history", "intermediate_values"):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no trial or epoch 0.5
+    if name == "parallel_coordinate":
+        axes.set_facecolor("0.8")  # the lines of bad trials are white
+
+
+@contextmanager
+def _figure(path: Path, size: tuple[float, float]) -> Iterator[None]:
+    """Save what the block draws with pyplot; its figures and styles do not outlive the block."""
+    with warnings.catch_warnings(), plt.style.context("default"):
+        warnings.simplefilter("ignore")
+        plt.rcParams.update({"figure.figsize": size, "figure.dpi": 110})
+        before = set(plt.get_fignums())
+        yield
+        plt.savefig(path, bbox_inches="tight", facecolor="white")
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)

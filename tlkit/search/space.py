@@ -1,0 +1,205 @@
+"""What a study searches: keys of the configuration and the values each may take."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial
+
+from tlkit.config import Config, unknown_key, value_of
+from tlkit.errors import UserError
+from tlkit.models.backbones import create_model
+from tlkit.models.units import units
+
+# Attribute of the trial that tries the configuration as it is.
+DEFAULT = "default"
+
+# Without an unfrozen unit these change nothing.
+_OF_UNFROZEN_UNITS = ("backbone_lr", "batch_norm")
+
+_REFUSED = {
+    **dict.fromkeys(
+        ("data", "val_fraction", "test_fraction", "max_pixels", "seed"),
+        "trials are compared on the same pictures",
+    ),
+    **dict.fromkeys(
+        ("baseline_epochs", "baseline_lr", "baseline_image_size"),
+        "a trial trains the backbone, not the baseline",
+    ),
+    **dict.fromkeys(
+        ("init_from", "engine", "device", "threads", "loader_workers"),
+        "it says how a trial is computed, not what is trained",
+    ),
+    **dict.fromkeys(
+        (
+            "trials",
+            "timeout",
+            "objective",
+            "second_objective",
+            "pruner",
+            "workers",
+            "study",
+            "storage",
+            "register",
+            "search",
+        ),
+        "it is a setting of the search itself",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The keys that a study searches.
+
+    Attributes:
+        dimensions: distribution by key, in the order in which they are sampled.
+        base: the configuration that every other value is taken from.
+    """
+
+    dimensions: Mapping[str, BaseDistribution]
+    base: Config
+
+    @classmethod
+    def of(cls, config: Config) -> "Space":
+        """The space that the key `search` describes.
+
+        Raises:
+            UserError: unknown keys, values that are not allowed, inverted ranges, a space of a
+                single point; all faults together.
+        """
+        dimensions: dict[str, BaseDistribution] = {}
+        faults: list[str] = []
+        for key, wanted in config.search.items():
+            try:
+                dimensions[key] = _dimension(key, wanted, config)
+            except UserError as error:
+                faults.append(f"search: {error}")
+        if not faults and all(dimension.single() for dimension in dimensions.values()):
+            faults.append(
+                "search: its keys have one value each, so there is nothing to search; "
+                "widen a range, or run finetune with these values"
+            )
+        if faults:
+            raise UserError("; ".join(faults))
+        # The depth decides which others apply.
+        order = sorted(dimensions, key=lambda key: key != "unfreeze_depth")
+        return cls({key: dimensions[key] for key in order}, config)
+
+    def sample(self, trial: optuna.Trial) -> Config:
+        """The configuration of a trial; what does not apply at its depth is not sampled.
+
+        A trial with the attribute DEFAULT is the base configuration.
+        """
+        if trial.user_attrs.get(DEFAULT):
+            keys = [key for key in self.dimensions if key in self.default()]
+        else:
+            keys = list(self.dimensions)
+        values: dict[str, Any] = {}
+        for key in keys:
+            depth = values.get("unfreeze_depth", self.base.unfreeze_depth)
+            if depth > 0 or key not in _OF_UNFROZEN_UNITS:
+                values[key] = _suggest(trial, key, self.dimensions[key])
+        return replace(self.base, **values)
+
+    def of_trial(self, trial: FrozenTrial) -> Config:
+        """The configuration of a trial that was sampled."""
+        return replace(self.base, **trial.params)
+
+    def default(self) -> dict[str, Any]:
+        """The base configuration's own values, of the keys whose dimension holds them."""
+        values = {key: getattr(self.base, key) for key in self.dimensions}
+        return {key: value for key, value in values.items() if _holds(self.dimensions[key], value)}
+
+    def describe(self) -> dict[str, str]:
+        """The dimensions as text, by key."""
+        return {key: str(dimension) for key, dimension in self.dimensions.items()}
+
+
+def _dimension(key: str, wanted: Any, config: Config) -> BaseDistribution:
+    if not hasattr(config, key):
+        raise UserError(unknown_key(key))
+    if key in _REFUSED:
+        raise UserError(f"{key} cannot be searched: {_REFUSED[key]}")
+    if isinstance(wanted, list) and wanted:
+        options = [value_of(key, option) for option in wanted]
+        if key == "unfreeze_depth":
+            _check_depth(max(options), config)
+        return CategoricalDistribution(options)
+    if isinstance(wanted, Mapping) and {"low", "high"} <= set(wanted):
+        return _range(key, wanted, config)
+    raise UserError(
+        f"{key}: {wanted} is neither a range such as {{low: 1, high: 2}} nor a list of values"
+    )
+
+
+def _range(key: str, wanted: Mapping[str, Any], config: Config) -> BaseDistribution:
+    unknown = set(wanted) - {"low", "high", "log", "step"}
+    if unknown:
+        raise UserError(f"{key}: unknown {', '.join(sorted(unknown))}; low, high, log, step exist")
+    low, high = value_of(key, wanted["low"]), wanted["high"]
+    if key == "unfreeze_depth":
+        high = _units(config) if high == "all" else high
+    high = value_of(key, high)
+    if key == "unfreeze_depth":
+        _check_depth(high, config)
+    if isinstance(low, str) or isinstance(high, str):
+        raise UserError(f"{key}: {low} to {high} is no range of numbers; give a list of values")
+    if low > high:
+        raise UserError(f"{key}: low={low} is above high={high}; exchange them")
+    log, step = bool(wanted.get("log", False)), wanted.get("step")
+    whole = isinstance(low, int) and isinstance(high, int)
+    try:
+        if whole:
+            return IntDistribution(low, high, log=log, step=1 if step is None else int(step))
+        return FloatDistribution(low, high, log=log, step=None if step is None else float(step))
+    except (TypeError, ValueError) as error:  # a log range from 0, a step below 0
+        raise UserError(f"{key}: {' '.join(str(error).split())}") from None
+
+
+def _units(config: Config) -> int:
+    """The units of the backbone, or of the smallest one where backbones are searched too."""
+    names = config.search.get("backbone", [config.backbone])
+    return min(
+        len(units(create_model(name, num_classes=2, dropout=0.0, image_size=None)))
+        for name in names
+    )
+
+
+def _check_depth(depth: int, config: Config) -> None:
+    most = _units(config)
+    if depth > most:
+        raise UserError(f"unfreeze_depth: {depth} is more than the {most} units of the backbone")
+
+
+def _suggest(trial: optuna.Trial, key: str, dimension: BaseDistribution) -> Any:
+    if isinstance(dimension, FloatDistribution):
+        return trial.suggest_float(
+            key, dimension.low, dimension.high, step=dimension.step, log=dimension.log
+        )
+    if isinstance(dimension, IntDistribution):
+        return trial.suggest_int(
+            key, dimension.low, dimension.high, step=dimension.step, log=dimension.log
+        )
+    assert isinstance(dimension, CategoricalDistribution)
+    return trial.suggest_categorical(key, dimension.choices)
+
+
+def _holds(dimension: BaseDistribution, value: Any) -> bool:
+    if isinstance(dimension, CategoricalDistribution):
+        return value in dimension.choices
+    assert isinstance(dimension, FloatDistribution | IntDistribution)
+    if isinstance(value, str) or not dimension.low <= value <= dimension.high:
+        return False
+    if dimension.step is None:
+        return True
+    steps = (value - dimension.low) / dimension.step
+    return math.isclose(steps, round(steps), abs_tol=1e-9)

@@ -1,0 +1,137 @@
+"""Where a study is kept, and how processes take turns at it."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from tlkit.errors import UserError
+
+# A worker that was killed is noticed after this long, and its trial is tried again once.
+HEARTBEAT_SECONDS, GRACE_SECONDS = 5, 20
+retry_once = RetryHeartbeatStaleTrialCallback(max_retry=1)
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
+
+
+Lock = Callable[..., contextlib.AbstractContextManager[None]]
+
+
+def locks(address: str) -> Lock:
+    """Locks between all processes that use the database at `address`.
+
+    Returns:
+        `lock(name, wait=True)`, a context manager; it raises Busy where `wait` is false and
+        another process is inside. A killed process lets go.
+    """
+    url = _url(address)
+    if url.get_backend_name() == "sqlite":
+        return _file_locks(url)
+    engine = sqlalchemy.create_engine(url)
+    take, leave = _SERVER_LOCKS[url.get_backend_name()]
+
+    @contextlib.contextmanager
+    def lock(name: str, wait: bool = True) -> Iterator[None]:
+        # Held by the connection, so that a killed process lets go.
+        with engine.connect() as connection:
+            taken = connection.execute(
+                sqlalchemy.text(take[wait]), {"key": _number(name), "name": f"tlkit-{name}"}
+            ).scalar()
+            if taken in (0, False):
+                raise Busy(name)
+            try:
+                yield
+            finally:
+                connection.execute(
+                    sqlalchemy.text(leave), {"key": _number(name), "name": f"tlkit-{name}"}
+                )
+
+    return lock
+
+
+# SQL to take a lock, without and with waiting, and to leave it.
+_SERVER_LOCKS = {
+    "postgresql": (
+        ("SELECT pg_try_advisory_lock(:key)", "SELECT 1 FROM pg_advisory_lock(:key)"),
+        "SELECT pg_advisory_unlock(:key)",
+    ),
+    "mysql": (("SELECT GET_LOCK(:name, 0)", "SELECT GET_LOCK(:name, -1)"),
+              "SELECT RELEASE_LOCK(:name)"),
+}  # fmt: skip
+
+
+def _file_locks(url: URL) -> Lock:
+    database = Path(url.database or "optuna.db").absolute()
+
+    @contextlib.contextmanager
+    def lock(name: str, wait: bool = True) -> Iterator[None]:
+        file = database.with_name(
+            f".{database.name}.{hashlib.sha256(name.encode()).hexdigest()[:12]}.lock"
+        )
+        try:
+            with FileLock(file, timeout=-1 if wait else 0):
+                yield
+        except Timeout:
+            raise Busy(name) from None
+
+    return lock
+
+
+def _number(name: str) -> int:
+    """A lock's name as PostgreSQL wants it: 64 bits with a sign."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def open_storage(address: str) -> RDBStorage:
+    """Optuna's storage at an SQLAlchemy address; made if it is not there.
+
+    To be called under a lock: of processes that make one at once all but one fail.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    url = _url(address)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.get_backend_name() == "sqlite":
+        options = {"connect_args": {"timeout": 60}}
+    try:
+        return RDBStorage(
+            address,
+            engine_kwargs=options,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=retry_once,
+        )
+    except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+        raise _unreachable(url, error) from error
+
+
+def _url(address: str) -> URL:
+    try:
+        url = make_url(address)
+    except SQLAlchemyError:
+        url = None
+    if url is None or url.get_backend_name() not in ("sqlite", *_SERVER_LOCKS):
+        raise UserError(
+            f"storage={address} is no address of a database that Optuna can share; "
+            "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://... wanted"
+        )
+    return url
+
+
+def _unreachable(url: URL, error: BaseException) -> UserError:
+    reason = " ".join(str(error.__cause__ or error).split())[:200]
+    shown = url.render_as_string(hide_password=True)
+    return UserError(
+        f"storage={shown} cannot be used: {reason}; "
+        "check that the server runs and the name is right, or use storage=auto"
+    )

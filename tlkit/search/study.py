@@ -1,0 +1,176 @@
+"""A study: what it is about, its trials, and which of them are the best."""
+
+import hashlib
+import json
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from tlkit.config import Config
+from tlkit.errors import UserError
+from tlkit.search.space import DEFAULT, Space
+from tlkit.search.storage import GRACE_SECONDS, retry_once
+
+# Attributes of a study: what it is about, and the MLflow run that it is logged under.
+_IDENTITY, PARENT = "tlkit.identity", "tlkit.parent_run"
+# Attributes of a trial. ERROR marks one that failed by itself; one that was killed has none.
+BEGUN, LOSS, ACCURACY, SECONDS, ERROR = "begun", "loss", "accuracy", "seconds", "error"
+
+# Settings that may differ between commands that work on one study: they say how much is tried
+# and where it is computed, not what a configuration scores.
+_FREE = (
+    *("trials", "timeout", "workers", "study", "storage", "register", "search"),
+    *("data", "engine", "device", "threads", "loader_workers"),
+)
+
+_RANDOM_TRIALS = 5
+
+
+def identity(space: Space, digest: str) -> dict[str, Any]:
+    """What two commands must agree in to share a study; JSON-able, flat."""
+    settings = {key: value for key, value in space.base.as_dict().items() if key not in _FREE}
+    searched = {f"search.{key}": text for key, text in space.describe().items()}
+    return {"data digest": digest, **settings, **searched}
+
+
+def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
+    """Make the study with the default configuration as its first trial, or load it.
+
+    To be called under a lock.
+
+    Raises:
+        UserError: a study of that name is about something else.
+    """
+    config, own = space.base, identity(space, digest)
+    study = optuna.create_study(
+        study_name=study_name(config, own),
+        storage=storage,
+        load_if_exists=True,
+        directions=directions(config),
+        pruner=pruner(config),
+    )
+    if PARENT in study.user_attrs:
+        _check(study, own)
+    else:
+        study.set_user_attr(_IDENTITY, own)
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(space.default(), user_attrs={DEFAULT: True})
+    return study
+
+
+def study_name(config: Config, own: dict[str, Any]) -> str:
+    """The name that was given, or one that is the same for the same identity."""
+    if config.study != "auto":
+        return config.study
+    return "tune-" + hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check(study: Study, own: dict[str, Any]) -> None:
+    theirs = study.user_attrs[_IDENTITY]
+    differing = [
+        f"{key} {theirs.get(key, 'absent')} (here {own.get(key, 'absent')})"
+        for key in [*theirs, *(key for key in own if key not in theirs)]
+        if theirs.get(key) != own.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"study={study.study_name} was begun with other settings: {'; '.join(differing)}; "
+            "make them agree, or give this search a study of its own"
+        )
+
+
+def directions(config: Config) -> list[StudyDirection]:
+    """Optuna's directions of the one or two objectives."""
+    first = StudyDirection.MINIMIZE if config.objective == "loss" else StudyDirection.MAXIMIZE
+    return [first] if config.second_objective == "none" else [first, StudyDirection.MINIMIZE]
+
+
+def pruner(config: Config) -> BasePruner:
+    if config.pruner == "median":
+        return MedianPruner(n_startup_trials=_RANDOM_TRIALS)
+    if config.pruner == "hyperband":
+        return HyperbandPruner(max_resource=config.finetune_epochs)
+    return NopPruner()
+
+
+def sampler(seed: int, trials_so_far: int) -> TPESampler:
+    """Optuna's default with the dependencies between keys, seeded for one trial.
+
+    With one seed for all, a second worker and a resumed command would draw the first's
+    suggestions again.
+    """
+    return TPESampler(
+        n_startup_trials=_RANDOM_TRIALS, group=True, seed=seed * 100_003 + trials_so_far
+    )
+
+
+def settle(study: Study) -> None:
+    """Mark trials whose worker was killed, and queue each of them once more."""
+    optuna.storages.fail_stale_trials(study)
+    # Optuna looks at heartbeats only; a worker killed before its first one left none.
+    long_ago = datetime.now() - timedelta(seconds=GRACE_SECONDS)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if BEGUN not in trial.user_attrs and (trial.datetime_start or long_ago) <= long_ago:
+            give_back(study, trial.number)
+
+
+def give_back(study: Study, number: int) -> None:
+    """End a trial that was interrupted, and queue it once more."""
+    if not study.get_trials(deepcopy=False)[number].state.is_finished():
+        study.tell(number, state=TrialState.FAIL)
+    retry_once(study, study.get_trials()[number])
+
+
+def state(trial: FrozenTrial) -> str:
+    """waiting, running, complete, pruned, failed (by an error of its own) or interrupted."""
+    if trial.state is TrialState.FAIL:
+        return "failed" if ERROR in trial.user_attrs else "interrupted"
+    return trial.state.name.lower()
+
+
+def counts(study: Study) -> Counter[str]:
+    """How many trials are in each state."""
+    return Counter(state(trial) for trial in _all(study))
+
+
+def is_free(study: Study, trials: int) -> bool:
+    """Whether another trial may begin: one is queued, or there are fewer than `trials`.
+
+    Those that were interrupted do not count: they are queued again.
+    """
+    found = counts(study)
+    return found["waiting"] > 0 or found.total() - found["interrupted"] < trials
+
+
+def is_running(study: Study) -> bool:
+    """Whether a trial is under way, here or elsewhere."""
+    return counts(study)["running"] > 0
+
+
+def best(study: Study) -> FrozenTrial | None:
+    """The complete trial with the best first objective, ties broken by the loss, then by age."""
+    sign = 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
+    return min(
+        (trial for trial in _all(study) if state(trial) == "complete"),
+        key=lambda trial: (sign * trial.values[0], trial.user_attrs[LOSS], trial.number),
+        default=None,
+    )
+
+
+def default_trial(study: Study) -> FrozenTrial | None:
+    """The complete trial of the configuration as it is."""
+    for trial in _all(study):
+        if trial.user_attrs.get(DEFAULT) and state(trial) == "complete":
+            return trial
+    return None
+
+
+def _all(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False)

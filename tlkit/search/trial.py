@@ -1,0 +1,100 @@
+"""One trial: a finetune run with its head, as far as the validation split."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tlkit.config import Config
+from tlkit.data.manifest import Manifest
+from tlkit.files import cache_folder
+from tlkit.phases import Machine, begin_from, machine_for, prepare_phase, train_phase
+from tlkit.serving.classifier import Classifier
+from tlkit.training.loop import Result
+
+Log = Callable[[Mapping[str, float], int], object]
+
+_TIMED_PICTURES = 15
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a trial amounts to on the validation pictures.
+
+    Attributes:
+        loss: cross-entropy of the kept epoch, the one with the lowest.
+        accuracy: of the same epoch, 0 to 1.
+        epoch: which that is, from 0.
+        seconds: wall time of training, with that of the frozen part.
+        latency: seconds that the model takes for one picture, the median of several.
+    """
+
+    loss: float
+    accuracy: float
+    epoch: int
+    seconds: float
+    latency: float
+
+
+def train_trial(config: Config, manifest: Manifest, log: Log, head: Path | None = None) -> Score:
+    """Train as `-e finetune` does, head first, bit for bit; the test split stays unread.
+
+    Args:
+        log: receives the metrics of an epoch of finetune and its number; may raise to stop.
+        head: a checkpoint to begin from instead of training a head.
+
+    Raises:
+        UserError: the configuration cannot be trained, or its loss is not finite.
+    """
+    started = time.perf_counter()
+    machine = machine_for(config)
+    with tempfile.TemporaryDirectory(prefix="tlkit-trial-") as folder:
+        if head is None:
+            head = Path(folder) / "head" / "best"
+            _train("head", config, manifest, machine, head.parent, lambda metrics, epoch: None)
+        result, classifier = _train(
+            "finetune", config, manifest, machine, Path(folder) / "finetune", log, head
+        )
+    return Score(
+        result.best["val/loss"],
+        result.best["val/accuracy"],
+        result.best_epoch,
+        time.perf_counter() - started,
+        _latency(classifier, machine),
+    )
+
+
+def _train(
+    phase: str,
+    config: Config,
+    manifest: Manifest,
+    machine: Machine,
+    checkpoints: Path,
+    log: Log,
+    head: Path | None = None,
+) -> tuple[Result, Classifier]:
+    checkpoints.mkdir()
+    network, pictures = prepare_phase(phase, config, manifest, machine)
+    if head is not None:
+        begin_from(network, head, config.init_from)
+    result, _ = train_phase(
+        phase, config, network, pictures, machine,
+        log=log, checkpoints=checkpoints, cache=cache_folder(),
+    )  # fmt: skip
+    return result, network.classifier
+
+
+def _latency(classifier: Classifier, machine: Machine) -> float:
+    shape = tuple(classifier.description.preprocessing["input_size"])
+    picture = torch.zeros(1, *shape, device=machine.device)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(_TIMED_PICTURES):
+            started = time.perf_counter()
+            classifier.model(picture).cpu()
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)

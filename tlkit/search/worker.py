@@ -1,0 +1,186 @@
+"""A worker: takes trials of a study until there are enough."""
+
+import multiprocessing
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from optuna import Trial
+from optuna.exceptions import TrialPruned
+from optuna.study import Study
+from tqdm import tqdm
+
+from tlkit.config import Config
+from tlkit.data.manifest import Manifest
+from tlkit.search import study as studies
+from tlkit.search.space import DEFAULT, Space
+from tlkit.search.storage import Lock
+from tlkit.search.trial import Log, Score, train_trial
+from tlkit.tracking import PHASE_TAG, TRIAL_STATE_TAG, TRIAL_TAG, Tracker, run, set_status
+
+# MLflow's status for how a trial ended. A pruned one did not finish.
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "FAILED"}
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a worker on a study has at hand.
+
+    Attributes:
+        lock: between all processes that work on the study.
+        parent: the run that trials are logged under.
+        head: a checkpoint that trials begin from; None: each trains its own.
+    """
+
+    space: Space
+    study: Study
+    lock: Lock
+    manifest: Manifest
+    parent: Tracker
+    head: Path | None
+
+    @property
+    def config(self) -> Config:
+        """The configuration that trials vary."""
+        return self.space.base
+
+
+def work(search: Search, deadline: float) -> None:
+    """Make trials until the study has as many as wanted and none is under way anywhere.
+
+    Args:
+        deadline: of time.monotonic(), after which no trial begins.
+    """
+    study, wanted = search.study, search.config.trials
+    with tqdm(total=wanted, desc="tune", unit="trial", disable=None) as progress:
+        while time.monotonic() < deadline:
+            _show(progress, search)
+            with ExitStack() as turn:
+                # Counting and taking a trial is one act, or two workers would both take the last.
+                turn.enter_context(search.lock("turn"))
+                studies.settle(study)
+                if studies.is_free(study, wanted):
+                    _take(search, turn)
+                    continue
+            if not studies.is_running(study):
+                break
+            time.sleep(1)
+        _show(progress, search)
+
+
+def _take(search: Search, turn: ExitStack) -> None:
+    study = search.study
+    study.sampler = studies.sampler(search.config.seed, len(study.get_trials(deepcopy=False)))
+    taken: list[int] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        turn.close()
+        taken.append(trial.number)
+        return _attempt(search, trial)
+
+    try:
+        # Rather than `ask` and `tell`: it keeps the trial's heart beating.
+        study.optimize(objective, n_trials=1, catch=(Exception,))
+    except KeyboardInterrupt:
+        for number in taken:
+            studies.give_back(study, number)
+        raise
+
+
+def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
+    """One trial as a run of MLflow; its state is told by tag and status."""
+    trial.set_user_attr(studies.BEGUN, True)
+    config = search.space.sample(trial)
+    pruned: TrialPruned | None = None
+    with run(f"trial-{trial.number}", parent=search.parent.run_id, system_metrics=False) as tracker:
+        tracker.tags({PHASE_TAG: "trial", TRIAL_TAG: str(trial.number), TRIAL_STATE_TAG: "running"})
+        tracker.params(config.as_dict())
+        try:
+            score = train_trial(config, search.manifest, _reporter(search, trial, tracker),
+                                search.head)  # fmt: skip
+            _keep(trial, tracker, score)
+        except TrialPruned as stop:
+            pruned = stop
+            tracker.tags({TRIAL_STATE_TAG: "pruned"})
+            tracker.describe(f"**Pruned.** {stop}")
+        except Exception as error:
+            trial.set_user_attr(studies.ERROR, " ".join(str(error).split()) or repr(error))
+            tracker.tags({TRIAL_STATE_TAG: "failed"})
+            raise
+        except BaseException:
+            tracker.tags({TRIAL_STATE_TAG: "interrupted"})
+            raise
+    if pruned is not None:
+        set_status(tracker.run_id, STATUS["pruned"])
+        raise pruned
+    return objectives(config, score)
+
+
+def objectives(config: Config, score: Score) -> tuple[float, ...]:
+    """The one or two values that the study improves."""
+    first = score.loss if config.objective == "loss" else score.accuracy
+    if config.second_objective == "none":
+        return (first,)
+    return (first, getattr(score, config.second_objective))
+
+
+def _reporter(search: Search, trial: Trial, tracker: Tracker) -> Log:
+    config = search.config
+    metric = f"val/{config.objective}"
+    # Optuna prunes by one objective only. The default configuration is what others are measured
+    # against, so it runs to its end.
+    prunes = config.second_objective == "none" and not trial.user_attrs.get(DEFAULT)
+
+    def report(metrics: Mapping[str, float], epoch: int) -> None:
+        tracker.metrics(metrics, epoch)
+        _stop_with_parent()
+        if config.second_objective == "none":
+            trial.report(metrics[metric], epoch)
+        if prunes and trial.should_prune():
+            raise TrialPruned(f"{metric} {metrics[metric]:.4f} after epoch {epoch}")
+
+    return report
+
+
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise KeyboardInterrupt
+
+
+def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
+    trial.set_user_attr(studies.LOSS, score.loss)
+    trial.set_user_attr(studies.ACCURACY, score.accuracy)
+    trial.set_user_attr(studies.SECONDS, score.seconds)
+    tracker.metrics(
+        {
+            "val/best_loss": score.loss,
+            "val/best_accuracy": score.accuracy,
+            "val/best_epoch": float(score.epoch),
+            "time/total_seconds": score.seconds,
+            "time/latency_seconds": score.latency,
+        }
+    )
+    tracker.tags({TRIAL_STATE_TAG: "complete"})
+    tracker.describe(
+        f"Validation accuracy {score.accuracy:.3f}, loss {score.loss:.4f} "
+        f"after epoch {score.epoch}. The test pictures were not looked at."
+    )
+
+
+def _show(progress: "tqdm[NoReturn]", search: Search) -> None:
+    """The best so far, on the bar and as metrics of the parent."""
+    counts, best = studies.counts(search.study), studies.best(search.study)
+    progress.n = sum(counts[name] for name in STATUS if name != "interrupted")
+    metrics = {f"trials/{name}": float(counts[name]) for name in STATUS}
+    if best is not None:
+        loss, accuracy = best.user_attrs[studies.LOSS], best.user_attrs[studies.ACCURACY]
+        metrics |= {"val/best_loss": loss, "val/best_accuracy": accuracy}
+        progress.set_postfix_str(
+            f"best trial {best.number}: val/loss={loss:.3f} val/accuracy={accuracy:.3f}"
+        )
+    progress.refresh()
+    search.parent.metrics(metrics, step=progress.n)
