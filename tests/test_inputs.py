@@ -1,4 +1,4 @@
-"""What a phase trains on: the loader's order, and stored outputs against computed ones."""
+"""The pictures of a run, in the order in which a phase wants them."""
 
 from pathlib import Path
 
@@ -9,11 +9,8 @@ from conftest import MakeFolder
 from tlkit.data.prepare import prepare
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.errors import UserError
-from tlkit.features.inputs import PictureInputs, Pictures, run_prefix
+from tlkit.features.inputs import Pictures
 from tlkit.models.backbones import create_model, data_config
-from tlkit.models.cut import split
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -40,40 +37,6 @@ def test_batches_come_in_the_order_given(pictures: Pictures) -> None:
     train = pictures.manifest.of("train")
     labels = [label for _, batch in pictures.plain("train", [[23, 0], [12]]) for label in batch]
     assert [int(label) for label in labels] == [train[i].label for i in (23, 0, 12)]
-
-
-@pytest.mark.parametrize("depth", [0, 1, 3])
-def test_stored_outputs_are_those_of_the_prefix(
-    pictures: Pictures, depth: int, tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    model = create_model("test_resnet", num_classes=2, dropout=0.0, image_size=32).eval()
-    prefix, _ = split(model, depth)
-    stored = run_prefix(
-        prefix, pictures, epochs=5, batch_size=7, device=CPU, dtype=torch.float32, folder=tmp_path
-    )
-    assert len(stored.views) == 2
-    batches = [[4, 20, 7], [1, 2]]
-    for epoch in (0, 1, 2, 3):
-        expected = PictureInputs(pictures).training(epoch, batches)
-        for (got, labels), (images, truth) in zip(
-            stored.training(epoch, batches), expected, strict=True
-        ):
-            torch.testing.assert_close(got, prefix(images).detach(), rtol=1e-5, atol=1e-5)
-            assert torch.equal(labels, truth)
-    for (got, _), (images, _) in zip(
-        stored.validation([[0, 11]]), pictures.plain("val", [[0, 11]]), strict=True
-    ):
-        torch.testing.assert_close(got, prefix(images).detach(), rtol=1e-5, atol=1e-5)
-    assert not list(tmp_path.glob("outputs-*"))
-
-
-def test_only_the_views_that_epochs_need_are_computed(pictures: Pictures, tmp_path: Path) -> None:
-    prefix, _ = split(create_model("test_resnet", num_classes=2, dropout=0.0, image_size=32), 0)
-    stored = run_prefix(
-        prefix, pictures, epochs=1, batch_size=8, device=CPU, dtype=torch.float32, folder=tmp_path
-    )
-    assert len(stored.views) == 1
 
 
 def test_a_picture_that_vanished_after_the_audit_is_named(pictures: Pictures) -> None:

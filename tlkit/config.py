@@ -194,6 +194,12 @@ class Config:
         "cached",
         "plain",
     )
+    store_gigabytes: int | str = _auto_or(
+        "auto",
+        0,
+        "what the stored outputs of frozen parts may take, the oldest go first; "
+        "auto: half of the disk that is free or theirs",
+    )
     device: str = _choice("auto", "auto: cuda where there is one", "auto", "cpu", "cuda")
     precision: str = _choice(
         "auto", "auto: bf16 where the hardware has it, else fp32", "auto", "fp32", "bf16"
@@ -338,7 +344,20 @@ def _mapping(raw: Any) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise ValueError("a mapping wanted, such as {dropout: {low: 0, high: 0.5}}")
-    return {str(name): value for name, value in content.items()}
+    return {
+        str(name): {key: _number(item) for key, item in value.items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in content.items()
+    }
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-6, without a dot, as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def describe() -> list[tuple[str, Any, str, str]]:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.errors import UserError
-from tlkit.features.inputs import Inputs, PictureInputs, Pictures, run_prefix
+from tlkit.features.fill import Report, stored_inputs
+from tlkit.features.inputs import Inputs, PictureInputs, Pictures
+from tlkit.features.prefix import Prefix
+from tlkit.features.store import Store
+from tlkit.files import cache_folder
 from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
 from tlkit.models.freezing import freeze, train_mode, train_suffix, trained_names
+from tlkit.models.units import units
 from tlkit.models.weights import load_weights
 from tlkit.serving.classifier import Classifier, Description
 from tlkit.training.allocator import keep_freed_memory
@@ -215,38 +221,66 @@ class Engine:
     Attributes:
         trained: the suffix, or the whole network; shares its parameters with the network.
         train_mode: puts what trains into training mode and what is frozen into eval mode.
+        report: how the outputs of the frozen part came to be, where there are any.
     """
 
     trained: nn.Module
     train_mode: Callable[[], object]
     inputs: Inputs
-    prefix_seconds: float = 0.0
+    report: Report | None = None
 
 
 def start_engine(
-    config: Config, network: Network, pictures: Pictures, machine: Machine, epochs: int, cache: Path
+    config: Config,
+    network: Network,
+    pictures: Pictures,
+    machine: Machine,
+    epochs: int,
+    also: Sequence[int] = (),
 ) -> Engine:
-    """Run the frozen prefix once (`cached`), or not at all (`plain`, or nothing is frozen)."""
+    """Have the outputs of the frozen part at hand (`cached`), or not (`plain`, or nothing is
+    frozen).
+
+    Args:
+        epochs: how many will train.
+        also: depths at which other runs will cut the same network.
+    """
     model = network.classifier.model.to(machine.device)
     model.to(memory_format=torch.channels_last)
     if network.depth is None:
         return Engine(model, model.train, PictureInputs(pictures))
     moving = config.batch_norm == "moving"
-    prefix, suffix = split(model, network.depth)
-    if config.engine == "plain" or isinstance(prefix, nn.Identity):
+    frozen, suffix = split(model, network.depth)
+    if config.engine == "plain" or isinstance(frozen, nn.Identity):
         mode = partial(train_mode, model, network.depth, moving_statistics=moving)
         return Engine(model, mode, PictureInputs(pictures))
-    inputs = run_prefix(
-        prefix,
-        pictures,
-        epochs=epochs,
-        batch_size=config.batch_size,
-        device=machine.device,
-        dtype=machine.dtype,
-        folder=cache,
+    most = len(units(model))
+    prefix = Prefix(
+        model,
+        network.depth,
+        tuple(depth for depth in also if network.depth < depth < most),
+        {"backbone": config.backbone},
+        machine.device,
+        machine.dtype,
     )
+    store = open_store(cache_folder() / "features", config.store_gigabytes)
+    inputs, report = stored_inputs(store, prefix, pictures, epochs)
     mode = partial(train_suffix, suffix, moving_statistics=moving)
-    return Engine(suffix, mode, inputs, inputs.seconds)
+    return Engine(suffix, mode, inputs, report)
+
+
+@lru_cache
+def open_store(folder: Path, gigabytes: int | str) -> Store:
+    """The store of prefix outputs; the same object for a process, which remembers what it checked.
+
+    Args:
+        gigabytes: what its entries may take; "auto" for half of the disk that is free or theirs.
+    """
+    folder.mkdir(exist_ok=True)
+    if gigabytes == "auto":
+        taken = sum(entry.size for entry in Store(folder, 0).entries())
+        return Store(folder, (taken + shutil.disk_usage(folder).free) // 2)
+    return Store(folder, int(gigabytes) * 10**9)
 
 
 def train_phase(
@@ -258,22 +292,23 @@ def train_phase(
     *,
     log: Callable[[Mapping[str, float], int], object],
     checkpoints: Path,
-    cache: Path,
-) -> tuple[Result, float]:
+    also: Sequence[int] = (),
+) -> tuple[Result, Report | None]:
     """Train the network in place and leave it with the weights of its best epoch.
 
     Args:
         log: receives the metrics of an epoch and its number.
         checkpoints: folder for `best` and `last`.
-        cache: folder for the prefix's outputs.
+        also: as `start_engine` takes it.
 
     Returns:
-        The result of the loop, and the seconds that the prefix took.
+        The result of the loop, and how the outputs of the frozen part came to be, where there are
+        any.
     """
     # Again, so that nothing depends on what was computed before.
     seed_everything(config.seed, machine.threads)
     epochs = getattr(config, f"{phase}_epochs")
-    engine = start_engine(config, network, pictures, machine, epochs, cache)
+    engine = start_engine(config, network, pictures, machine, epochs, also)
     model = network.classifier.model
     manifest = pictures.manifest
     count = len(manifest.of("train"))
@@ -324,7 +359,7 @@ def train_phase(
     best, _ = load_checkpoint(checkpoints / "best")
     model.load_state_dict(best, strict=False)
     model.eval()
-    return result, engine.prefix_seconds
+    return result, engine.report
 
 
 def validation_metrics(

@@ -113,7 +113,7 @@ def run_phase(
             _begin_from_head(tracker, config, data, network)
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir()
-        result, prefix_seconds = train_phase(
+        result, report = train_phase(
             phase,
             config,
             network,
@@ -121,8 +121,10 @@ def run_phase(
             machine,
             log=tracker.metrics,
             checkpoints=checkpoints,
-            cache=cache_folder(),
+            also=[config.unfreeze_depth],
         )
+        if report is not None:
+            tracker.tags({"features/decision": report.decision})
         classifier = network.classifier
         outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
         columns = probability_columns(data.manifest.classes)
@@ -148,7 +150,7 @@ def run_phase(
             "test/accuracy_high": high,
             "parameters/trainable": float(network.parameters(trainable=True)),
             "parameters/total": float(network.parameters(trainable=False)),
-            "time/prefix_seconds": prefix_seconds,
+            **(report.metrics if report else {"time/prefix_seconds": 0.0}),
             "time/train_seconds": result.seconds,
             "time/total_seconds": time.perf_counter() - started,
         }

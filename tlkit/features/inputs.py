@@ -1,22 +1,18 @@
-"""What a phase trains on: pictures, or the stored outputs of its frozen prefix."""
+"""What a phase trains on: pictures, or the outputs of its frozen prefix."""
 
-import math
-import os
-import tempfile
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from tlkit.data.datasets import OneView, PictureDataset, Plain, loader
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.transforms import Views
-from tlkit.files import disk_faults_told
+from tlkit.features.prefix import PASS, Prefix
+from tlkit.features.store import Rows
 
 Batch = tuple[Tensor, Tensor]
 Batches = list[list[int]]
@@ -55,6 +51,43 @@ class Pictures:
         return iter(loader(dataset, batches, workers=self.workers, pin=self.pin))
 
 
+@dataclass(frozen=True)
+class Rendition:
+    """The pictures of a split, each rendered in one way.
+
+    Attributes:
+        view: which view of the training pictures; None for the plain one.
+    """
+
+    pictures: Pictures
+    split: str
+    view: int | None
+
+    def load(self, batches: Batches) -> Iterator[Batch]:
+        """Float32 (N, 3, H, W) and int64 (N,), in the order of `batches`."""
+        if self.view is None:
+            return self.pictures.plain(self.split, batches)
+        return self.pictures.view(self.view, batches)
+
+    @property
+    def names(self) -> list[str]:
+        """The sha256 of each picture."""
+        return [picture.sha256 for picture in self.pictures.manifest.of(self.split)]
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (pictures,)."""
+        return torch.tensor([picture.label for picture in self.pictures.manifest.of(self.split)])
+
+    def key(self) -> dict[str, Any]:
+        """How a picture is rendered, for the store; JSON-able."""
+        views = self.pictures.views
+        key: dict[str, Any] = {"preprocessing": views.preprocessing.config}
+        if self.view is not None and views.augment != "none":
+            key |= {"augment": views.augment, "seed": views.seed, "view": self.view}
+        return key
+
+
 class Inputs(Protocol):
     """Batches for the loop."""
 
@@ -80,127 +113,80 @@ class PictureInputs:
 
 
 @dataclass(frozen=True)
-class PrefixInputs:
-    """The outputs of a frozen prefix, each computed once.
+class Outputs:
+    """A prefix's outputs for a rendition: from the store, and computed where it has none.
 
     Attributes:
-        views: one memory-mapped tensor (pictures, ...) a view of the training pictures.
-        val: the same of the plain validation pictures.
-        seconds: wall time that computing them took.
+        rows: of the rendition's pictures, in their order.
     """
 
-    views: tuple[Tensor, ...]
-    val: Tensor
-    train_labels: Tensor
-    val_labels: Tensor
-    seconds: float
+    rendition: Rendition
+    prefix: Prefix
+    rows: Rows
+
+    def batches(self, batches: Batches) -> Iterator[Tensor]:
+        """Outputs (N, ...) of the pictures at these indices."""
+        stored = self.rows.slots >= 0
+        if bool(stored.all()):
+            for batch in batches:
+                yield self._stored(batch)
+            return
+        absent = [[index for index in batch if not stored[index]] for batch in batches]
+        computed = self._computed([batch for batch in absent if batch])
+        for batch, without in zip(batches, absent, strict=True):
+            if not without:
+                yield self._stored(batch)
+                continue
+            new = next(computed)
+            mask = stored[batch]
+            result = new.new_empty(len(batch), *new.shape[1:])
+            result[~mask] = new
+            if bool(mask.any()):
+                old = self._stored([index for index in batch if stored[index]])
+                result[mask] = old.to(new.device)
+            yield result
+
+    def _computed(self, batches: Batches) -> Iterator[Tensor]:
+        for pictures, _ in self.rendition.load(batches):
+            parts = [
+                output
+                for part in torch.split(pictures, PASS)
+                for output in self.prefix.outputs(part, self.prefix.whole, [self.prefix.depth])
+            ]
+            yield torch.cat(parts)
+
+    def _stored(self, batch: list[int]) -> Tensor:
+        return self.prefix.inputs(self.rows.gather(batch))
+
+
+@dataclass(frozen=True)
+class PrefixInputs:
+    """The outputs of a frozen prefix.
+
+    Attributes:
+        views: one a view of the training pictures; epoch e trains on e mod their number.
+    """
+
+    views: tuple[Outputs, ...]
+    val: Outputs
 
     def training(self, epoch: int, batches: Batches) -> Iterator[Batch]:
-        return _gather(self.views[epoch % len(self.views)], self.train_labels, batches)
+        return _labelled(self.views[epoch % len(self.views)], batches)
 
     def validation(self, batches: Batches) -> Iterator[Batch]:
-        return _gather(self.val, self.val_labels, batches)
+        return _labelled(self.val, batches)
 
 
-def _gather(outputs: Tensor, labels: Tensor, batches: Batches) -> Iterator[Batch]:
-    for batch in batches:
-        inputs = outputs[batch]
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+def _labelled(outputs: Outputs, batches: Batches) -> Iterator[Batch]:
+    labels = outputs.rendition.labels
+    for inputs, batch in zip(_ahead(outputs.batches(batches)), batches, strict=True):
         yield inputs, labels[batch]
 
 
-def run_prefix(
-    prefix: nn.Module,
-    pictures: Pictures,
-    *,
-    epochs: int,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    folder: Path,
-) -> PrefixInputs:
-    """Compute the prefix's output for every picture and view that `epochs` epochs need.
-
-    Args:
-        prefix: frozen, in eval mode, on `device`; maps (N, 3, H, W) to one tensor (N, ...).
-        dtype: in which layers compute and outputs are stored.
-        folder: where the memory-mapped files lie; they are gone when the process ends.
-
-    Raises:
-        UserError: no disk space for the outputs.
-    """
-    started = time.perf_counter()
-    manifest = pictures.manifest
-    wanted = min(pictures.count, epochs)
-    train, val = manifest.of("train"), manifest.of("val")
-    train_batches, val_batches = _in_order(len(train), batch_size), _in_order(len(val), batch_size)
-    total = wanted * len(train) + len(val)
-    with tqdm(total=total, desc="frozen part", unit="picture", disable=None) as progress:
-
-        def outputs(batches: Iterator[Batch], count: int) -> Tensor:
-            return _outputs(prefix, batches, count, device, dtype, folder, progress)
-
-        views = tuple(
-            outputs(pictures.view(view, train_batches), len(train)) for view in range(wanted)
-        )
-        plain = outputs(pictures.plain("val", val_batches), len(val))
-    return PrefixInputs(
-        views,
-        plain,
-        torch.tensor([picture.label for picture in train]),
-        torch.tensor([picture.label for picture in val]),
-        time.perf_counter() - started,
-    )
-
-
-def _in_order(count: int, batch_size: int) -> Batches:
-    return [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)]
-
-
-def _outputs(
-    prefix: nn.Module,
-    batches: Iterator[Batch],
-    count: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    folder: Path,
-    progress: "tqdm[NoReturn]",
-) -> Tensor:
-    stored: Tensor | None = None
-    done = 0
-    for pictures, _ in batches:
-        inputs = pictures.to(device, memory_format=torch.channels_last, non_blocking=True)
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
-        ):
-            result = prefix(inputs)
-        if stored is None:
-            stored = _mapped((count, *result.shape[1:]), dtype, folder)
-        stored[done : done + len(result)] = result
-        done += len(result)
-        progress.update(len(result))
-    assert stored is not None, "a split without pictures passed the audit"
-    return stored
-
-
-def _mapped(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:
-    """A tensor backed by a file without a name, so that memory stays bounded and a killed process
-    leaves nothing behind (on Windows, where a mapped file keeps its name, it leaves the file)."""
-    size = math.prod(shape)
-    with tempfile.TemporaryDirectory(
-        prefix="outputs-", dir=folder, ignore_cleanup_errors=True
-    ) as temporary:
-        path = Path(temporary) / "outputs.bin"
-        with disk_faults_told(path), path.open("wb") as file:
-            # Claimed now: writing to a mapped page that the disk cannot back is a crash.
-            _claim(file.fileno(), size * dtype.itemsize)
-        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
-
-
-def _claim(descriptor: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.ftruncate(descriptor, size)
+def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same batches, the next of which is gathered while one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch

@@ -45,6 +45,16 @@ def split(model: nn.Module, unfreeze_depth: int) -> tuple[nn.Module, nn.Module]:
     return Frozen(_prefix(model, unfreeze_depth)).eval(), trained
 
 
+def between(model: nn.Module, start: int, end: int) -> nn.Module:
+    """The frozen units from the cut at depth `start` to the deeper one at depth `end` < `start`.
+
+    `between(model, start, end)(prefix_start(x))` is `prefix_end(x)`, exactly in eval mode; from
+    the depth of all units it is the prefix itself. In eval mode, and stays there. Raises
+    UserError as `split` does.
+    """
+    return Frozen(_prefix(suffix(model, start), end)).eval()
+
+
 def suffix(model: nn.Module, unfreeze_depth: int) -> nn.Module:
     """The second half of `split`, made without touching the mode of the first."""
     frozen = _frozen_units(model, unfreeze_depth)

@@ -55,7 +55,8 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
     if best is None:
         raise UserError(_why_none(study))
     settle_runs(study, parent)
-    _end_what_was_killed(parent, own)
+    if not studies.is_running(study):  # elsewhere, where the time given is longer
+        _end_what_was_killed(parent, own)
     with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
         folder = Path(name)
         _write_trials(folder / "trials.csv", study, search.space)

@@ -19,6 +19,9 @@ from tlkit.errors import UserError
 from tlkit.models.backbones import create_model
 from tlkit.models.units import units
 
+# Each rung costs disk and, once, the time to write it.
+_RUNGS = 4
+
 # Attribute of the trial that tries the configuration as it is.
 DEFAULT = "default"
 
@@ -114,6 +117,19 @@ class Space:
         """The configuration of a trial that was sampled."""
         return replace(self.base, **trial.params)
 
+    def rungs(self) -> list[int]:
+        """Depths, spread over those that are searched, at which a trial keeps the outputs of the
+        frozen part: one at any other depth then starts from the next rung, not from pictures."""
+        dimension = self.dimensions.get("unfreeze_depth")
+        if isinstance(dimension, CategoricalDistribution):
+            depths = sorted(int(depth) for depth in dimension.choices if depth)
+        elif isinstance(dimension, IntDistribution):
+            depths = list(range(max(1, dimension.low), dimension.high + 1))
+        else:
+            depths = [self.base.unfreeze_depth]
+        apart = -(-len(depths) // _RUNGS)
+        return depths[apart - 1 :: apart]
+
     def default(self) -> dict[str, Any]:
         """The base configuration's own values, of the keys whose dimension holds them."""
         values = {key: getattr(self.base, key) for key in self.dimensions}
@@ -155,9 +171,13 @@ def _range(key: str, wanted: Mapping[str, Any], config: Config) -> BaseDistribut
         raise UserError(f"{key}: {low} to {high} is no range of numbers; give a list of values")
     if low > high:
         raise UserError(f"{key}: low={low} is above high={high}; exchange them")
-    log, step = bool(wanted.get("log", False)), wanted.get("step")
+    log, step = wanted.get("log", False), wanted.get("step")
+    if not isinstance(log, bool):
+        raise UserError(f"{key}: log={log} is neither true nor false")
     whole = isinstance(low, int) and isinstance(high, int)
     try:
+        if whole and step is not None and float(step) != int(step):
+            raise ValueError(f"step={step} is no whole number")
         if whole:
             return IntDistribution(low, high, log=log, step=1 if step is None else int(step))
         return FloatDistribution(low, high, log=log, step=None if step is None else float(step))
@@ -167,7 +187,9 @@ def _range(key: str, wanted: Mapping[str, Any], config: Config) -> BaseDistribut
 
 def _units(config: Config) -> int:
     """The units of the backbone, or of the smallest one where backbones are searched too."""
-    names = config.search.get("backbone", [config.backbone])
+    names = config.search.get("backbone")
+    if not isinstance(names, list):
+        names = [config.backbone]
     return min(
         len(units(create_model(name, num_classes=2, dropout=0.0, image_size=None)))
         for name in names

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from tlkit.errors import UserError
@@ -32,17 +32,24 @@ def locks(address: str) -> Lock:
     Returns:
         `lock(name, wait=True)`, a context manager; it raises Busy where `wait` is false and
         another process is inside. A killed process lets go.
+
+    Raises:
+        UserError: the address is none, or nobody answers there.
     """
     url = _url(address)
     if url.get_backend_name() == "sqlite":
         return _file_locks(url)
-    engine = sqlalchemy.create_engine(url)
+    try:
+        engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+    except (SQLAlchemyError, ImportError) as error:  # its driver is not installed
+        raise _unreachable(url, error) from error
+    _connect(engine).close()  # now, before anything is computed
     take, leave = _SERVER_LOCKS[url.get_backend_name()]
 
     @contextlib.contextmanager
     def lock(name: str, wait: bool = True) -> Iterator[None]:
         # Held by the connection, so that a killed process lets go.
-        with engine.connect() as connection:
+        with _connect(engine) as connection:
             taken = connection.execute(
                 sqlalchemy.text(take[wait]), {"key": _number(name), "name": f"tlkit-{name}"}
             ).scalar()
@@ -58,6 +65,13 @@ def locks(address: str) -> Lock:
     return lock
 
 
+def _connect(engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except SQLAlchemyError as error:
+        raise _unreachable(engine.url, error) from error
+
+
 # SQL to take a lock, without and with waiting, and to leave it.
 _SERVER_LOCKS = {
     "postgresql": (
@@ -70,7 +84,11 @@ _SERVER_LOCKS = {
 
 
 def _file_locks(url: URL) -> Lock:
-    database = Path(url.database or "optuna.db").absolute()
+    database = Path(url.database or "").absolute()
+    if not database.parent.is_dir():
+        raise UserError(
+            f"storage={url}: there is no folder {database.parent}; make it, or use storage=auto"
+        )
 
     @contextlib.contextmanager
     def lock(name: str, wait: bool = True) -> Iterator[None]:
@@ -120,12 +138,19 @@ def _url(address: str) -> URL:
         url = make_url(address)
     except SQLAlchemyError:
         url = None
-    if url is None or url.get_backend_name() not in ("sqlite", *_SERVER_LOCKS):
+    kind = url.get_backend_name() if url else None
+    in_memory = url is not None and kind == "sqlite" and url.database in (None, "", ":memory:")
+    if url is None or in_memory or kind not in ("sqlite", *_SERVER_LOCKS):
         raise UserError(
             f"storage={address} is no address of a database that Optuna can share; "
             "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://... wanted"
         )
     return url
+
+
+def without_password(address: str) -> str:
+    """An address as it may be logged."""
+    return _url(address).render_as_string(hide_password=True)
 
 
 def _unreachable(url: URL, error: BaseException) -> UserError:

@@ -20,7 +20,8 @@ from tlkit.search.storage import GRACE_SECONDS, retry_once
 
 # Attributes of a study: what it is about, and the MLflow run that it is logged under.
 _IDENTITY, PARENT = "tlkit.identity", "tlkit.parent_run"
-# Attributes of a trial. ERROR marks one that failed by itself; one that was killed has none.
+# Attributes of a trial. BEGUN is its number, for a trial that is tried again has the attributes of
+# the first try. ERROR marks one that failed by itself; one that was killed has none.
 BEGUN, LOSS, ACCURACY, SECONDS, ERROR = "begun", "loss", "accuracy", "seconds", "error"
 
 # Settings that may differ between commands that work on one study: they say how much is tried
@@ -58,11 +59,23 @@ def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
     )
     if PARENT in study.user_attrs:
         _check(study, own)
+    elif _all(study) and _IDENTITY not in study.user_attrs:
+        raise UserError(
+            f"study={study.study_name} is there already, and some other program's; "
+            "give this search a study of its own"
+        )
     else:
         study.set_user_attr(_IDENTITY, own)
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(space.default(), user_attrs={DEFAULT: True})
+    if not _has_default(study) and is_free(study, config.trials):
+        study.enqueue_trial(space.default(), user_attrs={DEFAULT: True})
     return study
+
+
+def _has_default(study: Study) -> bool:
+    """Whether the default configuration is tried, or will be: not if it was interrupted twice."""
+    return any(
+        trial.user_attrs.get(DEFAULT) and state(trial) != "interrupted" for trial in _all(study)
+    )
 
 
 def study_name(config: Config, own: dict[str, Any]) -> str:
@@ -117,7 +130,8 @@ def settle(study: Study) -> None:
     # Optuna looks at heartbeats only; a worker killed before its first one left none.
     long_ago = datetime.now() - timedelta(seconds=GRACE_SECONDS)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if BEGUN not in trial.user_attrs and (trial.datetime_start or long_ago) <= long_ago:
+        begun = trial.user_attrs.get(BEGUN) == trial.number
+        if not begun and (trial.datetime_start or long_ago) <= long_ago:
             give_back(study, trial.number)
 
 

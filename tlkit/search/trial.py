@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.files import cache_folder
+from tlkit.features.fill import Report
 from tlkit.phases import Machine, begin_from, machine_for, prepare_phase, train_phase
 from tlkit.serving.classifier import Classifier
 from tlkit.training.loop import Result
@@ -31,6 +31,7 @@ class Score:
         epoch: which that is, from 0.
         seconds: wall time of training, with that of the frozen part.
         latency: seconds that the model takes for one picture, the median of several.
+        report: how the outputs of the frozen part came to be, where there are any.
     """
 
     loss: float
@@ -38,14 +39,23 @@ class Score:
     epoch: int
     seconds: float
     latency: float
+    report: Report | None
 
 
-def train_trial(config: Config, manifest: Manifest, log: Log, head: Path | None = None) -> Score:
+def train_trial(
+    config: Config,
+    manifest: Manifest,
+    log: Log,
+    *,
+    head: Path | None = None,
+    also: Sequence[int] = (),
+) -> Score:
     """Train as `-e finetune` does, head first, bit for bit; the test split stays unread.
 
     Args:
         log: receives the metrics of an epoch of finetune and its number; may raise to stop.
         head: a checkpoint to begin from instead of training a head.
+        also: depths that other trials may have, whose inputs are stored on the way.
 
     Raises:
         UserError: the configuration cannot be trained, or its loss is not finite.
@@ -55,9 +65,9 @@ def train_trial(config: Config, manifest: Manifest, log: Log, head: Path | None 
     with tempfile.TemporaryDirectory(prefix="tlkit-trial-") as folder:
         if head is None:
             head = Path(folder) / "head" / "best"
-            _train("head", config, manifest, machine, head.parent, lambda metrics, epoch: None)
-        result, classifier = _train(
-            "finetune", config, manifest, machine, Path(folder) / "finetune", log, head
+            _train("head", config, manifest, machine, head.parent, _unheard, also)
+        result, classifier, report = _train(
+            "finetune", config, manifest, machine, Path(folder) / "finetune", log, also, head
         )
     return Score(
         result.best["val/loss"],
@@ -65,6 +75,7 @@ def train_trial(config: Config, manifest: Manifest, log: Log, head: Path | None 
         result.best_epoch,
         time.perf_counter() - started,
         _latency(classifier, machine),
+        report,
     )
 
 
@@ -75,17 +86,22 @@ def _train(
     machine: Machine,
     checkpoints: Path,
     log: Log,
+    also: Sequence[int],
     head: Path | None = None,
-) -> tuple[Result, Classifier]:
+) -> tuple[Result, Classifier, Report | None]:
     checkpoints.mkdir()
     network, pictures = prepare_phase(phase, config, manifest, machine)
     if head is not None:
         begin_from(network, head, config.init_from)
-    result, _ = train_phase(
+    result, report = train_phase(
         phase, config, network, pictures, machine,
-        log=log, checkpoints=checkpoints, cache=cache_folder(),
+        log=log, checkpoints=checkpoints, also=also,
     )  # fmt: skip
-    return result, network.classifier
+    return result, network.classifier, report
+
+
+def _unheard(metrics: Mapping[str, float], epoch: int) -> None:
+    """The head's epochs are not the trial's."""
 
 
 def _latency(classifier: Classifier, machine: Machine) -> float:

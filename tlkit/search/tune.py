@@ -21,7 +21,7 @@ from tlkit.runs import Data, log_dataset, prepare_data
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude, settle_runs
 from tlkit.search.space import Space
-from tlkit.search.storage import Busy, locks, open_storage
+from tlkit.search.storage import Busy, locks, open_storage, without_password
 from tlkit.search.worker import Search, work
 from tlkit.tracking import Tracker, downloaded, join, run, set_status, store_folder
 from tlkit.training.seeding import available_cores
@@ -41,7 +41,10 @@ def run_tune(config: Config) -> Conclusion | None:
     space = Space.of(config)
     address = _address(config)
     lock = locks(address)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if config.storage != "auto":  # it is logged
+        config = replace(config, storage=without_password(address))
+        space = replace(space, base=config)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell what fails, in a line
     deadline = time.monotonic() + (config.timeout or float("inf"))
     with run("tune", system_metrics=False) as own, contextlib.ExitStack() as stack:
         data = prepare_data(config)
@@ -81,7 +84,9 @@ def _address(config: Config) -> str:
     if config.storage != "auto":
         return config.storage
     # Not MLflow's own database: both would keep their schema's version in one table.
-    return f"sqlite:///{store_folder() / 'optuna.db'}"
+    folder = store_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'optuna.db'}"
 
 
 def _parent(study: Study, own: Tracker, config: Config, data: Data) -> Tracker:
@@ -166,7 +171,7 @@ def _work_beside(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.stderr = _Quiet(os.fdopen(os.dup(2), "wb"), line_buffering=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell what fails, in a line
     lock = locks(address)
     with lock("turn"):
         study = optuna.load_study(

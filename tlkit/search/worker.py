@@ -1,6 +1,7 @@
 """A worker: takes trials of a study until there are enough."""
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
+from tlkit.errors import UserError
 from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import Lock
@@ -92,23 +94,30 @@ def _take(search: Search, turn: ExitStack) -> None:
 
 def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
     """One trial as a run of MLflow; its state is told by tag and status."""
-    trial.set_user_attr(studies.BEGUN, True)
+    trial.set_user_attr(studies.BEGUN, trial.number)
     config = search.space.sample(trial)
     pruned: TrialPruned | None = None
     with run(f"trial-{trial.number}", parent=search.parent.run_id, system_metrics=False) as tracker:
         tracker.tags({PHASE_TAG: "trial", TRIAL_TAG: str(trial.number), TRIAL_STATE_TAG: "running"})
         tracker.params(config.as_dict())
         try:
-            score = train_trial(config, search.manifest, _reporter(search, trial, tracker),
-                                search.head)  # fmt: skip
+            score = train_trial(
+                config,
+                search.manifest,
+                _reporter(search, trial, tracker),
+                head=search.head,
+                also=search.space.rungs(),
+            )
             _keep(trial, tracker, score)
         except TrialPruned as stop:
             pruned = stop
             tracker.tags({TRIAL_STATE_TAG: "pruned"})
             tracker.describe(f"**Pruned.** {stop}")
         except Exception as error:
-            trial.set_user_attr(studies.ERROR, " ".join(str(error).split()) or repr(error))
+            reason = _reason(error)
+            trial.set_user_attr(studies.ERROR, reason)
             tracker.tags({TRIAL_STATE_TAG: "failed"})
+            tqdm.write(f"trial {trial.number} failed: {reason}", file=sys.stderr)
             raise
         except BaseException:
             tracker.tags({TRIAL_STATE_TAG: "interrupted"})
@@ -117,6 +126,11 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
         set_status(tracker.run_id, STATUS["pruned"])
         raise pruned
     return objectives(config, score)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def objectives(config: Config, score: Score) -> tuple[float, ...]:
@@ -162,6 +176,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
             "val/best_epoch": float(score.epoch),
             "time/total_seconds": score.seconds,
             "time/latency_seconds": score.latency,
+            **(score.report.metrics if score.report else {}),
         }
     )
     tracker.tags({TRIAL_STATE_TAG: "complete"})

@@ -1,0 +1,380 @@
+"""The prefix engine: what is stored is what the frozen part computes, whatever happened before."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pictures
+from PIL import Image
+from torch import Tensor, nn
+
+from tlkit.data.prepare import prepare
+from tlkit.data.transforms import Preprocessing, Views
+from tlkit.features import fill
+from tlkit.features.fill import Report, stored_inputs
+from tlkit.features.inputs import PictureInputs, Pictures, PrefixInputs, Rendition
+from tlkit.features.prefix import Prefix
+from tlkit.features.store import Filling, Store, Unwritable
+from tlkit.models.backbones import create_model, data_config
+from tlkit.models.cut import split
+from tlkit.models.units import units
+
+CPU = torch.device("cpu")
+FAMILIES = {
+    "test_resnet": 32,
+    "test_efficientnet": 32,
+    "test_convnext": 32,
+    "regnetx_002": 32,
+    "test_vit": 32,
+    "swin_tiny_patch4_window7_224": 64,
+}
+
+
+def model_of(name: str = "test_resnet", size: int = 32, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return create_model(name, num_classes=2, dropout=0.0, image_size=size).eval()
+
+
+def prefix_of(model: nn.Module, depth: int, *also: int) -> Prefix:
+    return Prefix(model, depth, also, {"backbone": "some"}, CPU, torch.float32)
+
+
+def pictures_of(root: Path, cache: Path, model: nn.Module, **changes: object) -> Pictures:
+    manifest, _ = prepare(
+        str(root), cache=cache, seed=0, max_pixels=10**6,
+        val_fraction=0.1, test_fraction=0.1, workers=1,
+    )  # fmt: skip
+    views = Views(Preprocessing(data_config(model)), "recipe", 0)
+    pictures = Pictures(manifest, views, count=2, max_pixels=10**6, workers=0, pin=False)
+    return replace(pictures, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    # 40 training pictures: more than one pass, and a second one that is short.
+    root = make_pictures(tmp_path / "pictures", counts=(20, 4, 2), size=36)
+    return pictures_of(root, tmp_path, model_of())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", 10**9)
+
+
+def training(inputs: PrefixInputs, epoch: int = 0, count: int = 40) -> Tensor:
+    batches = [list(range(i, min(i + 7, count))) for i in range(0, count, 7)]
+    return torch.cat([batch for batch, _ in inputs.training(epoch, batches)])
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
+    """Records each pass through the frozen part: where it began, and the depths it served."""
+    seen: list[tuple[int, list[int]]] = []
+    outputs = Prefix.outputs
+
+    def recorded(self: Prefix, inputs: Tensor, start: int, depths: list[int]) -> object:
+        seen.append((start, depths))
+        return outputs(self, inputs, start, depths)
+
+    monkeypatch.setattr(Prefix, "outputs", recorded)
+    return seen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stored_outputs_are_those_of_the_prefix(family: str, tmp_path: Path, store: Store) -> None:
+    size = FAMILIES[family]
+    model = model_of(family, size)
+    root = make_pictures(tmp_path / "pictures", counts=(4, 1, 1), size=size)
+    pictures = pictures_of(root, tmp_path, model)
+    count = len(units(model))
+    for depth in {0, 1, count // 2}:
+        inputs, report = stored_inputs(store, prefix_of(model, depth), pictures, 3)
+        assert (report.hits, report.wanted, report.decision) == (0, 18, "store")
+        prefix, _ = split(model, depth)
+        batches = [[4, 7, 2], [1, 0]]
+        for epoch in (0, 1, 2):
+            plain = PictureInputs(pictures).training(epoch, batches)
+            for (got, labels), (images, truth) in zip(
+                inputs.training(epoch, batches), plain, strict=True
+            ):
+                torch.testing.assert_close(got, prefix(images).detach(), rtol=1e-5, atol=1e-5)
+                assert torch.equal(labels, truth)
+        [(got, _)] = inputs.validation([[0, 1]])
+        [(images, _)] = pictures.plain("val", [[0, 1]])
+        torch.testing.assert_close(got, prefix(images).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_run_computes_nothing(
+    pictures: Pictures, store: Store, passes: list[tuple[int, list[int]]]
+) -> None:
+    first, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 2)
+    passes.clear()
+    again, report = stored_inputs(
+        Store(store.folder, store.budget), prefix_of(model_of(), 2), pictures, 2
+    )
+    assert report.hits == report.wanted == 88
+    assert report.bytes == 88 * first.val.rows.mapped[0].nbytes
+    assert not passes
+    assert torch.equal(training(first, 1), training(again, 1))
+
+
+def test_only_the_views_that_epochs_need_are_computed(pictures: Pictures, store: Store) -> None:
+    inputs, report = stored_inputs(store, prefix_of(model_of(), 0), pictures, 1)
+    assert len(inputs.views) == 1
+    assert report.wanted == 48
+
+
+def test_an_output_does_not_depend_on_the_pictures_computed_with_it(
+    pictures: Pictures, store: Store, tmp_path: Path
+) -> None:
+    """So a fill that was killed and went on with other batches gives the same bits."""
+    whole, _ = stored_inputs(store, prefix_of(model_of("test_efficientnet"), 3), pictures, 1)
+    other = Store(tmp_path / "other", 10**9)
+    prefix = prefix_of(model_of("test_efficientnet"), 3)
+    rendition = Rendition(pictures, "train", 0)
+    odd = [3, 37, 11, 5, 2]
+    [(images, _)] = rendition.load([odd])
+    [outputs] = prefix.outputs(images, prefix.whole, [3])
+    with other.entry(prefix.key(3, rendition.key())).filling() as filling:
+        filling.append([rendition.names[index] for index in odd], prefix.rows(outputs))
+    resumed, report = stored_inputs(other, prefix, pictures, 1)
+    assert report.hits == 5
+    assert torch.equal(training(whole), training(resumed))
+
+
+def change_pixel(pictures: Pictures, prefix: Prefix) -> tuple[Pictures, Prefix]:
+    root = pictures.manifest.root
+    file = root / pictures.manifest.of("train")[0].path
+    pixels = np.asarray(Image.open(file)).copy()
+    pixels[3, 3, 0] ^= 1
+    Image.fromarray(pixels).save(file)
+    return pictures_of(root, root.parent / "fresh", prefix.model), prefix
+
+
+def change_weight(pictures: Pictures, prefix: Prefix) -> tuple[Pictures, Prefix]:
+    model = model_of()
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    return pictures, prefix_of(model, prefix.depth)
+
+
+def change_statistics(pictures: Pictures, prefix: Prefix) -> tuple[Pictures, Prefix]:
+    model = model_of()
+    dict(model.named_buffers())["bn1.running_mean"][0] += 1e-3
+    return pictures, prefix_of(model, prefix.depth)
+
+
+def change_transform(pictures: Pictures, prefix: Prefix) -> tuple[Pictures, Prefix]:
+    config = {**pictures.views.preprocessing.config, "crop_pct": 0.5}
+    return replace(pictures, views=replace(pictures.views, preprocessing=Preprocessing(config))), (
+        prefix
+    )
+
+
+def change_augmentation(pictures: Pictures, prefix: Prefix) -> tuple[Pictures, Prefix]:
+    return replace(pictures, views=replace(pictures.views, augment="trivial")), prefix
+
+
+def change_seed(pictures: Pictures, prefix: Prefix) -> tuple[Pictures, Prefix]:
+    return replace(pictures, views=replace(pictures.views, seed=1)), prefix
+
+
+def change_precision(pictures: Pictures, prefix: Prefix) -> tuple[Pictures, Prefix]:
+    return pictures, replace(prefix, dtype=torch.bfloat16)
+
+
+def change_backbone(pictures: Pictures, prefix: Prefix) -> tuple[Pictures, Prefix]:
+    return pictures, replace(prefix, facts={"backbone": "another"})
+
+
+@pytest.mark.parametrize(
+    ("change", "hits"),
+    [
+        (lambda pictures, prefix: (pictures, prefix), 48),
+        (change_pixel, 47),
+        (change_weight, 0),
+        (change_statistics, 0),
+        (change_transform, 0),
+        # The plain validation pictures stay as they were.
+        (change_augmentation, 8),
+        (change_seed, 8),
+        (change_precision, 0),
+        (change_backbone, 0),
+    ],
+)
+def test_what_changed_is_a_miss(
+    change: Callable[[Pictures, Prefix], tuple[Pictures, Prefix]],
+    hits: int,
+    pictures: Pictures,
+    store: Store,
+) -> None:
+    prefix = prefix_of(model_of(), 2)
+    stored_inputs(store, prefix, pictures, 1)
+    _, report = stored_inputs(store, *reversed(change(pictures, prefix)), 1)
+    assert (report.hits, report.wanted) == (hits, 48)
+
+
+def test_another_version_of_a_package_is_a_miss(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    monkeypatch.setattr("tlkit.features.prefix.version", lambda name: "0")
+    _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert report.hits == 0
+
+
+def test_weights_above_the_cut_do_not_matter(pictures: Pictures, store: Store) -> None:
+    stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    model = model_of()
+    _, suffix = split(model, 2)
+    with torch.no_grad():
+        for parameter in suffix.parameters():
+            parameter.add_(1)
+    _, report = stored_inputs(store, prefix_of(model, 2), pictures, 1)
+    assert report.hits == report.wanted
+
+
+def test_one_pass_serves_the_cuts_of_other_runs(
+    pictures: Pictures, store: Store, passes: list[tuple[int, list[int]]], tmp_path: Path
+) -> None:
+    stored_inputs(store, prefix_of(model_of(), 0, 3, 1), pictures, 1)
+    assert {tuple(depths) for _, depths in passes} == {(3, 1, 0)}
+    for depth in (3, 1):
+        passes.clear()
+        inputs, report = stored_inputs(store, prefix_of(model_of(), depth), pictures, 1)
+        assert report.hits == report.wanted
+        assert not passes
+        alone, _ = stored_inputs(
+            Store(tmp_path / f"alone-{depth}", 10**9), prefix_of(model_of(), depth), pictures, 1
+        )
+        assert torch.equal(training(inputs), training(alone))
+
+
+def test_a_deeper_cut_starts_from_the_nearest_one_that_is_stored(
+    pictures: Pictures, store: Store, passes: list[tuple[int, list[int]]], tmp_path: Path
+) -> None:
+    for depth in (4, 3):
+        stored_inputs(store, prefix_of(model_of(), depth), pictures, 1)
+    assert {start for start, _ in passes} == {5, 4}
+    passes.clear()
+    deeper, _ = stored_inputs(store, prefix_of(model_of(), 1), pictures, 1)
+    assert {start for start, _ in passes} == {3}
+    direct, _ = stored_inputs(
+        Store(tmp_path / "direct", 10**9), prefix_of(model_of(), 1), pictures, 1
+    )
+    assert torch.equal(training(deeper), training(direct))
+
+
+def test_a_budget_for_some_gives_the_same_batches(
+    pictures: Pictures, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    row = whole.val.rows.mapped[0].nbytes
+    small = Store(tmp_path / "small", 20 * row)
+    some, report = stored_inputs(small, prefix_of(model_of(), 2), pictures, 1)
+    assert report.decision.startswith("recompute: no room")
+    assert "raise store_gigabytes" in capsys.readouterr().err
+    stored = sum(int((part.rows.slots >= 0).sum()) for part in (*some.views, some.val))
+    assert 10 < stored < 20
+    assert torch.equal(training(whole), training(some))
+    assert sum(info.size for info in small.entries()) <= 20 * row
+
+
+def test_without_room_everything_is_computed(pictures: Pictures, tmp_path: Path) -> None:
+    none = Store(tmp_path / "none", 0)
+    inputs, report = stored_inputs(none, prefix_of(model_of(), 2), pictures, 1)
+    assert report.bytes == 0
+    full, _ = stored_inputs(
+        Store(tmp_path / "full", 10**9), prefix_of(model_of(), 2), pictures, 1
+    )
+    assert torch.equal(training(inputs), training(full))
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on(
+    pictures: Pictures,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    full, _ = stored_inputs(
+        Store(tmp_path / "full", 10**9), prefix_of(model_of(), 2), pictures, 1
+    )
+
+    def refuse(self: Filling, names: object, rows: object) -> None:
+        raise Unwritable("the disk is full; free some")
+
+    monkeypatch.setattr(Filling, "append", refuse)
+    inputs, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert "the disk is full; free some" in capsys.readouterr().err
+    assert report.decision.startswith("recompute")
+    assert torch.equal(training(inputs), training(full))
+
+
+def test_a_damaged_row_is_computed_again(pictures: Pictures, store: Store) -> None:
+    inputs, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    before = training(inputs)
+    for info in store.entries():
+        file = info.path / "rows.bin"
+        content = bytearray(file.read_bytes())
+        content[5] ^= 0xFF
+        file.write_bytes(content)
+    again, report = stored_inputs(
+        Store(store.folder, store.budget), prefix_of(model_of(), 2), pictures, 1
+    )
+    assert report.wanted - report.hits == 2  # the first row of both entries
+    assert torch.equal(before, training(again))
+
+
+def test_a_picture_that_is_there_twice_is_computed_once(
+    tmp_path: Path, store: Store, passes: list[tuple[int, list[int]]]
+) -> None:
+    root = make_pictures(tmp_path / "pictures", counts=(2, 2, 2), size=36)
+    shutil.copy(root / "train" / "cat" / "0.png", root / "train" / "cat" / "copy.png")
+    pictures = pictures_of(root, tmp_path, model_of())
+    inputs, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert sorted(info.rows for info in store.entries()) == [4, 4]
+    got = training(inputs, count=5)
+    names = [picture.sha256 for picture in pictures.manifest.of("train")]
+    twins = [index for index, name in enumerate(names) if names.count(name) == 2]
+    assert torch.equal(got[twins[0]], got[twins[1]])
+
+
+@pytest.mark.parametrize(
+    ("rates", "uses", "decision"),
+    [
+        ({"compute": 1.0, "write": 0.01, "read": 0.01}, 2, True),
+        ({"compute": 1.0, "write": 0.01, "read": 0.01}, 1, False),
+        ({"compute": 0.01, "write": 0.1, "read": 0.1}, 5, False),
+        ({"compute": 0.01, "write": 0.02, "read": 0.001}, 10, True),
+    ],
+)
+def test_storing_must_take_less_time_than_computing_again(
+    rates: dict[str, float], uses: int, decision: bool, pictures: Pictures, store: Store
+) -> None:
+    report = Report(rates=rates)
+    some = fill._Fill(
+        store, prefix_of(model_of(), 2), Rendition(pictures, "train", 0), uses, report, None
+    )  # type: ignore[arg-type]
+    assert some._is_worthwhile() is decision
+
+
+def test_a_slow_disk_makes_it_compute_again_with_the_same_batches(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_pictures(tmp_path / "pictures", counts=(90, 4, 2), size=36)
+    pictures = pictures_of(root, tmp_path, model_of())
+    expected, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    slow = {"compute": 0.001, "write": 1.0, "read": 1.0}
+    monkeypatch.setattr(fill._Fill, "_rates", lambda self, laps, names: slow)
+    inputs, report = stored_inputs(
+        Store(tmp_path / "slow", 10**9), prefix_of(model_of(), 2), pictures, 1
+    )
+    assert report.decision.startswith("recompute: faster")
+    assert report.metrics["features/write_seconds"] == 1.0
+    assert int((inputs.views[0].rows.slots < 0).sum()) == 180 - 4 * 32
+    assert torch.equal(training(inputs, count=180), training(expected, count=180))
