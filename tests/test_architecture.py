@@ -22,7 +22,7 @@ ALLOWED = {
     "cli": {"config"},
     "outcome": {"data", "evaluation", "features", "models", "serving", "training"},
     "phases": {"config", "data", "features", "models", "serving", "training"},
-    "summary": {"config", "data", "outcome"},
+    "summary": {"config", "data", "features", "outcome"},
     "runs": {"config", "tracking", "outcome", "phases", "summary", *PACKAGES},
     "search": {"config", "tracking", "phases", "runs", "summary", *PACKAGES},
 }

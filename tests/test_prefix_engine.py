@@ -1,6 +1,12 @@
 """The prefix engine: what is stored is what the frozen part computes, whatever happened before."""
 
+import errno
+import multiprocessing
+import os
+import random
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_pictures
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor, nn
 
@@ -288,9 +295,7 @@ def test_without_room_everything_is_computed(pictures: Pictures, tmp_path: Path)
     none = Store(tmp_path / "none", 0)
     inputs, report = stored_inputs(none, prefix_of(model_of(), 2), pictures, 1)
     assert report.bytes == 0
-    full, _ = stored_inputs(
-        Store(tmp_path / "full", 10**9), prefix_of(model_of(), 2), pictures, 1
-    )
+    full, _ = stored_inputs(Store(tmp_path / "full", 10**9), prefix_of(model_of(), 2), pictures, 1)
     assert torch.equal(training(inputs), training(full))
 
 
@@ -301,9 +306,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    full, _ = stored_inputs(
-        Store(tmp_path / "full", 10**9), prefix_of(model_of(), 2), pictures, 1
-    )
+    full, _ = stored_inputs(Store(tmp_path / "full", 10**9), prefix_of(model_of(), 2), pictures, 1)
 
     def refuse(self: Filling, names: object, rows: object) -> None:
         raise Unwritable("the disk is full; free some")
@@ -378,3 +381,97 @@ def test_a_slow_disk_makes_it_compute_again_with_the_same_batches(
     assert report.metrics["features/write_seconds"] == 1.0
     assert int((inputs.views[0].rows.slots < 0).sum()) == 180 - 4 * 32
     assert torch.equal(training(inputs, count=180), training(expected, count=180))
+
+
+def fill_slowly(folder: Path, pictures: Pictures, passes: Path) -> None:
+    """What a process of its own does: fill the store, and note each pass in a file."""
+    outputs = Prefix.outputs
+
+    def slow(self: Prefix, inputs: Tensor, start: int, depths: list[int]) -> object:
+        time.sleep(0.03)
+        with passes.open("a") as file:
+            file.write("pass\n")
+        return outputs(self, inputs, start, depths)
+
+    Prefix.outputs = slow  # type: ignore[method-assign, assignment]
+    stored_inputs(Store(folder, 10**9), prefix_of(model_of(), 2, 3), pictures, 2)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Pictures:
+    """480 training pictures: 15 passes a view, and one for validation."""
+    root = make_pictures(tmp_path / "many", counts=(240, 4, 2), size=36)
+    return pictures_of(root, tmp_path, model_of())
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+
+
+@needs_fork
+@pytest.mark.slow
+def test_kill_9_while_filling_costs_only_what_was_under_way(many: Pictures, tmp_path: Path) -> None:
+    folder, context = tmp_path / "killed", multiprocessing.get_context("fork")
+    chance = random.Random(0)
+    seen = []
+    for _ in range(10):
+        process = context.Process(target=fill_slowly, args=(folder, many, tmp_path / "passes"))
+        process.start()
+        time.sleep(chance.uniform(0.05, 0.35))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        seen.append(sum(info.rows for info in Store(folder, 10**9).entries()))
+    assert seen == sorted(seen)
+    assert seen[-1] > 0
+    resumed, report = stored_inputs(Store(folder, 10**9), prefix_of(model_of(), 2, 3), many, 2)
+    assert report.hits > 0
+    whole, _ = stored_inputs(Store(tmp_path / "whole", 10**9), prefix_of(model_of(), 2, 3), many, 2)
+    for epoch in (0, 1):
+        assert torch.equal(training(resumed, epoch, 480), training(whole, epoch, 480))
+    # Two views and the validation pictures at two cuts, each row once.
+    assert sum(info.rows for info in Store(folder, 10**9).entries()) == 2 * (2 * 480 + 8)
+
+
+@needs_fork
+@pytest.mark.slow
+def test_of_two_processes_at_once_one_fills(many: Pictures, tmp_path: Path) -> None:
+    folder, context = tmp_path / "shared", multiprocessing.get_context("fork")
+    both = [
+        context.Process(target=fill_slowly, args=(folder, many, tmp_path / f"passes-{number}"))
+        for number in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    notes = [tmp_path / f"passes-{number}" for number in range(2)]
+    made = [len(note.read_text().splitlines()) if note.exists() else 0 for note in notes]
+    assert sum(made) == 31
+    inputs, report = stored_inputs(Store(folder, 10**9), prefix_of(model_of(), 2), many, 2)
+    assert report.hits == report.wanted
+    whole, _ = stored_inputs(Store(tmp_path / "whole", 10**9), prefix_of(model_of(), 2), many, 2)
+    assert torch.equal(training(inputs, 1, 480), training(whole, 1, 480))
+
+
+def test_a_read_only_cache_is_read_and_told_of(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+
+    def refuse(self: FileLock, *arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    _, report = stored_inputs(
+        Store(store.folder, store.budget), prefix_of(model_of(), 2), pictures, 1
+    )
+    assert report.hits == report.wanted
+    inputs, report = stored_inputs(store, prefix_of(model_of(), 1), pictures, 1)
+    assert report.decision.startswith("recompute")
+    assert "Read-only file system" in report.decision
+    monkeypatch.undo()
+    fresh, _ = stored_inputs(
+        Store(tmp_path / "fresh", 10**9), prefix_of(model_of(), 1), pictures, 1
+    )
+    assert torch.equal(training(inputs), training(fresh))

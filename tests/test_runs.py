@@ -297,3 +297,31 @@ def test_other_families_leave_the_whole_contract(
 )
 def test_each_option_trains(arguments: list[str], make_folder: MakeFolder, entry: Entry) -> None:
     assert entry("finetune", "--data", str(make_folder(counts=(7, 3, 3))), *arguments) == 0
+
+
+def test_finetune_takes_the_frozen_outputs_from_what_head_stored(
+    suite: tuple[dict[str, Run], Path],
+) -> None:
+    runs, _ = suite
+    assert runs["head"].data.metrics["features/hits"] == 0
+    for phase, part in (("head", 36), ("finetune", 36)):
+        assert runs[phase].data.metrics["features/wanted"] == part
+        assert runs[phase].data.tags["features/decision"] == "store"
+    assert runs["finetune"].data.metrics["features/hits"] == 36
+    assert runs["finetune"].data.metrics["features/bytes"] > 0
+
+
+def test_the_cache_is_shown_and_cleared(
+    entry: Entry, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry("head", "--data", str(make_folder())) == 0
+    capsys.readouterr()
+    assert entry("cache") == 0
+    shown = capsys.readouterr().out
+    # The pooled features of two splits, and the cut that finetune will want.
+    assert shown.count("test_resnet") == 4
+    assert "4 entries" in shown
+    assert entry("cache", "--clear", "yes") == 0
+    assert "Freed" in capsys.readouterr().out
+    assert entry("cache") == 0
+    assert "0 entries, 0.0 MB" in capsys.readouterr().out

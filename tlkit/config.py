@@ -200,6 +200,7 @@ class Config:
         "what the stored outputs of frozen parts may take, the oldest go first; "
         "auto: half of the disk that is free or theirs",
     )
+    clear: str = _choice("no", "yes: the entry point cache deletes what is stored", "no", "yes")
     device: str = _choice("auto", "auto: cuda where there is one", "auto", "cpu", "cuda")
     precision: str = _choice(
         "auto", "auto: bf16 where the hardware has it, else fp32", "auto", "fp32", "bf16"

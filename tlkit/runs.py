@@ -28,12 +28,13 @@ from tlkit.phases import (
     build_network,
     head_settings,
     machine_for,
+    open_store,
     pictures_for,
     prepare_phase,
     train_phase,
 )
 from tlkit.serving.classifier import Classifier, probability_columns
-from tlkit.summary import PhaseResult, markdown_table, of_audit, of_data, of_phase
+from tlkit.summary import PhaseResult, markdown_table, of_audit, of_data, of_phase, of_store
 from tlkit.tracking import (
     DIGEST_TAG,
     INIT_TAG,
@@ -177,6 +178,21 @@ def run_suite(config: Config) -> list[PhaseResult]:
             tracker.metrics({f"{result.phase}/test_accuracy": result.metrics["test/accuracy"]})
         tracker.describe(f"{of_data(config, data.manifest)}\n\n{markdown_table(results)}")
     return results
+
+
+def run_cache(config: Config) -> str:
+    """Show the stored outputs of frozen parts, as a run called `cache`, and delete them if wanted.
+
+    Returns:
+        The listing, and what was freed.
+    """
+    with run("cache", system_metrics=False) as tracker:
+        store = open_store(cache_folder() / "features", config.store_gigabytes)
+        listing = of_store(store)
+        if config.clear == "yes":
+            listing += f"\nFreed {store.clear() / 1e6:,.1f} MB."
+        tracker.describe(f"```\n{listing}\n```")
+    return listing
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from tlkit.config import Config
 from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import SPLITS, Manifest
+from tlkit.features.store import Store
 from tlkit.outcome import Outcome
 
 
@@ -39,7 +41,12 @@ COLUMNS: tuple[tuple[str, Callable[[PhaseResult], str]], ...] = (
 def table(results: Sequence[PhaseResult]) -> str:
     """The phases side by side, for a terminal."""
     rows = [[name for name, _ in COLUMNS], *([cell(r) for _, cell in COLUMNS] for r in results)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return _columns(rows)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first of which is the heading, under one another; the first column to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in
                   enumerate(zip(row, widths, strict=True)))
@@ -99,3 +106,26 @@ def of_audit(report: AuditReport) -> str:
     if len(report.quarantined) > 10:
         lines.append(f"and {len(report.quarantined) - 10} more unreadable, in data/audit.json")
     return "\n".join(lines)
+
+
+def of_store(store: Store) -> str:
+    """What is stored, the last used first, for a terminal."""
+    rows = [("backbone", "frozen units", "pictures", "view", "MB", "last used")]
+    entries = store.entries()
+    for entry in entries:
+        key = entry.key or {}
+        rows.append(
+            (
+                str(key.get("backbone", "damaged")),
+                str(key.get("frozen_units", "")),
+                f"{entry.rows:,}",
+                str(key.get("rendition", {}).get("view", "plain")),
+                f"{entry.size / 1e6:,.1f}",
+                f"{datetime.fromtimestamp(entry.last_used):%Y-%m-%d %H:%M}",
+            )
+        )
+    total = sum(entry.size for entry in entries) / 1e6
+    return (
+        f"{_columns(rows)}\n{len(entries)} entries, {total:,.1f} MB of at most "
+        f"{store.budget / 1e6:,.0f} MB (store_gigabytes) in {store.folder}"
+    )
