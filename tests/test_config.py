@@ -37,6 +37,13 @@ def test_the_default_file_has_a_comment_for_each_key() -> None:
             assert lines[index - 1].startswith("# "), f"no comment above {line}"
 
 
+def test_on_and_no_are_words(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("compile: on\nclear: no\n")
+    config = Config.load(file, {})
+    assert (config.compile, config.clear) == ("on", "no")
+
+
 def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     config = Config.load(None, {"head_lr": "0.00012", "image_size": "96", "init_from": "123"})
     config.write(tmp_path / "config.yaml")

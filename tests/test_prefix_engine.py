@@ -23,8 +23,8 @@ from tlkit.data.prepare import prepare
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.features import fill
 from tlkit.features.fill import Report, stored_inputs
-from tlkit.features.inputs import PictureInputs, Pictures, PrefixInputs, Rendition
-from tlkit.features.prefix import Prefix
+from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
+from tlkit.features.prefix import Nothing, Prefix
 from tlkit.features.store import Filling, Store, Unwritable
 from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
@@ -72,7 +72,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", 10**9)
 
 
-def training(inputs: PrefixInputs, epoch: int = 0, count: int = 40) -> Tensor:
+def training(inputs: StoredInputs, epoch: int = 0, count: int = 40) -> Tensor:
     batches = [list(range(i, min(i + 7, count))) for i in range(0, count, 7)]
     return torch.cat([batch for batch, _ in inputs.training(epoch, batches)])
 
@@ -475,3 +475,55 @@ def test_a_read_only_cache_is_read_and_told_of(
         Store(tmp_path / "fresh", 10**9), prefix_of(model_of(), 1), pictures, 1
     )
     assert torch.equal(training(inputs), training(fresh))
+
+
+def test_pictures_are_stored_as_bytes_and_come_back_with_the_same_bits(
+    pictures: Pictures, store: Store
+) -> None:
+    inputs, report = stored_inputs(store, Nothing(pictures.views.preprocessing), pictures, 2)
+    assert report.bytes == 88 * 3 * 32 * 32
+    for epoch in (0, 1):
+        [(expected, _)] = PictureInputs(pictures).training(epoch, [list(range(40))])
+        [(got, _)] = inputs.training(epoch, [list(range(40))])
+        assert torch.equal(got, expected)
+    _, report = stored_inputs(store, Nothing(pictures.views.preprocessing), pictures, 2)
+    assert report.hits == report.wanted
+
+
+@pytest.mark.slow
+def test_compiled_outputs_are_near_and_kept_apart(pictures: Pictures, store: Store) -> None:
+    prefix = prefix_of(model_of(), 2)
+    plain, _ = stored_inputs(store, prefix, pictures, 1)
+    compiled, report = stored_inputs(store, prefix, pictures, 1, "on")
+    assert report.hits == 0
+    torch.testing.assert_close(training(compiled), training(plain), rtol=1e-4, atol=1e-4)
+    again, report = stored_inputs(store, prefix, pictures, 1, "auto")
+    assert report.hits == report.wanted
+    assert torch.equal(training(again), training(compiled))
+
+
+def test_without_a_compiler_it_runs_uncompiled_and_says_so(
+    pictures: Pictures,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_compiler(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    inputs, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1, "on")
+    assert "runs uncompiled, for compiling failed: no C++ compiler" in capsys.readouterr().err
+    assert report.decision == "store"
+    plain, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert report.hits == report.wanted
+    assert torch.equal(training(inputs), training(plain))
+
+
+@pytest.mark.parametrize(("pictures_left", "pays"), [(100, False), (100_000, True)])
+def test_compiling_must_pay(
+    pictures_left: int, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 9.0, 10.0, 11.0])  # the second pass takes a second
+    monkeypatch.setattr("tlkit.features.prefix.time.perf_counter", lambda: next(clock))
+    assert prefix_of(model_of(), 2).pays_to_compile(pictures_left, (3, 32, 32)) is pays

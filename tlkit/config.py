@@ -190,7 +190,8 @@ class Config:
     # Machine
     engine: str = _choice(
         "cached",
-        "cached: the frozen part runs once a picture and view; plain: in every epoch",
+        "cached: the frozen part runs once a picture and view, for all runs; plain: in every "
+        "epoch, the whole network in float32, as a script would",
         "cached",
         "plain",
     )
@@ -204,6 +205,13 @@ class Config:
     device: str = _choice("auto", "auto: cuda where there is one", "auto", "cpu", "cuda")
     precision: str = _choice(
         "auto", "auto: bf16 where the hardware has it, else fp32", "auto", "fp32", "bf16"
+    )
+    compile: str = _choice(
+        "auto",
+        "compile the frozen part; auto: where there are pictures enough to pay for it",
+        "auto",
+        "on",
+        "off",
     )
     threads: int | str = _auto_or(
         "auto", 1, "threads of torch; the same number gives the same bits"
@@ -267,9 +275,23 @@ KEYS: tuple[str, ...] = tuple(item.name for item in fields(Config))
 _FIELDS = {item.name: item for item in fields(Config)}
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads on, off, yes and no as words, as YAML 1.2 does; only true and false are booleans."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(
             f"config={file}: no such file; recipes are in experiments/configs"

@@ -18,7 +18,7 @@ from tlkit.data.transforms import Preprocessing, Views
 from tlkit.errors import UserError
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import Inputs, PictureInputs, Pictures
-from tlkit.features.prefix import Prefix
+from tlkit.features.prefix import Frozen, Nothing, Prefix
 from tlkit.features.store import Store
 from tlkit.files import cache_folder
 from tlkit.models.backbones import create_model, data_config
@@ -82,7 +82,7 @@ def machine_for(config: Config) -> Machine:
     cores = available_cores()
     return Machine(
         device,
-        resolve_precision(config.precision, device),
+        resolve_precision("fp32" if config.engine == "plain" else config.precision, device),
         threads=cores if config.threads == "auto" else int(config.threads),
         workers=min(8, cores) if config.loader_workers == "auto" else int(config.loader_workers),
     )
@@ -238,35 +238,37 @@ def start_engine(
     epochs: int,
     also: Sequence[int] = (),
 ) -> Engine:
-    """Have the outputs of the frozen part at hand (`cached`), or not (`plain`, or nothing is
-    frozen).
+    """Have the outputs of the frozen part at hand (`cached`), or not (`plain`).
 
     Args:
         epochs: how many will train.
         also: depths at which other runs will cut the same network.
     """
     model = network.classifier.model.to(machine.device)
-    model.to(memory_format=torch.channels_last)
-    if network.depth is None:
-        return Engine(model, model.train, PictureInputs(pictures))
     moving = config.batch_norm == "moving"
-    frozen, suffix = split(model, network.depth)
-    if config.engine == "plain" or isinstance(frozen, nn.Identity):
+    mode: Callable[[], object] = model.train
+    frozen: nn.Module = nn.Identity()
+    trained = model
+    if network.depth is not None:
+        frozen, trained = split(model, network.depth)
         mode = partial(train_mode, model, network.depth, moving_statistics=moving)
+    if config.engine == "plain":
         return Engine(model, mode, PictureInputs(pictures))
-    most = len(units(model))
-    prefix = Prefix(
-        model,
-        network.depth,
-        tuple(depth for depth in also if network.depth < depth < most),
-        {"backbone": config.backbone},
-        machine.device,
-        machine.dtype,
-    )
+    model.to(memory_format=torch.channels_last)
+    part: Frozen = Nothing(pictures.views.preprocessing)
+    if network.depth is not None and not isinstance(frozen, nn.Identity):
+        mode = partial(train_suffix, trained, moving_statistics=moving)
+        part = Prefix(
+            model,
+            network.depth,
+            tuple(depth for depth in also if network.depth < depth < len(units(model))),
+            {"backbone": config.backbone},
+            machine.device,
+            machine.dtype,
+        )
     store = open_store(cache_folder() / "features", config.store_gigabytes)
-    inputs, report = stored_inputs(store, prefix, pictures, epochs)
-    mode = partial(train_suffix, suffix, moving_statistics=moving)
-    return Engine(suffix, mode, inputs, report)
+    inputs, report = stored_inputs(store, part, pictures, epochs, config.compile)
+    return Engine(trained, mode, inputs, report)
 
 
 @lru_cache

@@ -51,6 +51,21 @@ class Preprocessing:
         result: Tensor = self._steps[2](picture)
         return result
 
+    def from_bytes(self, pixels: Tensor) -> Tensor:
+        """Pictures as bytes, uint8 (N, 3, H, W), normalised: float32, with the bits of `tensor`."""
+        mean, std = self._moments
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
+    def to_bytes(self, tensors: Tensor) -> Tensor:
+        """What `from_bytes` or `tensor` gave, (N, 3, H, W), back to the bytes of the pictures."""
+        mean, std = self._moments
+        return tensors.mul(std).add_(mean).mul_(255).round_().to(torch.uint8)
+
+    @property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        mean, std = (torch.tensor(self.config[name]).view(3, 1, 1) for name in ("mean", "std"))
+        return mean, std
+
     def resized(self, picture: Image.Image, change: Step) -> Image.Image:
         """As `picture`, with `change` applied between resizing and cropping."""
         resize, crop, _ = self._steps

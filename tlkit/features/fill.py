@@ -5,18 +5,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from torch import Tensor
 from tqdm import tqdm
 
-from tlkit.features.inputs import Batches, Outputs, Pictures, PrefixInputs, Rendition
-from tlkit.features.prefix import PASS, Prefix
+from tlkit.features.inputs import Batches, Outputs, Pictures, Rendition, StoredInputs
+from tlkit.features.prefix import PASS, Frozen, Prefix
 from tlkit.features.store import Entry, Filling, Rows, Store, Unwritable
 
 # Passes after which the rates are known; the first one waits for the loader to start.
 _WARM_UP, _MEASURED = 1, 3
+
+# Pictures below which compiling never pays.
+_WORTH_A_LOOK = 500
 
 
 @dataclass
@@ -52,8 +55,8 @@ class Report:
 
 
 def stored_inputs(
-    store: Store, prefix: Prefix, pictures: Pictures, epochs: int
-) -> tuple[PrefixInputs, Report]:
+    store: Store, prefix: Frozen, pictures: Pictures, epochs: int, compiling: str = "off"
+) -> tuple[StoredInputs, Report]:
     """What a suffix trains on: every output that is not in the store is computed and put there.
 
     What does not fit, or is not worth its place, is computed again whenever it is used, with the
@@ -61,6 +64,7 @@ def stored_inputs(
 
     Args:
         epochs: how many will train on the inputs.
+        compiling: "on", "off", or "auto" where it saves time.
     """
     started = time.perf_counter()
     report = Report()
@@ -71,13 +75,11 @@ def stored_inputs(
         *(Rendition(pictures, "train", view) for view in range(views)),
         Rendition(pictures, "val", None),
     ]
-    names = [rendition.names for rendition in renditions]
-    found = [
-        store.entry(prefix.key(prefix.depth, rendition.key())).read(some)
-        for rendition, some in zip(renditions, names, strict=True)
-    ]
-    report.wanted = sum(map(len, names))
-    missing = sum(len(rows.missing) for rows in found)
+    if isinstance(prefix, Prefix):
+        prefix = _with_compiler(store, prefix, renditions, compiling)
+    found = _read(store, prefix, renditions)
+    report.wanted = sum(len(rows.slots) for rows in found)
+    missing = _absent(found)
     report.hits = report.wanted - missing
     with tqdm(
         total=missing, desc="frozen part", unit="picture", disable=None, leave=None
@@ -93,7 +95,38 @@ def stored_inputs(
         int((rows.slots >= 0).sum()) * rows.mapped[0].nbytes for rows in found if len(rows.mapped)
     )
     report.seconds = time.perf_counter() - started
-    return PrefixInputs(tuple(outputs[:-1]), outputs[-1]), report
+    return StoredInputs(tuple(outputs[:-1]), outputs[-1]), report
+
+
+def _read(store: Store, prefix: Frozen, renditions: Sequence[Rendition]) -> list[Rows]:
+    return [
+        store.entry(prefix.key(prefix.depth, rendition.key())).read(rendition.names)
+        for rendition in renditions
+    ]
+
+
+def _absent(found: Sequence[Rows]) -> int:
+    return sum(len(rows.missing) for rows in found)
+
+
+def _with_compiler(
+    store: Store, prefix: Prefix, renditions: Sequence[Rendition], compiling: str
+) -> Prefix:
+    """The prefix as compiled code, where that is wanted and possible."""
+    compiled = replace(prefix, compiled=True)
+    if compiling == "off":
+        return prefix
+    if not _absent(_read(store, compiled, renditions)):
+        return compiled
+    size = renditions[0].pictures.views.preprocessing.config["input_size"]
+    if compiling == "auto":
+        left = _absent(_read(store, prefix, renditions))
+        if left < _WORTH_A_LOOK or not prefix.pays_to_compile(left, size):
+            return prefix
+    if fault := compiled.compile_fault(size):
+        print(f"frozen part: runs uncompiled, for compiling failed: {fault}", file=sys.stderr)
+        return prefix
+    return compiled
 
 
 @dataclass
@@ -101,7 +134,7 @@ class _Fill:
     """Fills in the outputs of one rendition, at the cut that is wanted and those beside it."""
 
     store: Store
-    prefix: Prefix
+    prefix: Frozen
     rendition: Rendition
     uses: int
     report: Report

@@ -1,4 +1,4 @@
-"""What a phase trains on: pictures, or the outputs of its frozen prefix."""
+"""What a phase trains on: pictures, or the outputs of its frozen part."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from torch import Tensor
 from tlkit.data.datasets import OneView, PictureDataset, Plain, loader
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.transforms import Views
-from tlkit.features.prefix import PASS, Prefix
+from tlkit.features.prefix import PASS, Frozen
 from tlkit.features.store import Rows
 
 Batch = tuple[Tensor, Tensor]
@@ -100,8 +100,7 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True)
 class PictureInputs:
-    """The pictures themselves, decoded again in every epoch: for networks without a prefix, and
-    for `engine: plain`."""
+    """The pictures themselves, decoded again in every epoch: for `engine: plain`."""
 
     pictures: Pictures
 
@@ -114,14 +113,14 @@ class PictureInputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """A prefix's outputs for a rendition: from the store, and computed where it has none.
+    """A frozen part's outputs for a rendition: from the store, and computed where it has none.
 
     Attributes:
         rows: of the rendition's pictures, in their order.
     """
 
     rendition: Rendition
-    prefix: Prefix
+    prefix: Frozen
     rows: Rows
 
     def batches(self, batches: Batches) -> Iterator[Tensor]:
@@ -160,8 +159,8 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class PrefixInputs:
-    """The outputs of a frozen prefix.
+class StoredInputs:
+    """The outputs of a frozen part, each computed once.
 
     Attributes:
         views: one a view of the training pictures; epoch e trains on e mod their number.

@@ -1,15 +1,17 @@
 """The frozen part of a network: what it computes, and all that its outputs depend on."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from tlkit.data.transforms import Preprocessing
 from tlkit.models.cut import between
 from tlkit.models.units import units
 
@@ -18,7 +20,64 @@ from tlkit.models.units import units
 # picture alone, whichever pictures were computed with it, before or after a restart.
 PASS = 32
 
+# Compiling takes about this long, and saves about this share of the time of a pass; both measured
+# (docs/PERFORMANCE.md). So it pays when the passes take longer than their quotient.
+_COMPILE_SECONDS, _COMPILE_SAVES = 30, 0.35
+
 _PACKAGES = ("torch", "torchvision", "timm", "pillow")
+
+
+class Frozen(Protocol):
+    """What a store is filled from."""
+
+    @property
+    def depth(self) -> int:
+        """The cut whose outputs are wanted."""
+
+    @property
+    def also(self) -> tuple[int, ...]:
+        """Shallower cuts that the same pass can serve."""
+
+    @property
+    def whole(self) -> int:
+        """The depth at which the outputs are the pictures."""
+
+    def key(self, depth: int, rendition: Mapping[str, Any]) -> dict[str, Any]:
+        """What an output depends on besides the picture."""
+
+    def outputs(self, inputs: Tensor, start: int, depths: list[int]) -> Iterator[Tensor]:
+        """The outputs at several depths, from those at `start`."""
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """Outputs as they are stored."""
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Stored rows as the trained part takes them."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The frozen part of a network that is trained whole: its outputs are the pictures.
+
+    They are stored as bytes, so that they are decoded and augmented once.
+    """
+
+    preprocessing: Preprocessing
+    depth: int = 0
+    also: tuple[int, ...] = ()
+    whole: int = 1
+
+    def key(self, depth: int, rendition: Mapping[str, Any]) -> dict[str, Any]:
+        return {"rendition": dict(rendition), "packages": _versions()}
+
+    def outputs(self, inputs: Tensor, start: int, depths: list[int]) -> Iterator[Tensor]:
+        yield inputs
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        return self.preprocessing.to_bytes(outputs)
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        return self.preprocessing.from_bytes(rows)
 
 
 @dataclass(frozen=True)
@@ -31,6 +90,7 @@ class Prefix:
         also: shallower cuts (greater depths) that the same pass can serve, for other runs.
         facts: JSON-able; what builds the network: its name and the size of its pictures.
         dtype: in which layers compute.
+        compiled: whether passes run as compiled code, whose bits differ a little.
     """
 
     model: nn.Module
@@ -39,6 +99,7 @@ class Prefix:
     facts: Mapping[str, Any]
     device: torch.device
     dtype: torch.dtype
+    compiled: bool = False
 
     @cached_property
     def whole(self) -> int:
@@ -48,6 +109,21 @@ class Prefix:
     @cached_property
     def _stages(self) -> dict[tuple[int, int], nn.Module]:
         return {}
+
+    @cached_property
+    def _compiled(self) -> dict[tuple[int, int], Callable[[Tensor], Tensor]]:
+        return {}
+
+    def _run(self, start: int, end: int) -> Callable[[Tensor], Tensor]:
+        stage = self._stage(start, end)
+        if not self.compiled:
+            return stage
+        if (start, end) not in self._compiled:
+            # Frozen weights are constants: batch norms are folded into the convolutions.
+            self._compiled[start, end] = torch.compile(
+                stage, dynamic=False, options={"freezing": True}
+            )
+        return self._compiled[start, end]
 
     def _stage(self, start: int, end: int) -> nn.Module:
         if (start, end) not in self._stages:
@@ -81,7 +157,8 @@ class Prefix:
             "rendition": dict(rendition),
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "packages": {name: version(name) for name in _PACKAGES},
+            "compiled": self.compiled,
+            "packages": _versions(),
         }
 
     def outputs(self, inputs: Tensor, start: int, depths: list[int]) -> Iterator[Tensor]:
@@ -106,8 +183,36 @@ class Prefix:
                     self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
                 ),
             ):
-                x = self._stage(above, depth)(x)
+                x = self._run(above, depth)(x)
             yield x[:count]
+
+    def pays_to_compile(self, pictures: int, size: Sequence[int]) -> bool:
+        """Whether `pictures` take so long that compiling saves time; runs two passes to tell.
+
+        Args:
+            size: (3, H, W) of a picture.
+        """
+        zeros = torch.zeros(PASS, *size)
+        seconds = []
+        for _ in range(2):  # the first one allocates
+            started = time.perf_counter()
+            for output in self.outputs(zeros, self.whole, [self.depth]):
+                output.cpu()
+            seconds.append(time.perf_counter() - started)
+        return pictures / PASS * seconds[-1] * _COMPILE_SAVES > _COMPILE_SECONDS
+
+    def compile_fault(self, size: Sequence[int]) -> str:
+        """Compile by a pass; why that is not possible here, or nothing.
+
+        Args:
+            size: (3, H, W) of a picture.
+        """
+        depths = sorted({self.depth, *self.also}, reverse=True)
+        try:
+            list(self.outputs(torch.zeros(1, *size), self.whole, depths))
+        except Exception as error:  # whatever the compiler of this machine comes up with
+            return " ".join(str(error).split())[:200] or type(error).__name__
+        return ""
 
     def rows(self, outputs: Tensor) -> Tensor:
         """Outputs as they are stored: maps of (N, C, H, W) as (N, H, W, C), which is how the layers
@@ -120,6 +225,10 @@ class Prefix:
 
     def _maps(self, outputs: Tensor) -> bool:
         return outputs.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NCHW"
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
 
 
 def _padded(inputs: Tensor) -> Tensor:

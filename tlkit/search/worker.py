@@ -81,7 +81,15 @@ def _take(search: Search, turn: ExitStack) -> None:
     def objective(trial: Trial) -> tuple[float, ...]:
         turn.close()
         taken.append(trial.number)
-        return _attempt(search, trial)
+        try:
+            return _attempt(search, trial)
+        except TrialPruned:
+            raise
+        except Exception as error:  # wherever it came from, or it would be tried without end
+            reason = _reason(error)
+            trial.set_user_attr(studies.ERROR, reason)
+            tqdm.write(f"trial {trial.number} failed: {reason}", file=sys.stderr)
+            raise
 
     try:
         # Rather than `ask` and `tell`: it keeps the trial's heart beating.
@@ -113,11 +121,8 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
             pruned = stop
             tracker.tags({TRIAL_STATE_TAG: "pruned"})
             tracker.describe(f"**Pruned.** {stop}")
-        except Exception as error:
-            reason = _reason(error)
-            trial.set_user_attr(studies.ERROR, reason)
+        except Exception:
             tracker.tags({TRIAL_STATE_TAG: "failed"})
-            tqdm.write(f"trial {trial.number} failed: {reason}", file=sys.stderr)
             raise
         except BaseException:
             tracker.tags({TRIAL_STATE_TAG: "interrupted"})
