@@ -55,7 +55,10 @@ HEAD_KEYS = (
     "schedule",
     "warmup_epochs",
     "early_stopping",
+    "engine",
+    "compile",
     "precision",
+    "threads",
     "seed",
 )
 

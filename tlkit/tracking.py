@@ -144,7 +144,6 @@ def run(name: str, *, parent: str | None = None, system_metrics: bool = True) ->
             context = mlflow.start_run(
                 run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
                 nested=nested,
-                parent_run_id=parent,
                 experiment_id=_experiment_of(parent) if parent else None,
                 log_system_metrics=system_metrics,
             )
@@ -156,6 +155,8 @@ def run(name: str, *, parent: str | None = None, system_metrics: bool = True) ->
     with context as active:
         tracker = Tracker(active.info.run_id, active.info.experiment_id)
         tracker.tags({"mlflow.runName": name, PHASE_TAG: name})
+        if parent is not None:  # MLflow's own argument refuses any but the active run
+            tracker.tags({MLFLOW_PARENT_RUN_ID: parent})
         try:
             yield tracker
         except BaseException as error:
@@ -232,7 +233,11 @@ def set_status(run_id: str, status: str) -> None:
 
 
 def register_model(run_id: str, name: str) -> str:
-    """Give the model of a run a name in the registry; returns the new version."""
+    """Give the model of a run a name in the registry; returns its version, the one it has if it
+    was registered before."""
+    known = mlflow.search_model_versions(filter_string=f"name = '{name}' and run_id = '{run_id}'")
+    if known:
+        return str(known[0].version)
     return str(mlflow.register_model(f"runs:/{run_id}/model", name).version)
 
 

@@ -28,7 +28,8 @@ BEGUN, LOSS, ACCURACY, SECONDS, ERROR = "begun", "loss", "accuracy", "seconds", 
 # and where it is computed, not what a configuration scores.
 _FREE = (
     *("trials", "timeout", "workers", "study", "storage", "register", "search"),
-    *("data", "engine", "device", "threads", "loader_workers"),
+    *("data", "engine", "store_gigabytes", "clear", "device", "compile", "threads"),
+    "loader_workers",
 )
 
 _RANDOM_TRIALS = 5

@@ -56,15 +56,15 @@ def run_tune(config: Config) -> Conclusion | None:
             parent = _parent(study, own, config, data)
         search = Search(space, study, lock, data.manifest, parent, head)
         print(_greeting(study, config), file=sys.stderr)
-        with _ended_truly(own, parent):
-            settle_runs(study, parent)
-            with _other_workers(search, address, deadline):
-                work(search, deadline)
-            try:
+        try:
+            with _ended_truly(own, parent):
+                settle_runs(study, parent)
+                with _other_workers(search, address, deadline):
+                    work(search, deadline)
                 with lock(f"end of {study.study_name}", wait=False):
                     return conclude(search, data, own)
-            except Busy:
-                return None
+        except Busy:
+            return None
 
 
 def _share_cores(config: Config) -> Config:
@@ -104,6 +104,8 @@ def _ended_truly(own: Tracker, parent: Tracker) -> Iterator[None]:
     """Give a parent that another command began the status that this one ends with."""
     try:
         yield
+    except Busy:  # who holds the lock will say how it ended
+        raise
     except BaseException as error:
         if parent.run_id != own.run_id:
             parent.describe(f"**{type(error).__name__}.** {error}")

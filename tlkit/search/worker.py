@@ -112,7 +112,7 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
             score = train_trial(
                 config,
                 search.manifest,
-                _reporter(search, trial, tracker),
+                _reporter(config, trial, tracker),
                 head=search.head,
                 also=search.space.rungs(),
             )
@@ -146,8 +146,7 @@ def objectives(config: Config, score: Score) -> tuple[float, ...]:
     return (first, getattr(score, config.second_objective))
 
 
-def _reporter(search: Search, trial: Trial, tracker: Tracker) -> Log:
-    config = search.config
+def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
     metric = f"val/{config.objective}"
     # Optuna prunes by one objective only. The default configuration is what others are measured
     # against, so it runs to its end.
@@ -158,7 +157,8 @@ def _reporter(search: Search, trial: Trial, tracker: Tracker) -> Log:
         _stop_with_parent()
         if config.second_objective == "none":
             trial.report(metrics[metric], epoch)
-        if prunes and trial.should_prune():
+        # After the last epoch there is nothing left to save.
+        if prunes and epoch + 1 < config.finetune_epochs and trial.should_prune():
             raise TrialPruned(f"{metric} {metrics[metric]:.4f} after epoch {epoch}")
 
     return report

@@ -1,0 +1,150 @@
+"""Head, then finetune: `engine: cached` from an empty store against `engine: plain`.
+
+    python -m benchmarks.two_phase --data FOLDER [--backbone NAME] [--weights auto|none|FILE]
+        [--unfreeze_depth D] [--repeats N] [--KEY VALUE ...]
+
+Every other key of the configuration can be given too. No epoch of a phase repeats a view.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import child_arguments, in_own_process, machine, median
+from tlkit.cli import parse_flags
+from tlkit.config import Config
+from tlkit.features.inputs import Pictures, Rendition
+from tlkit.features.prefix import PASS, Prefix
+from tlkit.files import cache_folder
+from tlkit.models.cut import split
+from tlkit.outcome import evaluate
+from tlkit.phases import (
+    Machine,
+    Network,
+    begin_from,
+    machine_for,
+    open_store,
+    prepare_phase,
+    train_phase,
+)
+from tlkit.runs import Data, prepare_data
+
+RECIPE = {
+    "head_epochs": "3",
+    "finetune_epochs": "5",
+    "views": "5",
+    "batch_size": "32",
+    "early_stopping": "0",
+}
+
+
+def measure(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Both phases with one engine: seconds, test accuracy, and the floor for `cached`."""
+    config = Config.load(None, arguments)
+    data, machine = prepare_data(config), machine_for(config)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        checkpoint: Path | None = None
+        for phase in ("head", "finetune"):
+            network, pictures = prepare_phase(phase, config, data.manifest, machine)
+            if checkpoint is not None:
+                begin_from(network, checkpoint, "head")
+            (Path(folder) / phase).mkdir()
+            train_phase(
+                phase, config, network, pictures, machine,
+                log=lambda metrics, epoch: None, checkpoints=Path(folder) / phase,
+                also=[config.unfreeze_depth],
+            )  # fmt: skip
+            checkpoint = Path(folder) / phase / "best"
+        seconds = time.perf_counter() - started
+    outcome = evaluate(network.classifier, pictures, config.batch_size, machine.device)
+    result = {"seconds": seconds, "accuracy": outcome.metrics["test/accuracy"]}
+    if config.engine == "cached":
+        result["floor"] = floor(config, network, data, machine, pictures)
+    return result
+
+
+def floor(
+    config: Config, network: Network, data: Data, machine: Machine, pictures: Pictures
+) -> float:
+    """Seconds of one pass of the prefix a view and of the suffix's steps, at the rates of this
+    machine now: pictures and outputs lie in memory, nothing is decoded, read or written."""
+    model, depth = network.classifier.model, config.unfreeze_depth
+    prefix = Prefix(model, depth, (), {"backbone": config.backbone}, machine.device, machine.dtype)
+    rendition = Rendition(pictures, "train", 0)
+    compiled = replace(prefix, compiled=True)
+    folder = cache_folder() / "features"
+    store = open_store(folder, config.store_gigabytes)
+    if not store.entry(compiled.key(depth, rendition.key())).read(rendition.names).missing:
+        prefix = compiled
+    [(images, labels)] = rendition.load([list(range(PASS))])
+    forward = median_seconds(lambda: list(prefix.outputs(images, prefix.whole, [depth])))
+    [outputs] = prefix.outputs(images, prefix.whole, [depth])
+    _, suffix = split(model, depth)
+    trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(suffix(outputs), labels).backward()
+        optimizer.step()
+
+    def look() -> None:
+        with torch.no_grad():
+            suffix(outputs)
+
+    train, val = len(data.manifest.of("train")), len(data.manifest.of("val"))
+    views = min(config.views, config.finetune_epochs)
+    passes = (views * train + val) / PASS
+    steps = config.finetune_epochs * train / PASS
+    looks = config.finetune_epochs * val / PASS
+    return passes * forward + steps * median_seconds(step) + looks * median_seconds(look)
+
+
+def median_seconds(work: Any) -> float:
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def main() -> None:
+    flags = parse_flags(sys.argv[1:])
+    repeats = int(flags.pop("repeats", "1"))
+    arguments = {**RECIPE, **flags}
+    config = Config.load(None, arguments)
+    prepare_data(config)
+    data_cache = (cache_folder() / "data").resolve()
+    found: dict[str, list[dict[str, Any]]] = {"cached": [], "plain": []}
+    for _ in range(repeats):
+        for engine, results in found.items():
+            own = {**arguments, "engine": engine}
+            results.append(in_own_process("benchmarks.two_phase", own, data_cache))
+            print(engine, results[-1], file=sys.stderr)
+    cached, plain = (median([r["seconds"] for r in found[e]]) for e in ("cached", "plain"))
+    least = median([r["floor"] for r in found["cached"]])
+    print(f"{machine()}; {config.backbone}, weights {config.weights}, {repeats} repeats")
+    print("| engine | seconds | test accuracy |")
+    print("|---|---|---|")
+    for engine, seconds in (("cached", cached), ("plain", plain)):
+        accuracy = median([r["accuracy"] for r in found[engine]])
+        print(f"| {engine} | {seconds:.0f} | {accuracy:.3f} |")
+    print(f"plain / cached: {plain / cached:.1f}; floor {least:.0f} s, "
+          f"cached / floor: {cached / least:.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    own = child_arguments()
+    if own is None:
+        main()
+    else:
+        print(json.dumps(measure(own)))
