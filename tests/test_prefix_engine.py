@@ -333,6 +333,28 @@ def test_a_damaged_row_is_computed_again(pictures: Pictures, store: Store) -> No
     assert torch.equal(before, training(again))
 
 
+def test_outputs_that_stay_on_the_device_are_the_same(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    monkeypatch.setattr(fill, "_fits", lambda device, size: size > 0)
+    resident, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert torch.equal(training(mapped), training(resident))
+
+
+def test_what_was_cheap_to_derive_is_not_taken_for_cheap_to_compute(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a stored shallower cut the rest is quick; without the store it would not be."""
+    root = make_pictures(tmp_path / "pictures", counts=(90, 4, 2), size=36)
+    pictures = pictures_of(root, tmp_path, model_of())
+    stored_inputs(store, prefix_of(model_of(), 3), pictures, 1)
+    slow = {"compute": 0.001, "write": 1.0, "read": 1.0}
+    monkeypatch.setattr(fill._Fill, "_rates", lambda self, laps, names: slow)
+    _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert report.decision == "store"
+
+
 def test_a_picture_that_is_there_twice_is_computed_once(
     tmp_path: Path, store: Store, passes: list[tuple[int, list[int]]]
 ) -> None:

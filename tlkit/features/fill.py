@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -88,14 +89,21 @@ def stored_inputs(
             if found[index].missing:
                 fill = _Fill(store, prefix, rendition, uses[index], report, progress)
                 found[index] = fill.run()
-    outputs = [
-        Outputs(rendition, prefix, rows) for rendition, rows in zip(renditions, found, strict=True)
-    ]
     report.bytes = sum(
         int((rows.slots >= 0).sum()) * rows.mapped[0].nbytes for rows in found if len(rows.mapped)
     )
+    if isinstance(prefix, Prefix) and _fits(prefix.device, report.bytes):
+        found = [rows.to(prefix.device) for rows in found]
+    outputs = [
+        Outputs(rendition, prefix, rows) for rendition, rows in zip(renditions, found, strict=True)
+    ]
     report.seconds = time.perf_counter() - started
     return StoredInputs(tuple(outputs[:-1]), outputs[-1]), report
+
+
+def _fits(device: torch.device, size: int) -> bool:
+    """Whether so many bytes may stay on a GPU, which leaves half of what is free to training."""
+    return device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _read(store: Store, prefix: Frozen, renditions: Sequence[Rendition]) -> list[Rows]:
@@ -187,7 +195,8 @@ class _Fill:
             self.progress.update(len(batch))
             written = time.perf_counter()
             laps.append((computed - before, written - computed))
-            if len(laps) == _WARM_UP + _MEASURED and not self.report.rates:
+            measured = len(laps) == _WARM_UP + _MEASURED and start == self.prefix.whole
+            if measured and not self.report.rates:
                 self.report.rates = self._rates(laps, [names[index] for index in batch])
                 if not self._is_worthwhile():
                     self._say("recompute: faster here than writing and reading")

@@ -67,7 +67,7 @@ class Rows:
     """The rows of some names, on disk and mapped.
 
     Attributes:
-        mapped: (rows, *row_shape), to be read only.
+        mapped: (rows, *row_shape), to be read only; on the CPU unless copied with `to`.
         slots: int64 (names,), the row of each name in `mapped`, -1 where none is stored.
     """
 
@@ -87,7 +87,11 @@ class Rows:
         slots = self.slots[torch.as_tensor(indices, dtype=torch.int64)]
         if bool((slots < 0).any()):
             raise IndexError("a row is asked for that is not stored; fill what `missing` lists")
-        return self.mapped.index_select(0, slots)
+        return self.mapped.index_select(0, slots.to(self.mapped.device))
+
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows, copied to the memory of a device."""
+        return Rows(self.mapped.to(device), self.slots)
 
 
 @dataclass(frozen=True)
