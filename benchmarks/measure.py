@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,13 +40,6 @@ def child_arguments() -> dict[str, Any] | None:
         return None
     arguments: dict[str, Any] = json.loads(sys.argv[sys.argv.index("--child") + 1])
     return arguments
-
-
-def peak_gigabytes() -> float:
-    """The most memory that this process and its ended children held, without mapped files that the
-    system may drop."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return own * (1 if platform.system() == "Darwin" else 1024) / 1e9
 
 
 def machine() -> str:

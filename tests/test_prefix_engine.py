@@ -342,6 +342,12 @@ def test_outputs_that_stay_on_the_device_are_the_same(
     assert torch.equal(training(mapped), training(resident))
 
 
+def test_gathering_ahead_changes_nothing(pictures: Pictures, store: Store) -> None:
+    inputs, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    ahead = replace(inputs.views[0], rendition=Rendition(replace(pictures, pin=True), "train", 0))
+    assert torch.equal(training(inputs), training(replace(inputs, views=(ahead,))))
+
+
 def test_what_was_cheap_to_derive_is_not_taken_for_cheap_to_compute(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,8 +177,11 @@ class StoredInputs:
 
 
 def _labelled(outputs: Outputs, batches: Batches) -> Iterator[Batch]:
-    labels = outputs.rendition.labels
-    for inputs, batch in zip(_ahead(outputs.batches(batches)), batches, strict=True):
+    labels, gathered = outputs.rendition.labels, outputs.batches(batches)
+    # Beside a GPU the processor is free to gather; alone it would only compete with training.
+    if outputs.rendition.pictures.pin:
+        gathered = _ahead(gathered)
+    for inputs, batch in zip(gathered, batches, strict=True):
         yield inputs, labels[batch]
 
 
