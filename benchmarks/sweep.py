@@ -1,0 +1,93 @@
+"""Twenty configurations over rates and depths 0 to 3: `engine: cached` from an empty store against
+`engine: plain`, of which a sample is timed and scaled.
+
+    python -m benchmarks.sweep --data FOLDER [--backbone NAME] [--weights auto|none|FILE]
+        [--configurations 20] [--sample 2] [--KEY VALUE ...]
+"""
+
+import json
+import random
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.measure import child_arguments, in_own_process, machine
+from tlkit.cli import parse_flags
+from tlkit.config import Config
+from tlkit.files import cache_folder
+from tlkit.runs import prepare_data
+from tlkit.search.trial import train_trial
+
+RECIPE = {
+    "backbone": "resnet50",
+    "weights": "none",
+    "head_epochs": "3",
+    "finetune_epochs": "5",
+    "views": "5",
+    "early_stopping": "0",
+}
+DEPTHS = (0, 1, 2, 3)
+
+
+def configurations(base: Config, count: int) -> list[Config]:
+    """The same for both engines: rates drawn log-uniformly, each depth as often as the others."""
+    chance = random.Random(0)
+    return [
+        replace(
+            base,
+            unfreeze_depth=DEPTHS[index % len(DEPTHS)],
+            head_lr=10 ** chance.uniform(-4, -2),
+            backbone_lr=10 ** chance.uniform(-6, -3),
+        )
+        for index in range(count)
+    ]
+
+
+def measure(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of each configuration, in order, by one engine."""
+    count, sample = int(arguments.pop("configurations")), int(arguments.pop("sample"))
+    base = Config.load(None, arguments)
+    manifest = prepare_data(base).manifest
+    chosen = configurations(base, count)
+    if base.engine == "plain":
+        # From the first to the last, which for 2 of 20 are the depths 0 and 3.
+        chosen = [chosen[round(i * (count - 1) / max(1, sample - 1))] for i in range(sample)]
+    seconds, losses = [], []
+    for config in chosen:
+        started = time.perf_counter()
+        score = train_trial(config, manifest, lambda metrics, epoch: None, also=DEPTHS[1:])
+        seconds.append(time.perf_counter() - started)
+        losses.append(score.loss)
+        print(f"{base.engine}: depth {config.unfreeze_depth}, {seconds[-1]:.0f} s, "
+              f"val/loss {score.loss:.4f}", file=sys.stderr)  # fmt: skip
+    return {"seconds": seconds, "losses": losses}
+
+
+def main() -> None:
+    own = {**RECIPE, "configurations": "20", "sample": "2", **parse_flags(sys.argv[1:])}
+    settings = {key: value for key, value in own.items() if key not in ("configurations", "sample")}
+    config = Config.load(None, settings)
+    prepare_data(config)
+    data_cache = (cache_folder() / "data").resolve()
+    found = {
+        engine: in_own_process("benchmarks.sweep", {**own, "engine": engine}, data_cache)
+        for engine in ("cached", "plain")
+    }
+    count, timed = int(own["configurations"]), len(found["plain"]["seconds"])
+    cached = sum(found["cached"]["seconds"])
+    plain = sum(found["plain"]["seconds"]) / timed * count
+    print(f"{machine()}; {config.backbone}, {count} configurations, depths 0 to 3")
+    print("| engine | seconds |")
+    print("|---|---|")
+    print(f"| cached | {cached:.0f} |")
+    print(f"| plain ({timed} timed, scaled to {count}) | {plain:.0f} |")
+    print(f"plain / cached: {plain / cached:.1f}")
+
+
+if __name__ == "__main__":
+    arguments = child_arguments()
+    if arguments is None:
+        main()
+    else:
+        print(json.dumps(measure(arguments)))
