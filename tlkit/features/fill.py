@@ -237,10 +237,9 @@ class _Fill:
         return (self.prefix.inputs(rows.gather(batch)) for batch in batches)
 
     def _rates(self, laps: list[tuple[float, float]], names: list[str]) -> dict[str, float]:
-        before = time.perf_counter()
         rows = self._entry(self.prefix.depth).read(names)
-        if not rows.missing:
-            rows.gather(range(len(names)))
+        before = time.perf_counter()
+        self.prefix.inputs(rows.gather([i for i in range(len(names)) if rows.slots[i] >= 0]))
         read = time.perf_counter() - before
         compute, write = (statistics.median(lap) for lap in zip(*laps[_WARM_UP:], strict=True))
         return {"compute": compute / PASS, "write": write / PASS, "read": read / len(names)}

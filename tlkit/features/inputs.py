@@ -178,8 +178,9 @@ class StoredInputs:
 
 def _labelled(outputs: Outputs, batches: Batches) -> Iterator[Batch]:
     labels, gathered = outputs.rendition.labels, outputs.batches(batches)
-    # Beside a GPU the processor is free to gather; alone it would only compete with training.
-    if outputs.rendition.pictures.pin:
+    # Beside a GPU the processor is free to gather; alone it would only compete with training. A
+    # loader must not be iterated so: its workers, forked from a thread, fail when they end.
+    if outputs.rendition.pictures.pin and not outputs.rows.missing:
         gathered = _ahead(gathered)
     for inputs, batch in zip(gathered, batches, strict=True):
         yield inputs, labels[batch]
