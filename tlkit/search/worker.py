@@ -106,8 +106,9 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
     config = search.space.sample(trial)
     pruned: TrialPruned | None = None
     with run(f"trial-{trial.number}", parent=search.parent.run_id, system_metrics=False) as tracker:
-        tracker.tags({PHASE_TAG: "trial", TRIAL_TAG: str(trial.number), TRIAL_STATE_TAG: "running"})
+        tracker.tags({PHASE_TAG: "trial", TRIAL_TAG: str(trial.number)})
         tracker.params(config.as_dict())
+        tracker.tags({TRIAL_STATE_TAG: "running"})
         try:
             score = train_trial(
                 config,
