@@ -43,6 +43,7 @@ _PLOTS: dict[str, tuple[Plot, str]] = {
 _OF_ONE_OBJECTIVE = ("intermediate_values",)
 _OF_TWO_OBJECTIVES = ("pareto_front",)
 _OF_THE_WHOLE_STUDY = (*_OF_ONE_OBJECTIVE, *_OF_TWO_OBJECTIVES, "timeline")
+_OVER_LOSS = ("optimization_history", "intermediate_values", "slice")
 _WIDE = {"slice": (7.0, 5.0), "parallel_coordinate": (12.0, 6.0)}
 
 
@@ -70,7 +71,7 @@ def write_figures(study: Study, folder: Path, names: list[str]) -> dict[str, str
                 options["target"] = lambda trial: trial.values[0]
         with _figure(folder / f"{name}.png", _WIDE.get(name, (9.0, 5.5))):
             plot(study, **options)
-            _make_legible(name)
+            _make_legible(name, names[0])
         captions[f"{name}.png"] = caption
     return captions
 
@@ -86,8 +87,11 @@ def _enough(study: Study, name: str) -> bool:
     )
 
 
-def _make_legible(name: str) -> None:
+def _make_legible(name: str, objective: str) -> None:
     axes = plt.gcf().axes[0]
+    if objective == "val/loss" and name in _OVER_LOSS:
+        for each in axes.get_shared_y_axes().get_siblings(axes):
+            each.set_yscale("log")  # one bad trial would press the others into a line
     if name in ("optimization_history", "intermediate_values"):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no trial or epoch 0.5
     if name == "parallel_coordinate":
