@@ -3,13 +3,18 @@
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tlkit.config import Config
+from tlkit.data.manifest import Manifest
+from tlkit.features.inputs import Pictures
+from tlkit.phases import Machine, Network, begin_from, prepare_phase, train_phase
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,15 +39,38 @@ def in_own_process(module: str, arguments: dict[str, Any], data_cache: Path) -> 
     return result
 
 
-def child_arguments() -> dict[str, Any] | None:
-    """What `in_own_process` gave this process, or None in the process that was started by hand."""
-    if "--child" not in sys.argv:
-        return None
-    arguments: dict[str, Any] = json.loads(sys.argv[sys.argv.index("--child") + 1])
-    return arguments
+def start(main: Callable[[], None], measure: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Do `main` in the process that was started by hand, `measure` in those it starts itself."""
+    if "--child" in sys.argv:
+        print(json.dumps(measure(json.loads(sys.argv[sys.argv.index("--child") + 1]))))
+    else:
+        main()
 
 
-def machine() -> str:
+def train_both_phases(
+    config: Config, manifest: Manifest, machine: Machine
+) -> tuple[float, Network, Pictures]:
+    """Head, then finetune from it, as the suite does but for the logging.
+
+    Returns:
+        Seconds, the finetuned network, and the pictures as it wants them.
+    """
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        head, finetune = Path(folder) / "head", Path(folder) / "finetune"
+        for phase in (head, finetune):
+            phase.mkdir()
+            network, pictures = prepare_phase(phase.name, config, manifest, machine)
+            if phase == finetune:
+                begin_from(network, head / "best", "head")
+            train_phase(
+                phase.name, config, network, pictures, machine,
+                log=lambda metrics, epoch: None, checkpoints=phase, also=[config.unfreeze_depth],
+            )  # fmt: skip
+        return time.perf_counter() - started, network, pictures
+
+
+def machine_name() -> str:
     """Cores and processor, for the head of a table."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.processor() or platform.machine()
@@ -50,8 +78,3 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if "model name" in line)
     return f"{cores} cores of {name}"
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle of the repeats."""
-    return statistics.median(values)

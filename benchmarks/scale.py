@@ -6,22 +6,20 @@ Pictures of noise, 1, 4 and 16 times as many. Memory is what the process cannot 
 pages, without the mapped store.
 """
 
-import json
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import child_arguments, in_own_process, machine
+from benchmarks.measure import in_own_process, machine_name, start, train_both_phases
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.files import cache_folder
-from tlkit.phases import machine_for, prepare_phase, train_phase
+from tlkit.phases import machine_for
 from tlkit.runs import prepare_data
 
 RECIPE = {
@@ -69,25 +67,16 @@ class Memory:
 def measure(arguments: dict[str, Any]) -> dict[str, Any]:
     """Head and finetune: seconds and the peak of memory in GB, data preparation included."""
     config = Config.load(None, arguments)
-    with Memory() as memory, tempfile.TemporaryDirectory() as folder:
-        data, where = prepare_data(config), machine_for(config)
-        started = time.perf_counter()
-        for phase in ("head", "finetune"):
-            network, pictures = prepare_phase(phase, config, data.manifest, where)
-            (Path(folder) / phase).mkdir()
-            train_phase(
-                phase, config, network, pictures, where,
-                log=lambda metrics, epoch: None, checkpoints=Path(folder) / phase,
-                also=[config.unfreeze_depth],
-            )  # fmt: skip
-        seconds = time.perf_counter() - started
+    with Memory() as memory:
+        manifest = prepare_data(config).manifest
+        seconds, _, _ = train_both_phases(config, manifest, machine_for(config))
     return {"seconds": seconds, "gigabytes": memory.peak}
 
 
 def main() -> None:
     flags = parse_flags(sys.argv[1:])
     count = int(flags.pop("pictures", "1000"))
-    print(f"{machine()}; {RECIPE['backbone']}")
+    print(f"{machine_name()}; {RECIPE['backbone']}")
     print("| pictures | seconds | seconds per 1000 | GB |")
     print("|---|---|---|---|")
     data_cache = cache_folder() / "data"
@@ -103,8 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    own = child_arguments()
-    if own is None:
-        main()
-    else:
-        print(json.dumps(measure(own)))
+    start(main, measure)

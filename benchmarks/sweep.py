@@ -5,14 +5,13 @@
         [--configurations 20] [--sample 2] [--KEY VALUE ...]
 """
 
-import json
 import random
 import sys
 import time
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.measure import child_arguments, in_own_process, machine
+from benchmarks.measure import in_own_process, machine_name, start
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.files import cache_folder
@@ -77,7 +76,7 @@ def main() -> None:
     count, timed = int(own["configurations"]), len(found["plain"]["seconds"])
     cached = sum(found["cached"]["seconds"])
     plain = sum(found["plain"]["seconds"]) / timed * count
-    print(f"{machine()}; {config.backbone}, {count} configurations, depths 0 to 3")
+    print(f"{machine_name()}; {config.backbone}, {count} configurations, depths 0 to 3")
     print("| engine | seconds |")
     print("|---|---|")
     print(f"| cached | {cached:.0f} |")
@@ -86,8 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    arguments = child_arguments()
-    if arguments is None:
-        main()
-    else:
-        print(json.dumps(measure(arguments)))
+    start(main, measure)

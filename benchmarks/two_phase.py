@@ -6,18 +6,15 @@
 Every other key of the configuration can be given too. No epoch of a phase repeats a view.
 """
 
-import json
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.measure import child_arguments, in_own_process, machine, median
+from benchmarks.measure import in_own_process, machine_name, start, train_both_phases
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.features.inputs import Pictures, Rendition
@@ -28,11 +25,8 @@ from tlkit.outcome import evaluate
 from tlkit.phases import (
     Machine,
     Network,
-    begin_from,
     machine_for,
     open_store,
-    prepare_phase,
-    train_phase,
 )
 from tlkit.runs import Data, prepare_data
 
@@ -49,21 +43,7 @@ def measure(arguments: dict[str, Any]) -> dict[str, Any]:
     """Both phases with one engine: seconds, test accuracy, and the floor for `cached`."""
     config = Config.load(None, arguments)
     data, machine = prepare_data(config), machine_for(config)
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        checkpoint: Path | None = None
-        for phase in ("head", "finetune"):
-            network, pictures = prepare_phase(phase, config, data.manifest, machine)
-            if checkpoint is not None:
-                begin_from(network, checkpoint, "head")
-            (Path(folder) / phase).mkdir()
-            train_phase(
-                phase, config, network, pictures, machine,
-                log=lambda metrics, epoch: None, checkpoints=Path(folder) / phase,
-                also=[config.unfreeze_depth],
-            )  # fmt: skip
-            checkpoint = Path(folder) / phase / "best"
-        seconds = time.perf_counter() - started
+    seconds, network, pictures = train_both_phases(config, data.manifest, machine)
     outcome = evaluate(network.classifier, pictures, config.batch_size, machine.device)
     result = {"seconds": seconds, "accuracy": outcome.metrics["test/accuracy"]}
     if config.engine == "cached":
@@ -130,21 +110,19 @@ def main() -> None:
             own = {**arguments, "engine": engine}
             results.append(in_own_process("benchmarks.two_phase", own, data_cache))
             print(engine, results[-1], file=sys.stderr)
-    cached, plain = (median([r["seconds"] for r in found[e]]) for e in ("cached", "plain"))
-    least = median([r["floor"] for r in found["cached"]])
-    print(f"{machine()}; {config.backbone}, weights {config.weights}, {repeats} repeats")
+    cached, plain = (
+        statistics.median([r["seconds"] for r in found[e]]) for e in ("cached", "plain")
+    )
+    least = statistics.median([r["floor"] for r in found["cached"]])
+    print(f"{machine_name()}; {config.backbone}, weights {config.weights}, {repeats} repeats")
     print("| engine | seconds | test accuracy |")
     print("|---|---|---|")
     for engine, seconds in (("cached", cached), ("plain", plain)):
-        accuracy = median([r["accuracy"] for r in found[engine]])
+        accuracy = statistics.median([r["accuracy"] for r in found[engine]])
         print(f"| {engine} | {seconds:.0f} | {accuracy:.3f} |")
     print(f"plain / cached: {plain / cached:.1f}; floor {least:.0f} s, "
           f"cached / floor: {cached / least:.2f}")  # fmt: skip
 
 
 if __name__ == "__main__":
-    own = child_arguments()
-    if own is None:
-        main()
-    else:
-        print(json.dumps(measure(own)))
+    start(main, measure)

@@ -392,10 +392,8 @@ def test_more_trials_go_on_in_the_same_parent(tune: Tune, storage: str, experime
     assert set(finals.values()) == {1}
 
 
-@pytest.mark.usefixtures("quick")
-def test_ctrl_c_queues_the_trial_and_the_command_again_completes(
-    tune: Tune, storage: str, experiment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupt_second_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the second trial that begins; the others are stand-ins."""
     calls = itertools.count()
 
     def interrupted(config: Config, *rest: Any, **options: Any) -> Score:
@@ -404,6 +402,13 @@ def test_ctrl_c_queues_the_trial_and_the_command_again_completes(
         return stand_in_trial(config, *rest, **options)
 
     monkeypatch.setattr(worker, "train_trial", interrupted)
+
+
+@pytest.mark.usefixtures("quick")
+def test_ctrl_c_queues_the_trial_and_the_command_again_completes(
+    tune: Tune, storage: str, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_second_trial(monkeypatch)
     assert tune("--trials", "4") == 130
     runs, trials = runs_of(experiment), study_at(storage)
     assert only(runs, "trial-1").data.tags["tlkit.trial_state"] == "interrupted"
@@ -511,14 +516,7 @@ def test_kill_9_loses_the_trial_under_way_alone(
 def test_a_worker_killed_before_its_first_heartbeat_is_noticed_even_in_the_second_try(
     tune: Tune, storage: str, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = itertools.count()
-
-    def interrupted(config: Config, *rest: Any, **options: Any) -> Score:
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        return stand_in_trial(config, *rest, **options)
-
-    monkeypatch.setattr(worker, "train_trial", interrupted)
+    interrupt_second_trial(monkeypatch)
     assert tune("--trials", "3") == 130
     (name,) = optuna.get_all_study_names(storage)
     taken = optuna.load_study(study_name=name, storage=storage).ask()  # and then killed

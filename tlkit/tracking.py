@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -76,9 +76,8 @@ class Tracker:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        client = mlflow.MlflowClient()
-        for key, value in values.items():
-            client.set_tag(self.run_id, key, value)
+        tags = [RunTag(key, value) for key, value in values.items()]
+        mlflow.MlflowClient().log_batch(self.run_id, tags=tags)
 
     def artifacts(self, folder: Path) -> None:
         """Log everything in a folder, under the same relative paths."""

@@ -90,8 +90,11 @@ class Rows:
         return self.mapped.index_select(0, slots.to(self.mapped.device))
 
     def to(self, device: torch.device) -> "Rows":
-        """The same rows, copied to the memory of a device."""
-        return Rows(self.mapped.to(device), self.slots)
+        """The rows of the names, and no others, copied to the memory of a device."""
+        stored = self.slots >= 0
+        slots = torch.full_like(self.slots, -1)
+        slots[stored] = torch.arange(int(stored.sum()))
+        return Rows(self.mapped.index_select(0, self.slots[stored]).to(device), slots)
 
 
 @dataclass(frozen=True)

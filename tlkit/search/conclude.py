@@ -27,6 +27,9 @@ from tlkit.tracking import (
     set_status,
 )
 
+# Metrics of the best configuration's run that the parent shows too.
+_OF_THE_BEST = ("test/accuracy", "test/accuracy_low", "test/accuracy_high", "test/f1")
+
 
 @dataclass(frozen=True)
 class Conclusion:
@@ -81,9 +84,6 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
         summary += f" Registered as {search.config.register}, version {version}."
     parent.describe(_description(summary, results, captions, search, data))
     return Conclusion(summary, results)
-
-
-_OF_THE_BEST = ("test/accuracy", "test/accuracy_low", "test/accuracy_high", "test/f1")
 
 
 def settle_runs(study: Study, parent: Tracker) -> None:

@@ -162,11 +162,11 @@ def _range(key: str, wanted: Mapping[str, Any], config: Config) -> BaseDistribut
     if unknown:
         raise UserError(f"{key}: unknown {', '.join(sorted(unknown))}; low, high, log, step exist")
     low, high = value_of(key, wanted["low"]), wanted["high"]
-    if key == "unfreeze_depth":
-        high = _units(config) if high == "all" else high
+    if key == "unfreeze_depth" and high == "all":
+        high = _units(config)
+    elif key == "unfreeze_depth":
+        _check_depth(value_of(key, high), config)
     high = value_of(key, high)
-    if key == "unfreeze_depth":
-        _check_depth(high, config)
     if isinstance(low, str) or isinstance(high, str):
         raise UserError(f"{key}: {low} to {high} is no range of numbers; give a list of values")
     if low > high:

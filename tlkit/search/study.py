@@ -107,6 +107,7 @@ def directions(config: Config) -> list[StudyDirection]:
 
 
 def pruner(config: Config) -> BasePruner:
+    """What judges a trial by its validation values so far; Optuna's defaults."""
     if config.pruner == "median":
         return MedianPruner(n_startup_trials=_RANDOM_TRIALS)
     if config.pruner == "hyperband":

@@ -30,7 +30,8 @@ class Score:
         accuracy: of the same epoch, 0 to 1.
         epoch: which that is, from 0.
         seconds: wall time of training, with that of the frozen part.
-        latency: seconds that the model takes for one picture, the median of several.
+        latency: seconds that the model takes for one picture, the median of several; None where it
+            is no objective.
         report: how the outputs of the frozen part came to be, where there are any.
     """
 
@@ -38,7 +39,7 @@ class Score:
     accuracy: float
     epoch: int
     seconds: float
-    latency: float
+    latency: float | None
     report: Report | None
 
 
@@ -74,7 +75,7 @@ def train_trial(
         result.best["val/accuracy"],
         result.best_epoch,
         time.perf_counter() - started,
-        _latency(classifier, machine),
+        _latency(classifier, machine) if config.second_objective == "latency" else None,
         report,
     )
 

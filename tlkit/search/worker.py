@@ -3,6 +3,7 @@
 import multiprocessing
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -58,8 +59,9 @@ def work(search: Search, deadline: float) -> None:
     """
     study, wanted = search.study, search.config.trials
     with tqdm(total=wanted, desc="tune", unit="trial", disable=None) as progress:
+        shown = None
         while time.monotonic() < deadline:
-            _show(progress, search)
+            shown = _show(progress, search, shown)
             with ExitStack() as turn:
                 # Counting and taking a trial is one act, or two workers would both take the last.
                 turn.enter_context(search.lock("turn"))
@@ -70,7 +72,7 @@ def work(search: Search, deadline: float) -> None:
             if not studies.is_running(study):
                 break
             time.sleep(1)
-        _show(progress, search)
+        _show(progress, search, shown)
 
 
 def _take(search: Search, turn: ExitStack) -> None:
@@ -181,7 +183,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
             "val/best_accuracy": score.accuracy,
             "val/best_epoch": float(score.epoch),
             "time/total_seconds": score.seconds,
-            "time/latency_seconds": score.latency,
+            **({} if score.latency is None else {"time/latency_seconds": score.latency}),
             **(score.report.metrics if score.report else {}),
         }
     )
@@ -192,9 +194,15 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
     )
 
 
-def _show(progress: "tqdm[NoReturn]", search: Search) -> None:
-    """The best so far, on the bar and as metrics of the parent."""
+def _show(progress: "tqdm[NoReturn]", search: Search, shown: Counter[str] | None) -> Counter[str]:
+    """The best so far, on the bar and as metrics of the parent, if anything has changed.
+
+    Returns:
+        The counts of trials by state, to be given as `shown` the next time.
+    """
     counts, best = studies.counts(search.study), studies.best(search.study)
+    if counts == shown:
+        return counts
     progress.n = sum(counts[name] for name in STATUS if name != "interrupted")
     metrics = {f"trials/{name}": float(counts[name]) for name in STATUS}
     if best is not None:
@@ -205,3 +213,4 @@ def _show(progress: "tqdm[NoReturn]", search: Search) -> None:
         )
     progress.refresh()
     search.parent.metrics(metrics, step=progress.n)
+    return counts
