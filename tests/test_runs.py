@@ -2,6 +2,12 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -325,3 +331,43 @@ def test_the_cache_is_shown_and_cleared(
     assert "Freed" in capsys.readouterr().out
     assert entry("cache") == 0
     assert "0 entries, 0.0 MB" in capsys.readouterr().out
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Take the right to write under a folder away, as far as this user can."""
+    if os.geteuid():
+        for place in (folder, *folder.rglob("*")):
+            place.chmod(place.stat().st_mode & ~0o222)
+        yield
+        return
+    mount = ["mount", "--bind", "-o", "ro", str(folder), str(folder)]  # rights do not bind root
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount a folder read-only")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux does")
+def test_a_cache_that_can_only_be_read_is_enough(
+    entry: Entry, make_folder: MakeFolder, experiment: str, own_cache: Path, tmp_path: Path
+) -> None:
+    data = ["--data", str(make_folder())]
+    assert entry("head", *data) == 0
+    (own_cache / "mlflow.lock").unlink()
+    (tmp_path / "empty").mkdir()
+    with read_only(own_cache), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        assert entry("finetune", *data) == 0
+        assert by_name(experiment)["finetune"].data.metrics["features/hits"] == 36
+        assert entry("finetune", *data, "--unfreeze_depth", "1") == 0
+        latest = runs_of(experiment)[-1]
+        assert latest.data.tags["features/decision"].startswith("recompute: ")
+        assert "Read-only" in latest.data.tags["features/decision"]
+        assert entry("cache", "--clear", "yes") == 0
+    with read_only(tmp_path / "empty"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        patch.setenv("TLKIT_CACHE", str(tmp_path / "empty"))
+        assert entry("head", *data) == 0

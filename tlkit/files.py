@@ -1,8 +1,10 @@
 """Files and folders that appear whole or not at all, and what a disk may answer."""
 
 import errno
+import getpass
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +18,26 @@ from tlkit.errors import UserError
 def cache_folder() -> Path:
     """Where downloads, extracted archives and stored outputs live: one place per user.
 
-    The environment variable TLKIT_CACHE moves it. Raises UserError where it cannot be written.
+    The environment variable TLKIT_CACHE moves it. Raises UserError where it cannot be made.
     """
     chosen = os.environ.get("TLKIT_CACHE")
     folder = Path(chosen) if chosen else platformdirs.user_cache_path("tlkit")
     with disk_faults_told(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def scratch_folder() -> Path:
+    """Where a run's files lie while it goes on: in the cache, where killed runs leave them.
+
+    Beside a cache that can only be read, it is the user's own temporary folder.
+    """
+    cache = cache_folder()
+    if os.access(cache, os.W_OK):
+        return cache
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    folder = Path(tempfile.gettempdir()) / f"tlkit-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

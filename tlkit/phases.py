@@ -281,10 +281,9 @@ def open_store(folder: Path, gigabytes: int | str) -> Store:
     Args:
         gigabytes: what its entries may take; "auto" for half of the disk that is free or theirs.
     """
-    folder.mkdir(exist_ok=True)
     if gigabytes == "auto":
         taken = sum(entry.size for entry in Store(folder, 0).entries())
-        return Store(folder, (taken + shutil.disk_usage(folder).free) // 2)
+        return Store(folder, (taken + shutil.disk_usage(cache_folder()).free) // 2)
     return Store(folder, int(gigabytes) * 10**9)
 
 

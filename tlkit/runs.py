@@ -18,7 +18,7 @@ from tlkit.data.manifest import Manifest
 from tlkit.data.prepare import prepare
 from tlkit.data.sheets import samples_sheet
 from tlkit.features.inputs import Pictures
-from tlkit.files import cache_folder, disk_faults_told
+from tlkit.files import cache_folder, disk_faults_told, scratch_folder
 from tlkit.outcome import evaluate, write_outcome
 from tlkit.phases import (
     PHASES,
@@ -61,11 +61,9 @@ class Data:
 
 def prepare_data(config: Config) -> Data:
     """Find, audit and split the pictures that the configuration names; say what was found."""
-    folder = cache_folder() / "data"
-    folder.mkdir(exist_ok=True)
     manifest, report = prepare(
         config.data,
-        cache=folder,
+        cache=cache_folder() / "data",
         seed=config.seed,
         max_pixels=config.max_pixels,
         val_fraction=config.val_fraction,
@@ -201,7 +199,7 @@ def _work_folder(tracker: Tracker) -> Iterator[Path]:
 
     It lies in the cache, where a killed run's checkpoints stay, and those that could not be logged.
     """
-    folder = cache_folder() / "runs" / tracker.run_id
+    folder = scratch_folder() / "runs" / tracker.run_id
     with disk_faults_told(folder):
         folder.mkdir(parents=True)
         try:

@@ -29,7 +29,7 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tlkit.errors import UserError
-from tlkit.files import cache_folder
+from tlkit.files import scratch_folder
 
 # What `tlkit.serving` imports.
 SERVING_PACKAGES = (
@@ -172,7 +172,7 @@ def _experiment_of(run_id: str) -> str:
 @contextlib.contextmanager
 def _one_process_at_a_time() -> Iterator[None]:
     """Of processes that first meet an SQLite store at once, all but one would fail to make it."""
-    with FileLock(cache_folder() / "mlflow.lock"):
+    with FileLock(scratch_folder() / "mlflow.lock"):
         yield
 
 
