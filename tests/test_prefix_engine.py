@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tlkit.data.prepare import prepare
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.features import fill
+from tlkit.features.compilers import INDUCTOR, ONNX_RUNTIME, compiler_for
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
 from tlkit.features.prefix import Nothing, Prefix
@@ -520,8 +521,25 @@ def test_pictures_are_stored_as_bytes_and_come_back_with_the_same_bits(
     assert report.hits == report.wanted
 
 
-@pytest.mark.slow
-def test_compiled_outputs_are_near_and_kept_apart(pictures: Pictures, store: Store) -> None:
+@pytest.fixture
+def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The compiler, whatever this machine would choose."""
+    monkeypatch.setattr("tlkit.features.prefix.compiler_for", lambda device, dtype: request.param)
+    return str(request.param)
+
+
+def test_the_compiler_follows_from_device_and_precision() -> None:
+    assert compiler_for(CPU, torch.float32) == ONNX_RUNTIME
+    assert compiler_for(CPU, torch.bfloat16) == INDUCTOR
+    assert compiler_for(torch.device("cuda"), torch.float32) == INDUCTOR
+
+
+@pytest.mark.parametrize(
+    "compiler", [ONNX_RUNTIME, pytest.param(INDUCTOR, marks=pytest.mark.slow)], indirect=True
+)
+def test_compiled_outputs_are_near_and_kept_apart(
+    compiler: str, pictures: Pictures, store: Store
+) -> None:
     prefix = prefix_of(model_of(), 2)
     plain, _ = stored_inputs(store, prefix, pictures, 1)
     compiled, report = stored_inputs(store, prefix, pictures, 1, "on")
@@ -532,7 +550,46 @@ def test_compiled_outputs_are_near_and_kept_apart(pictures: Pictures, store: Sto
     assert torch.equal(training(again), training(compiled))
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "tf_efficientnet_lite0"])
+def test_compiled_outputs_do_not_depend_on_where_a_pass_began(family: str) -> None:
+    size = FAMILIES.get(family, 64)
+    model = model_of(family, size)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # as trained ones are: not the identity
+            layer.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            layer.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    pictures, whole = torch.randn(3, 3, size, size), len(units(model))
+    compiled = replace(prefix_of(model, 0), compiled=True)
+    [direct] = compiled.outputs(pictures, whole, [0])
+    layers, _ = split(model, 0)
+    torch.testing.assert_close(direct, layers(pictures).detach(), rtol=1e-4, atol=1e-4)
+    for depth in (1, whole // 2, whole - 1):
+        fresh = replace(prefix_of(model, 0), compiled=True)
+        [middle] = fresh.outputs(pictures, whole, [depth])
+        [end] = fresh.outputs(fresh.inputs(fresh.rows(middle)), depth, [0])
+        assert torch.equal(end, direct)
+        both = list(compiled.outputs(pictures, whole, [depth, 0]))
+        assert torch.equal(both[0], middle)
+        assert torch.equal(both[1], direct)
+
+
+def test_a_compiled_cut_is_derived_from_one_that_is_stored(
+    pictures: Pictures, store: Store, tmp_path: Path, passes: list[tuple[int, list[int]]]
+) -> None:
+    stored_inputs(store, prefix_of(model_of(), 3), pictures, 1, "on")
+    passes.clear()
+    derived, report = stored_inputs(store, prefix_of(model_of(), 1), pictures, 1, "on")
+    assert report.hits == 0
+    assert {start for start, _ in passes} == {3}
+    direct, _ = stored_inputs(
+        Store(tmp_path / "other", 10**9), prefix_of(model_of(), 1), pictures, 1, "on"
+    )
+    assert torch.equal(training(derived), training(direct))
+
+
+@pytest.mark.parametrize("compiler", [ONNX_RUNTIME, INDUCTOR], indirect=True)
 def test_without_a_compiler_it_runs_uncompiled_and_says_so(
+    compiler: str,
     pictures: Pictures,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
@@ -542,6 +599,7 @@ def test_without_a_compiler_it_runs_uncompiled_and_says_so(
         raise RuntimeError("no C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(torch.onnx, "export", no_compiler)
     inputs, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1, "on")
     assert "runs uncompiled, for compiling failed: no C++ compiler" in capsys.readouterr().err
     assert report.decision == "store"
@@ -550,10 +608,19 @@ def test_without_a_compiler_it_runs_uncompiled_and_says_so(
     assert torch.equal(training(inputs), training(plain))
 
 
-@pytest.mark.parametrize(("pictures_left", "pays"), [(100, False), (100_000, True)])
-def test_compiling_must_pay(
-    pictures_left: int, pays: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("compiler", [INDUCTOR], indirect=True)
+@pytest.mark.parametrize(("pictures_left", "pays"), [(499, False), (600, False), (100_000, True)])
+def test_half_a_minute_of_compiling_must_pay(
+    compiler: str, pictures_left: int, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 9.0, 10.0, 11.0])  # the second pass takes a second
     monkeypatch.setattr("tlkit.features.prefix.time.perf_counter", lambda: next(clock))
     assert prefix_of(model_of(), 2).pays_to_compile(pictures_left, (3, 32, 32)) is pays
+
+
+@pytest.mark.parametrize(("pictures_left", "pays"), [(199, False), (200, True)])
+def test_a_few_seconds_of_compiling_pay_by_number_alone(
+    pictures_left: int, pays: bool, passes: list[tuple[int, list[int]]]
+) -> None:
+    assert prefix_of(model_of(), 2).pays_to_compile(pictures_left, (3, 32, 32)) is pays
+    assert not passes

@@ -20,9 +20,6 @@ from tlkit.features.store import Entry, Filling, Rows, Store, Unwritable
 # find what its workers prepared meanwhile: a few alone would look faster than all.
 _WARM_UP, _MEASURED = 1, 12
 
-# Pictures below which compiling never pays.
-_WORTH_A_LOOK = 500
-
 
 @dataclass
 class Report:
@@ -109,7 +106,7 @@ def _fits(device: torch.device, size: int) -> bool:
 
 def _read(store: Store, prefix: Frozen, renditions: Sequence[Rendition]) -> list[Rows]:
     return [
-        store.entry(prefix.key(prefix.depth, rendition.key())).read(rendition.names)
+        _entry(store, prefix, prefix.depth, rendition).read(rendition.names)
         for rendition in renditions
     ]
 
@@ -125,17 +122,38 @@ def _with_compiler(
     compiled = replace(prefix, compiled=True)
     if compiling == "off":
         return prefix
-    if not _absent(_read(store, compiled, renditions)):
+    found = _read(store, compiled, renditions)
+    if not _absent(found):
         return compiled
     size = renditions[0].pictures.views.preprocessing.config["input_size"]
-    if compiling == "auto":
-        left = _absent(_read(store, prefix, renditions))
-        if left < _WORTH_A_LOOK or not prefix.pays_to_compile(left, size):
-            return prefix
-    if fault := compiled.compile_fault(size):
+    left = _absent(_read(store, prefix, renditions))
+    if compiling == "auto" and not prefix.pays_to_compile(left, size):
+        return prefix
+    rendition, rows = next(both for both in zip(renditions, found, strict=True) if both[1].missing)
+    names = [rendition.names[index] for index in rows.missing]
+    start = _nearest(store, compiled, rendition, names, compiled.depth)
+    example = torch.zeros(1, *size)
+    if start < compiled.whole:
+        example = compiled.inputs(_entry(store, compiled, start, rendition).read(names).gather([0]))
+    if fault := compiled.compile_fault(example, start):
         print(f"frozen part: runs uncompiled, for compiling failed: {fault}", file=sys.stderr)
         return prefix
     return compiled
+
+
+def _entry(store: Store, prefix: Frozen, depth: int, rendition: Rendition) -> Entry:
+    return store.entry(prefix.key(depth, rendition.key()))
+
+
+def _nearest(
+    store: Store, prefix: Frozen, rendition: Rendition, names: Sequence[str], above: int
+) -> int:
+    """The depth of the nearest cut above `above` that has outputs of all these pictures, or that of
+    the pictures."""
+    for depth in range(above + 1, prefix.whole):
+        if not _entry(store, prefix, depth, rendition).read(names).missing:
+            return depth
+    return prefix.whole
 
 
 @dataclass
@@ -175,7 +193,8 @@ class _Fill:
         first = {name: index for index, name in reversed(list(enumerate(names)))}
         todo = sorted(first[name] for name in set().union(*missing.values()))
         above = max(depth for depth, some in missing.items() if some)
-        start = self._start(above, names, todo)
+        wanted = [names[index] for index in todo]
+        start = _nearest(self.store, self.prefix, self.rendition, wanted, above)
         depths = [depth for depth in fillings if depth < start]
         batches = [todo[i : i + PASS] for i in range(0, len(todo), PASS)]
         room: dict[int, int] = {}
@@ -222,15 +241,6 @@ class _Fill:
             for depth in order
         }
 
-    def _start(self, above: int, names: Sequence[str], todo: Sequence[int]) -> int:
-        """The depth of the nearest cut above `above` that has outputs of all pictures to do, or
-        that of the pictures."""
-        wanted = [names[index] for index in todo]
-        for depth in range(above + 1, self.prefix.whole):
-            if not self._entry(depth).read(wanted).missing:
-                return depth
-        return self.prefix.whole
-
     def _inputs(self, start: int, batches: Batches) -> Iterator[Tensor]:
         if start == self.prefix.whole:
             return (pictures for pictures, _ in self.rendition.load(batches))
@@ -255,7 +265,7 @@ class _Fill:
         return compute + write + self.uses * read < self.uses * compute
 
     def _entry(self, depth: int) -> Entry:
-        return self.store.entry(self.prefix.key(depth, self.rendition.key()))
+        return _entry(self.store, self.prefix, depth, self.rendition)
 
     def _missing(self, depth: int, names: Sequence[str]) -> set[str]:
         return {names[index] for index in self._entry(depth).read(names).missing}

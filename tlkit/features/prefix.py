@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -12,6 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from tlkit.data.transforms import Preprocessing
+from tlkit.features.compilers import (
+    ONNX_RUNTIME,
+    Layers,
+    compiler_for,
+    compiler_version,
+    with_inductor,
+    with_onnxruntime,
+)
 from tlkit.models.cut import between
 from tlkit.models.units import units
 
@@ -20,9 +28,12 @@ from tlkit.models.units import units
 # picture alone, whichever pictures were computed with it, before or after a restart.
 PASS = 32
 
-# Compiling takes about this long, and saves about this share of the time of a pass; both measured
+# Inductor takes about this long, and saves about this share of the time of a pass; both measured
 # (docs/PERFORMANCE.md). So it pays when the passes take longer than their quotient.
 _COMPILE_SECONDS, _COMPILE_SAVES = 30, 0.35
+
+# Pictures below which compiling never pays, where it takes seconds and where half a minute.
+_WORTH_SECONDS, _WORTH_MINUTES = 200, 500
 
 _PACKAGES = ("torch", "torchvision", "timm", "pillow")
 
@@ -111,18 +122,32 @@ class Prefix:
         return {}
 
     @cached_property
-    def _compiled(self) -> dict[tuple[int, int], Callable[[Tensor], Tensor]]:
+    def compiler(self) -> str:
+        """The name of the compiler for where this one computes."""
+        return compiler_for(self.device, self.dtype)
+
+    @cached_property
+    def _compiled(self) -> dict[tuple[int, int], Layers]:
         return {}
 
-    def _run(self, start: int, end: int) -> Callable[[Tensor], Tensor]:
-        stage = self._stage(start, end)
-        if not self.compiled:
-            return stage
+    def _run(self, x: Tensor, start: int, end: int) -> Tensor:
+        """The output of the cut at `end` for that of the cut at `start`, of PASS pictures."""
+        if not (self.compiled and self.compiler == ONNX_RUNTIME):
+            if x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            return (self._by_inductor if self.compiled else self._stage)(start, end)(x)
+        # Unit by unit, for its optimizer joins operations across units where it sees both: the bits
+        # of an output would depend on the cut that the pass began at.
+        for depth in range(start - 1, end - 1, -1):
+            cut = depth + 1, depth
+            if cut not in self._compiled:
+                self._compiled[cut] = with_onnxruntime(self._stage(*cut), x)
+            x = self._compiled[cut](x)
+        return x
+
+    def _by_inductor(self, start: int, end: int) -> Layers:
         if (start, end) not in self._compiled:
-            # Frozen weights are constants: batch norms are folded into the convolutions.
-            self._compiled[start, end] = torch.compile(
-                stage, dynamic=False, options={"freezing": True}
-            )
+            self._compiled[start, end] = with_inductor(self._stage(start, end))
         return self._compiled[start, end]
 
     def _stage(self, start: int, end: int) -> nn.Module:
@@ -157,7 +182,7 @@ class Prefix:
             "rendition": dict(rendition),
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "compiled": self.compiled,
+            "compiled": self.compiled and compiler_version(self.compiler),
             "packages": _versions(),
         }
 
@@ -174,8 +199,6 @@ class Prefix:
         """
         count = len(inputs)
         x = _padded(inputs.to(self.device, non_blocking=True))
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
         for above, depth in zip([start, *depths], depths, strict=False):
             with (
                 torch.no_grad(),
@@ -183,15 +206,21 @@ class Prefix:
                     self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
                 ),
             ):
-                x = self._run(above, depth)(x)
+                x = self._run(x, above, depth)
             yield x[:count]
 
     def pays_to_compile(self, pictures: int, size: Sequence[int]) -> bool:
-        """Whether `pictures` take so long that compiling saves time; runs two passes to tell.
+        """Whether `pictures` take so long that compiling saves time; Inductor has to be asked by
+        two passes.
 
         Args:
             size: (3, H, W) of a picture.
         """
+        if self.compiler == ONNX_RUNTIME:
+            # By their number and no clock: the same command is to give the same bits.
+            return pictures >= _WORTH_SECONDS
+        if pictures < _WORTH_MINUTES:
+            return False
         zeros = torch.zeros(PASS, *size)
         seconds = []
         for _ in range(2):  # the first one allocates
@@ -201,15 +230,15 @@ class Prefix:
             seconds.append(time.perf_counter() - started)
         return pictures / PASS * seconds[-1] * _COMPILE_SAVES > _COMPILE_SECONDS
 
-    def compile_fault(self, size: Sequence[int]) -> str:
+    def compile_fault(self, inputs: Tensor, start: int) -> str:
         """Compile by a pass; why that is not possible here, or nothing.
 
         Args:
-            size: (3, H, W) of a picture.
+            inputs, start: as `outputs` takes them.
         """
         depths = sorted({self.depth, *self.also}, reverse=True)
         try:
-            list(self.outputs(torch.zeros(1, *size), self.whole, depths))
+            list(self.outputs(inputs, start, depths))
         except Exception as error:  # whatever the compiler of this machine comes up with
             return " ".join(str(error).split())[:200] or type(error).__name__
         return ""

@@ -1,0 +1,48 @@
+"""AutoTimm: a frozen backbone, then all of it at a small rate. Run in AutoTimm's environment.
+
+Arguments: DATA WEIGHTS BACKBONE HEAD_EPOCHS FINETUNE_EPOCHS BATCH_SIZE
+"""
+
+import json
+import sys
+import time
+
+from autotimm import AutoTrainer, BackboneConfig, ImageClassifier, ImageDataModule
+
+
+def main() -> None:
+    data, weights, backbone, head, finetune, batch = sys.argv[1:]
+    pictures = ImageDataModule(data, batch_size=int(batch), num_workers=2, pin_memory=False)
+    pictures.setup("fit")
+    config = BackboneConfig(backbone, extra_kwargs={"pretrained_cfg_overlay": {"file": weights}})
+    started = time.perf_counter()
+
+    def classifier(frozen: bool, rate: float) -> ImageClassifier:
+        return ImageClassifier(
+            config,
+            pictures.num_classes,
+            lr=rate,
+            freeze_backbone=frozen,
+            compile_model=False,
+            seed=0,
+        )
+
+    def trainer(epochs: int) -> AutoTrainer:
+        return AutoTrainer(
+            epochs, checkpoint_monitor=None, enable_checkpointing=False, tuner_config=False,
+            enable_progress_bar=False,
+        )  # fmt: skip
+
+    first = classifier(True, 1e-3)
+    trainer(int(head)).fit(first, datamodule=pictures)
+    second = classifier(False, 1e-4)
+    second.load_state_dict(first.state_dict())
+    last = trainer(int(finetune))
+    last.fit(second, datamodule=pictures)
+    seconds = time.perf_counter() - started
+    [result] = last.test(second, datamodule=pictures, verbose=False)
+    print(json.dumps({"seconds": seconds, "accuracy": result["test/accuracy"]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Frozen layers as compiled code, by ONNX Runtime or by Inductor."""
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+Layers = Callable[[Tensor], Tensor]
+
+ONNX_RUNTIME, INDUCTOR = "onnxruntime", "inductor"
+
+
+def compiler_for(device: torch.device, dtype: torch.dtype) -> str:
+    """The compiler whose code is the fastest there (docs/PERFORMANCE.md).
+
+    In float32 on a CPU that is ONNX Runtime, which needs no C++ compiler on the machine; it has few
+    bfloat16 kernels.
+    """
+    return ONNX_RUNTIME if device.type == "cpu" and dtype == torch.float32 else INDUCTOR
+
+
+def compiler_version(compiler: str) -> str:
+    """What its numbers depend on besides torch's version: a part of the key of an output."""
+    return f"{compiler} {version(compiler)}" if compiler == ONNX_RUNTIME else compiler
+
+
+def with_inductor(layers: nn.Module) -> Layers:
+    """Compiled at the first call, for inputs of one shape."""
+    # Frozen weights are constants: batch norms are folded into the convolutions.
+    compiled: Layers = torch.compile(layers, dynamic=False, options={"freezing": True})
+    return compiled
+
+
+def with_onnxruntime(layers: nn.Module, example: Tensor) -> Layers:
+    """Compiled for float32 inputs of the shape of `example`, on as many threads as torch has now.
+
+    Raises whatever the exporter or ONNX Runtime say of layers that they cannot take.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # There are several such sessions. Threads that spin while they wait for work would take the
+    # cores from one another, and from the workers that decode pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Each session would keep the most memory that it ever took.
+    options.enable_cpu_mem_arena = False
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+        file = f"{folder}/layers.onnx"
+        with warnings.catch_warnings():  # that it is the older exporter, which is ten times as fast
+            warnings.simplefilter("ignore")
+            torch.onnx.export(layers, (example,), file, dynamo=False)
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    [name] = [value.name for value in session.get_inputs()]
+
+    def run(inputs: Tensor) -> Tensor:
+        [output] = session.run(None, {name: inputs.contiguous().numpy()})
+        return torch.from_numpy(output)
+
+    return run
