@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.metadata import version
 
 import onnxruntime
@@ -45,8 +46,9 @@ def with_onnxruntime(layers: nn.Module, example: Tensor) -> Layers:
     # There are several such sessions. Threads that spin while they wait for work would take the
     # cores from one another, and from the workers that decode pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Each session would keep the most memory that it ever took.
-    options.enable_cpu_mem_arena = False
+    # One arena for all, for each would keep the most memory that it ever took.
+    _make_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         file = f"{folder}/layers.onnx"
         with warnings.catch_warnings():  # that it is the older exporter, which is ten times as fast
@@ -60,3 +62,11 @@ def with_onnxruntime(layers: nn.Module, example: Tensor) -> Layers:
         return torch.from_numpy(output)
 
     return run
+
+
+@lru_cache
+def _make_arena() -> None:
+    where = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(where, None)
