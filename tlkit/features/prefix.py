@@ -32,8 +32,8 @@ PASS = 32
 # (docs/PERFORMANCE.md). So it pays when the passes take longer than their quotient.
 _COMPILE_SECONDS, _COMPILE_SAVES = 30, 0.35
 
-# Pictures below which compiling never pays, where it takes seconds and where half a minute.
-_WORTH_SECONDS, _WORTH_MINUTES = 200, 500
+# Pictures below which compiling never pays: ONNX Runtime takes a few seconds.
+_LEAST_FOR_ONNX_RUNTIME, _LEAST_FOR_INDUCTOR = 200, 500
 
 _PACKAGES = ("torch", "torchvision", "timm", "pillow")
 
@@ -218,8 +218,8 @@ class Prefix:
         """
         if self.compiler == ONNX_RUNTIME:
             # By their number and no clock: the same command is to give the same bits.
-            return pictures >= _WORTH_SECONDS
-        if pictures < _WORTH_MINUTES:
+            return pictures >= _LEAST_FOR_ONNX_RUNTIME
+        if pictures < _LEAST_FOR_INDUCTOR:
             return False
         zeros = torch.zeros(PASS, *size)
         seconds = []
@@ -238,7 +238,7 @@ class Prefix:
         """
         depths = sorted({self.depth, *self.also}, reverse=True)
         try:
-            list(self.outputs(inputs, start, depths))
+            list(self.outputs(inputs, start, [depth for depth in depths if depth < start]))
         except Exception as error:  # whatever the compiler of this machine comes up with
             return " ".join(str(error).split())[:200] or type(error).__name__
         return ""
