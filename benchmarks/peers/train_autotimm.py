@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from autotimm import AutoTrainer, BackboneConfig, ImageClassifier, ImageDataModule
+from autotimm import AutoTrainer, BackboneConfig, ImageClassifier, ImageDataModule, MetricConfig
 
 
 def main() -> None:
@@ -15,12 +15,16 @@ def main() -> None:
     pictures = ImageDataModule(data, batch_size=int(batch), num_workers=2, pin_memory=False)
     pictures.setup("fit")
     config = BackboneConfig(backbone, extra_kwargs={"pretrained_cfg_overlay": {"file": weights}})
+    accuracy = MetricConfig(
+        "accuracy", "torchmetrics", "Accuracy", {"task": "multiclass"}, ["test"]
+    )
     started = time.perf_counter()
 
     def classifier(frozen: bool, rate: float) -> ImageClassifier:
         return ImageClassifier(
             config,
             pictures.num_classes,
+            metrics=[accuracy],
             lr=rate,
             freeze_backbone=frozen,
             compile_model=False,
