@@ -500,7 +500,15 @@ def test_kill_9_loses_the_trial_under_way_alone(
     for module in ("storage", "study"):
         monkeypatch.setattr(f"tlkit.search.{module}.GRACE_SECONDS", 1)
     monkeypatch.setattr("tlkit.search.storage.HEARTBEAT_SECONDS", 1)
+    train, seen = worker.train_trial, []
+
+    def looking(*some: Any, **more: Any) -> Score:
+        seen.append(mlflow.get_run(killed.info.run_id).info.status)
+        return train(*some, **more)
+
+    monkeypatch.setattr(worker, "train_trial", looking)
     assert tune(*arguments) == 0
+    assert seen[-1] == "FAILED"  # told before the search goes on, not at its end
     runs, trials = runs_of(experiment), study_at(storage)
     assert_exact(runs, trials, 4)
     assert Counter(studies.state(trial) for trial in trials) == {"complete": 4, "interrupted": 1}

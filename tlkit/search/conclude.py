@@ -15,11 +15,10 @@ from tlkit.runs import Data, run_phase
 from tlkit.search import study as studies
 from tlkit.search.figures import write_figures
 from tlkit.search.space import Space
-from tlkit.search.worker import STATUS, Search
+from tlkit.search.worker import Search, settle_runs
 from tlkit.summary import PhaseResult, markdown_table, of_data
 from tlkit.tracking import (
     PHASE_TAG,
-    TRIAL_STATE_TAG,
     TRIAL_TAG,
     Tracker,
     children,
@@ -84,19 +83,6 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
         summary += f" Registered as {search.config.register}, version {version}."
     parent.describe(_description(summary, results, captions, search, data))
     return Conclusion(summary, results)
-
-
-def settle_runs(study: Study, parent: Tracker) -> None:
-    """Make tag and status of every trial's run say what the study says: a worker that was killed
-    could not."""
-    states = {str(trial.number): studies.state(trial) for trial in study.get_trials(deepcopy=False)}
-    for child in children(parent):
-        state = states.get(child.tags.get(TRIAL_TAG, ""))
-        if child.tags.get(PHASE_TAG) != "trial" or state not in STATUS:
-            continue
-        if (child.status, child.tags.get(TRIAL_STATE_TAG)) != (STATUS[state], state):
-            Tracker(child.run_id, parent.experiment_id).tags({TRIAL_STATE_TAG: state})
-            set_status(child.run_id, STATUS[state])
 
 
 def _end_what_was_killed(parent: Tracker, own: Tracker) -> None:

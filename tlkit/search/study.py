@@ -126,8 +126,13 @@ def sampler(seed: int, trials_so_far: int) -> TPESampler:
     )
 
 
-def settle(study: Study) -> None:
-    """Mark trials whose worker was killed, and queue each of them once more."""
+def settle(study: Study) -> bool:
+    """Mark trials whose worker was killed, and queue each of them once more.
+
+    Returns:
+        Whether any trial ended meanwhile.
+    """
+    before = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     optuna.storages.fail_stale_trials(study)
     # Optuna looks at heartbeats only; a worker killed before its first one left none.
     long_ago = datetime.now() - timedelta(seconds=GRACE_SECONDS)
@@ -135,6 +140,8 @@ def settle(study: Study) -> None:
         begun = trial.user_attrs.get(BEGUN) == trial.number
         if not begun and (trial.datetime_start or long_ago) <= long_ago:
             give_back(study, trial.number)
+    left = {t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    return any(trial.number not in left for trial in before)
 
 
 def give_back(study: Study, number: int) -> None:

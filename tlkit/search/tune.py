@@ -19,10 +19,10 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.runs import Data, log_dataset, prepare_data
 from tlkit.search import study as studies
-from tlkit.search.conclude import Conclusion, conclude, settle_runs
+from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
 from tlkit.search.storage import Busy, locks, open_storage, without_password
-from tlkit.search.worker import Search, work
+from tlkit.search.worker import Search, settle_runs, work
 from tlkit.tracking import Tracker, downloaded, join, run, set_status, store_folder
 from tlkit.training.seeding import available_cores
 

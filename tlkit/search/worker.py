@@ -22,7 +22,15 @@ from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import Lock
 from tlkit.search.trial import Log, Score, train_trial
-from tlkit.tracking import PHASE_TAG, TRIAL_STATE_TAG, TRIAL_TAG, Tracker, run, set_status
+from tlkit.tracking import (
+    PHASE_TAG,
+    TRIAL_STATE_TAG,
+    TRIAL_TAG,
+    Tracker,
+    children,
+    run,
+    set_status,
+)
 
 # MLflow's status for how a trial ended. A pruned one did not finish.
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "FAILED"}
@@ -65,7 +73,8 @@ def work(search: Search, deadline: float) -> None:
             with ExitStack() as turn:
                 # Counting and taking a trial is one act, or two workers would both take the last.
                 turn.enter_context(search.lock("turn"))
-                studies.settle(study)
+                if studies.settle(study):
+                    settle_runs(study, search.parent)
                 if studies.is_free(study, wanted):
                     _take(search, turn)
                     continue
@@ -73,6 +82,19 @@ def work(search: Search, deadline: float) -> None:
                 break
             time.sleep(1)
         _show(progress, search, shown)
+
+
+def settle_runs(study: Study, parent: Tracker) -> None:
+    """Make tag and status of every trial's run say what the study says: a worker that was killed
+    could not."""
+    states = {str(trial.number): studies.state(trial) for trial in study.get_trials(deepcopy=False)}
+    for child in children(parent):
+        state = states.get(child.tags.get(TRIAL_TAG, ""))
+        if child.tags.get(PHASE_TAG) != "trial" or state not in STATUS:
+            continue
+        if (child.status, child.tags.get(TRIAL_STATE_TAG)) != (STATUS[state], state):
+            Tracker(child.run_id, parent.experiment_id).tags({TRIAL_STATE_TAG: state})
+            set_status(child.run_id, STATUS[state])
 
 
 def _take(search: Search, turn: ExitStack) -> None:
