@@ -22,12 +22,7 @@ from tlkit.features.prefix import PASS, Prefix
 from tlkit.files import cache_folder
 from tlkit.models.cut import split
 from tlkit.outcome import evaluate
-from tlkit.phases import (
-    Machine,
-    Network,
-    machine_for,
-    open_store,
-)
+from tlkit.phases import Machine, Network, machine_for, open_store
 from tlkit.runs import Data, prepare_data
 
 RECIPE = {

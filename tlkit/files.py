@@ -30,14 +30,16 @@ def cache_folder() -> Path:
 def scratch_folder() -> Path:
     """Where a run's files lie while it goes on: in the cache, where killed runs leave them.
 
-    Beside a cache that can only be read, it is the user's own temporary folder.
+    Beside a cache that can only be read, it is the user's own temporary folder. Raises UserError
+    where neither can be written.
     """
     cache = cache_folder()
     if os.access(cache, os.W_OK):
         return cache
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
     folder = Path(tempfile.gettempdir()) / f"tlkit-{user}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with disk_faults_told(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

@@ -16,11 +16,9 @@ ONNX_RUNTIME, INDUCTOR = "onnxruntime", "inductor"
 
 
 def compiler_for(device: torch.device, dtype: torch.dtype) -> str:
-    """The compiler whose code is the fastest there (docs/PERFORMANCE.md).
-
-    In float32 on a CPU that is ONNX Runtime, which needs no C++ compiler on the machine; it has few
-    bfloat16 kernels.
-    """
+    """ONNX Runtime for float32 on a CPU, where it is the fastest that was measured and needs no C++
+    compiler (docs/PERFORMANCE.md); Inductor for a GPU, and for bfloat16, of which ONNX Runtime has
+    few kernels on a CPU."""
     return ONNX_RUNTIME if device.type == "cpu" and dtype == torch.float32 else INDUCTOR
 
 
@@ -51,7 +49,9 @@ def with_onnxruntime(layers: nn.Module, example: Tensor) -> Layers:
     options.add_session_config_entry("session.use_env_allocators", "1")
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         file = f"{folder}/layers.onnx"
-        with warnings.catch_warnings():  # that it is the older exporter, which is ten times as fast
+        with (
+            warnings.catch_warnings()
+        ):  # that it is the older exporter, which is nine times as fast
             warnings.simplefilter("ignore")
             torch.onnx.export(layers, (example,), file, dynamo=False)
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
