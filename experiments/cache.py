@@ -10,4 +10,4 @@ def task(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(task)
+    main(task, Config)

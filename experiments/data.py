@@ -12,4 +12,4 @@ def task(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(task)
+    main(task, Config)

@@ -14,4 +14,4 @@ def task(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(task)
+    main(task, Config)

@@ -15,16 +15,17 @@ ALLOWED = {
     "evaluation": set(),
     "features": {"data", "models"},
     "serving": {"data", "models"},
-    "config": set(),
+    "config": {"keys"},
+    "keys": set(),
     "errors": set(),
     "files": set(),
     "tracking": set(),
-    "cli": {"config"},
+    "cli": {"keys"},
     "outcome": {"data", "evaluation", "features", "models", "serving", "training"},
     "phases": {"config", "data", "features", "models", "serving", "training"},
     "summary": {"config", "data", "features", "outcome"},
     "runs": {"config", "tracking", "outcome", "phases", "summary", *PACKAGES},
-    "search": {"config", "tracking", "phases", "runs", "summary", *PACKAGES},
+    "search": {"config", "keys", "tracking", "phases", "runs", "summary", *PACKAGES},
 }
 
 

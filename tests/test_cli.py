@@ -23,7 +23,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[
         raise UserError("seen; allowed; do")
 
     with pytest.raises(SystemExit) as stop:
-        main(task, [])
+        main(task, Config, [])
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: seen; allowed; do\n"
 
@@ -33,14 +33,14 @@ def test_an_error_of_ours_keeps_its_traceback() -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        main(task, [])
+        main(task, Config, [])
 
 
 def test_help_lists_every_key_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     def task(config: Config) -> None:
         raise AssertionError("the task ran")
 
-    main(task, ["--help"])
+    main(task, Config, ["--help"])
     shown = capsys.readouterr().out
     assert "--head_lr" in shown
     assert "--unfreeze_depth" in shown

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tlkit.config import KEYS, Config
+from tlkit.config import Config
 from tlkit.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
@@ -26,7 +26,7 @@ def test_every_recipe_loads(file: Path) -> None:
 
 def test_the_default_file_mirrors_the_dataclass() -> None:
     content = yaml.safe_load((CONFIGS / "default.yaml").read_text())
-    assert list(content) == list(KEYS)
+    assert list(content) == list(Config.keys())
     assert Config.load(CONFIGS / "default.yaml", {}) == Config()
 
 

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 
 from tlkit import tracking
-from tlkit.config import KEYS, Config
+from tlkit.config import Config
 from tlkit.runs import prepare_data
 from tlkit.search import conclude, worker
 from tlkit.search import study as studies
@@ -215,7 +215,7 @@ def test_a_search_is_one_parent_with_a_run_for_each_trial(tuned: Tuned) -> None:
     assert tuned.parent.info.status == "FINISHED"
     client = mlflow.MlflowClient()
     for run in trials_of(tuned.runs):
-        assert set(run.data.params) == set(KEYS)
+        assert set(run.data.params) == set(Config.keys())
         for name in ("val/loss", "val/accuracy"):
             points = client.get_metric_history(run.info.run_id, name)
             assert [point.step for point in points] == list(range(EPOCHS))

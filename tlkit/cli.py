@@ -3,26 +3,30 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from tlkit.config import Config, describe
 from tlkit.errors import UserError
+from tlkit.keys import Settings
+
+S = TypeVar("S", bound=Settings)
 
 
-def main(task: Callable[[Config], None], arguments: Sequence[str] | None = None) -> None:
-    """Read the configuration, do the task, and exit: 0, 2 for a user's mistake, 130 for Ctrl-C.
+def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | None = None) -> None:
+    """Read the settings, do the task, and exit: 0, 2 for a user's mistake, 130 for Ctrl-C.
 
     Args:
+        kind: the dataclass of keys that the task takes.
         arguments: `--config FILE` and `--key value` or `--key=value`; by default the process's.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(words):
-        for name, default, meaning, allowed in describe():
+        for name, default, meaning, allowed in kind.describe():
             print(f"--{name} {default}\n    {meaning}" + (f" ({allowed})" if allowed else ""))
         return
     try:
         flags = parse_flags(words)
         file = flags.pop("config", None)
-        task(Config.load(Path(file) if file else None, flags))
+        task(kind.load(Path(file) if file else None, flags))
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

@@ -14,8 +14,9 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial
 
-from tlkit.config import Config, unknown_key, value_of
+from tlkit.config import Config
 from tlkit.errors import UserError
+from tlkit.keys import unknown_key
 from tlkit.models.backbones import create_model
 from tlkit.models.units import units
 
@@ -141,12 +142,12 @@ class Space:
 
 
 def _dimension(key: str, wanted: Any, config: Config) -> BaseDistribution:
-    if not hasattr(config, key):
-        raise UserError(unknown_key(key))
+    if key not in Config.keys():
+        raise UserError(unknown_key(key, Config.keys()))
     if key in _REFUSED:
         raise UserError(f"{key} cannot be searched: {_REFUSED[key]}")
     if isinstance(wanted, list) and wanted:
-        options = [value_of(key, option) for option in wanted]
+        options = [Config.value_of(key, option) for option in wanted]
         if key == "unfreeze_depth":
             _check_depth(max(options), config)
         return CategoricalDistribution(options)
@@ -161,12 +162,12 @@ def _range(key: str, wanted: Mapping[str, Any], config: Config) -> BaseDistribut
     unknown = set(wanted) - {"low", "high", "log", "step"}
     if unknown:
         raise UserError(f"{key}: unknown {', '.join(sorted(unknown))}; low, high, log, step exist")
-    low, high = value_of(key, wanted["low"]), wanted["high"]
+    low, high = Config.value_of(key, wanted["low"]), wanted["high"]
     if key == "unfreeze_depth" and high == "all":
         high = _units(config)
     elif key == "unfreeze_depth":
-        _check_depth(value_of(key, high), config)
-    high = value_of(key, high)
+        _check_depth(Config.value_of(key, high), config)
+    high = Config.value_of(key, high)
     if isinstance(low, str) or isinstance(high, str):
         raise UserError(f"{key}: {low} to {high} is no range of numbers; give a list of values")
     if low > high:

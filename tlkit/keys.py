@@ -1,0 +1,252 @@
+"""Settings as dataclasses: how a key is declared, and read from a file or a flag and checked."""
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from tlkit.errors import UserError
+
+Check = Callable[[Any], bool]
+
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def key(default: Any, meaning: str, allowed: str = "", check: Check | None = None) -> Any:
+    """A field with its comment, what is allowed in words, and the same as a test."""
+    return field(default=default, metadata=about(meaning, allowed, check))
+
+
+def about(meaning: str, allowed: str, check: Check | None) -> dict[str, Any]:
+    """The metadata of a field that `key` cannot make."""
+    return {"help": meaning, "allowed": allowed, "check": check}
+
+
+def required(meaning: str, allowed: str) -> Any:
+    """A text that has no default and is not empty."""
+    return field(metadata=about(meaning, allowed, lambda value: value != ""))
+
+
+def choice(default: str, meaning: str, *options: str) -> Any:
+    """One of some words."""
+    return key(default, meaning, "one of " + ", ".join(options), lambda value: value in options)
+
+
+def at_least(default: float, low: float, meaning: str) -> Any:
+    """A number from `low` on."""
+    return key(default, meaning, f"at least {low:g}", lambda value: value >= low)
+
+
+def positive(default: float, meaning: str) -> Any:
+    """A number above 0."""
+    return key(default, meaning, "greater than 0", lambda value: value > 0)
+
+
+def share(default: float, meaning: str) -> Any:
+    """A number in [0, 1)."""
+    return key(default, meaning, "from 0 up to, not including, 1", lambda value: 0 <= value < 1)
+
+
+def auto_or(default: int | str, low: int, meaning: str) -> Any:
+    """The word auto, or a whole number from `low` on."""
+    return key(
+        default,
+        meaning,
+        f"auto, or a whole number of at least {low}",
+        lambda value: value == "auto" if isinstance(value, str) else value >= low,
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a dataclass of keys inherits. Its fields are made by the functions above."""
+
+    @classmethod
+    def load(cls, file: Path | None, flags: Mapping[str, str]) -> Self:
+        """The dataclass's defaults, overruled by a YAML file, overruled by flags.
+
+        Args:
+            file: YAML mapping of keys to values, or None.
+            flags: values as typed on the command line, by key.
+
+        Raises:
+            UserError: every unknown or missing key, impossible value and contradiction, together.
+        """
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        for origin, given in ((str(file), _read(file) if file else {}), ("-P", flags)):
+            for name, raw in given.items():
+                try:
+                    values[name] = cls.value_of(name, raw)
+                except UserError as error:
+                    faults.append(f"{error} ({origin})")
+        for name, item in _fields(cls).items():
+            needed = item.default is MISSING and item.default_factory is MISSING
+            if needed and name not in values and not any(f"{name}=" in fault for fault in faults):
+                faults.append(f"{name} is not given; -P {name}=VALUE, {item.metadata['allowed']}")
+        if not faults:
+            settings = cls(**values)
+            faults = settings.contradictions()
+        if faults:
+            raise UserError("; ".join(faults))
+        return settings
+
+    def contradictions(self) -> list[str]:
+        """Faults of values that are allowed by themselves and not together, a text each."""
+        return []
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """The names, in the order of the file."""
+        return tuple(_fields(cls))
+
+    @classmethod
+    def value_of(cls, name: str, raw: Any) -> Any:
+        """What YAML or the command line gave for a key, in the key's type.
+
+        Raises:
+            UserError: an unknown key, or a value that is not allowed.
+        """
+        if name not in _fields(cls):
+            raise UserError(unknown_key(name, cls.keys()))
+        meta = _fields(cls)[name].metadata
+        try:
+            value = _convert(raw, _types(cls)[name])
+        except ValueError as error:
+            raise UserError(f"{name}={raw}: {error}") from None
+        if meta["check"] is not None and not meta["check"](value):
+            raise UserError(f"{name}={raw} is not allowed; {meta['allowed']}")
+        return value
+
+    @classmethod
+    def describe(cls) -> list[tuple[str, Any, str, str]]:
+        """(key, default, meaning, allowed) of every key, for documents and help texts."""
+        return [
+            (name, _default(item), item.metadata["help"], item.metadata["allowed"])
+            for name, item in _fields(cls).items()
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Keys and effective values, in the order of the file."""
+        return asdict(self)
+
+    def write(self, path: Path) -> None:
+        """Write a YAML file that `load` reads back to the same settings."""
+        path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False), encoding="utf-8")
+
+
+@cache
+def _fields(kind: type[Any]) -> dict[str, Any]:
+    return {item.name: item for item in fields(kind)}
+
+
+@cache
+def _types(kind: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _default(item: Any) -> Any:
+    if item.default is not MISSING:
+        return item.default
+    return "(to be given)" if item.default_factory is MISSING else item.default_factory()
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads on, off, yes and no as words, as YAML 1.2 does; only true and false are booleans."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise UserError(
+            f"config={file}: no such file; recipes are in experiments/configs"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config={file} is not a YAML file: {reason}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(
+            f"config={file} holds {type(content).__name__}; a mapping key: value wanted"
+        )
+    return {str(name): value for name, value in content.items()}
+
+
+def unknown_key(name: str, keys: tuple[str, ...]) -> str:
+    """A fault's text for a key that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(name, keys, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else "keys: " + ", ".join(keys)
+    return f"unknown key {name}; {hint}"
+
+
+def _convert(raw: Any, kind: Any) -> Any:
+    """Turn what YAML or the command line gave into the field's type, or raise ValueError."""
+    if typing.get_origin(kind) is dict:
+        return _mapping(raw)
+    text = "" if raw is None else str(raw).strip()
+    # MLflow passes an empty -P value on as two quotes.
+    text = "" if text in ("''", '""') else text
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in (*_YES, *_NO):
+            raise ValueError("true or false wanted")
+        return text.lower() in _YES
+    if isinstance(kind, types.UnionType):  # int | str: a number, or a word such as auto
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("a number wanted") from None
+    if not math.isfinite(number):
+        raise ValueError("a finite number wanted")
+    if kind is float:
+        return number
+    if number != int(number):
+        raise ValueError("a whole number wanted")
+    return int(number)
+
+
+def _mapping(raw: Any) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(raw) if isinstance(raw, str) else raw
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("a mapping wanted, such as {dropout: {low: 0, high: 0.5}}")
+    return {
+        str(name): {key: _number(item) for key, item in value.items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in content.items()
+    }
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-6, without a dot, as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
