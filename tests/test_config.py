@@ -26,7 +26,7 @@ def test_every_recipe_loads(file: Path) -> None:
 
 def test_the_default_file_mirrors_the_dataclass() -> None:
     content = yaml.safe_load((CONFIGS / "default.yaml").read_text())
-    assert list(content) == list(Config.keys())
+    assert list(content) == list(Config.names())
     assert Config.load(CONFIGS / "default.yaml", {}) == Config()
 
 

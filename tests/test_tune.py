@@ -215,7 +215,7 @@ def test_a_search_is_one_parent_with_a_run_for_each_trial(tuned: Tuned) -> None:
     assert tuned.parent.info.status == "FINISHED"
     client = mlflow.MlflowClient()
     for run in trials_of(tuned.runs):
-        assert set(run.data.params) == set(Config.keys())
+        assert set(run.data.params) == set(Config.names())
         for name in ("val/loss", "val/accuracy"):
             points = client.get_metric_history(run.info.run_id, name)
             assert [point.step for point in points] == list(range(EPOCHS))

@@ -103,7 +103,7 @@ class Settings:
         return []
 
     @classmethod
-    def keys(cls) -> tuple[str, ...]:
+    def names(cls) -> tuple[str, ...]:
         """The names, in the order of the file."""
         return tuple(_fields(cls))
 
@@ -115,7 +115,7 @@ class Settings:
             UserError: an unknown key, or a value that is not allowed.
         """
         if name not in _fields(cls):
-            raise UserError(unknown_key(name, cls.keys()))
+            raise UserError(unknown_key(name, cls.names()))
         meta = _fields(cls)[name].metadata
         try:
             value = _convert(raw, _types(cls)[name])
@@ -143,12 +143,12 @@ class Settings:
 
 
 @cache
-def _fields(kind: type[Any]) -> dict[str, Any]:
+def _fields(kind: Any) -> dict[str, Any]:
     return {item.name: item for item in fields(kind)}
 
 
 @cache
-def _types(kind: type[Any]) -> dict[str, Any]:
+def _types(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

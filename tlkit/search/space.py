@@ -142,8 +142,8 @@ class Space:
 
 
 def _dimension(key: str, wanted: Any, config: Config) -> BaseDistribution:
-    if key not in Config.keys():
-        raise UserError(unknown_key(key, Config.keys()))
+    if key not in Config.names():
+        raise UserError(unknown_key(key, Config.names()))
     if key in _REFUSED:
         raise UserError(f"{key} cannot be searched: {_REFUSED[key]}")
     if isinstance(wanted, list) and wanted:
