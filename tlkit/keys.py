@@ -6,7 +6,6 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -118,7 +117,7 @@ class Settings:
             raise UserError(unknown_key(name, cls.names()))
         meta = _fields(cls)[name].metadata
         try:
-            value = _convert(raw, _types(cls)[name])
+            value = _convert(raw, typing.get_type_hints(cls)[name])
         except ValueError as error:
             raise UserError(f"{name}={raw}: {error}") from None
         if meta["check"] is not None and not meta["check"](value):
@@ -142,14 +141,8 @@ class Settings:
         path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False), encoding="utf-8")
 
 
-@cache
-def _fields(kind: Any) -> dict[str, Any]:
+def _fields(kind: type[Settings]) -> dict[str, Any]:
     return {item.name: item for item in fields(kind)}
-
-
-@cache
-def _types(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def _default(item: Any) -> Any:
