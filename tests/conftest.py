@@ -14,6 +14,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "experiments" / "configs" / "smoke.yaml"
 
+USES_OF_A_MODEL = ("predict",)
+
 MakeFolder = Callable[..., Path]
 Entry = Callable[..., int]
 
@@ -76,9 +78,11 @@ def experiment(request: pytest.FixtureRequest) -> str:
 
 
 def run_entry(name: str, *arguments: str) -> int:
-    """Run `python -m experiments.NAME` with the smoke recipe in this process; its exit code."""
+    """Run `python -m experiments.NAME` in this process, training with the smoke recipe; its exit
+    code."""
+    recipe = () if name in USES_OF_A_MODEL else ("--config", str(SMOKE))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [name, "--config", str(SMOKE), *arguments])
+        patch.setattr(sys, "argv", [name, *recipe, *arguments])
         patch.syspath_prepend(str(ROOT))
         try:
             runpy.run_module(f"experiments.{name}", run_name="__main__")

@@ -25,6 +25,7 @@ ALLOWED = {
     "phases": {"config", "data", "features", "models", "serving", "training"},
     "summary": {"config", "data", "features", "outcome"},
     "runs": {"config", "tracking", "outcome", "phases", "summary", *PACKAGES},
+    "deployment": {"config", "keys", "tracking", "outcome", "summary", "runs", *PACKAGES},
     "search": {"config", "keys", "tracking", "phases", "runs", "summary", *PACKAGES},
 }
 

@@ -58,12 +58,14 @@ def finetuned(
     machine = machine_for(config)
     network, pictures = prepare_phase("finetune", config, manifest, machine)
     folder.mkdir()
-    result, _ = train_phase(
+    trained = train_phase(
         "finetune", config, network, pictures, machine,
         log=lambda metrics, epoch: None, checkpoints=folder,
     )  # fmt: skip
     outcome = evaluate(network.classifier, pictures, 8, machine.device)
-    history = {f"{row['epoch']:.0f} {key}": row[key] for row in result.history for key in row}
+    history = {
+        f"{row['epoch']:.0f} {key}": row[key] for row in trained.result.history for key in row
+    }
     return outcome.probabilities, {**history, **outcome.metrics}
 
 

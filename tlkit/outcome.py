@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from tqdm import tqdm
 from tlkit.data.images import read_picture
 from tlkit.data.manifest import Picture
 from tlkit.data.transforms import Preprocessing
+from tlkit.evaluation.calibration import coverage, rescale
+from tlkit.evaluation.calibration_figure import calibration_figure
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.gradcam import grad_cam
 from tlkit.evaluation.metrics import (
@@ -53,17 +55,23 @@ class Outcome:
         probabilities: float64 (N, classes).
         labels: int64 (N,).
         classes: names.
+        temperature: what the logits behind the probabilities were divided by.
     """
 
     pictures: Sequence[Picture]
     probabilities: NDArray[np.float64]
     labels: NDArray[np.int64]
     classes: Sequence[str]
+    temperature: float
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`test/accuracy` and the others of the contract."""
+        """`test/accuracy` and the others of the contract; loss and ece also uncalibrated."""
         values = classification_metrics(self.probabilities, self.labels)
+        before = classification_metrics(
+            rescale(self.probabilities, 1 / self.temperature), self.labels
+        )
+        values |= {f"{name}_uncalibrated": before[name] for name in ("loss", "ece")}
         return {f"test/{name}": value for name, value in values.items()}
 
     @property
@@ -86,10 +94,19 @@ def evaluate(
     total = -(-len(test) // batch_size)
     with tqdm(batches, total=total, desc="test", unit="batch", disable=None) as progress:
         probabilities = predict_probabilities(
-            classifier.model, (inputs for inputs, _ in progress), device
+            classifier.model,
+            (inputs for inputs, _ in progress),
+            device,
+            classifier.description.temperature,
         )
-    labels = np.array([picture.label for picture in test], dtype=np.int64)
-    return Outcome(test, probabilities, labels, pictures.manifest.classes)
+    labels = labels_of(test)
+    temperature = classifier.description.temperature
+    return Outcome(test, probabilities, labels, pictures.manifest.classes, temperature)
+
+
+def labels_of(pictures: Sequence[Picture]) -> NDArray[np.int64]:
+    """int64 (N,)."""
+    return np.array([picture.label for picture in pictures], dtype=np.int64)
 
 
 def write_outcome(
@@ -117,6 +134,16 @@ def write_outcome(
         confusion_matrix(matrix, classes, f"{phase}: test pictures"),
         folder / "confusion_matrix.png",
     )
+    _write_json(folder / "calibration.json", calibration_facts(outcome))
+    _save(
+        calibration_figure(
+            outcome.probabilities,
+            outcome.labels,
+            outcome.temperature,
+            f"{phase}: confidence on the test pictures",
+        ),
+        folder / "calibration.png",
+    )
     wrong = [
         _tile(outcome, pictures, index)
         for index in mistake_indices(outcome.probabilities, outcome.labels, MISTAKE_TILES)
@@ -131,6 +158,17 @@ def write_outcome(
         folder / "mistakes.png",
     )
     _write_gradcam(folder, outcome, classifier, pictures, phase, device)
+
+
+def calibration_facts(outcome: Outcome) -> dict[str, Any]:
+    """The temperature, and what abstaining below a confidence costs and gains on the test split."""
+    return {
+        "temperature": outcome.temperature,
+        "abstain": [
+            {**asdict(row), "accuracy": None if np.isnan(row.accuracy) else row.accuracy}
+            for row in coverage(outcome.probabilities, outcome.labels)
+        ],
+    }
 
 
 def _write_gradcam(

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tlkit.config import Config
@@ -287,6 +289,22 @@ def open_store(folder: Path, gigabytes: int | str) -> Store:
     return Store(folder, int(gigabytes) * 10**9)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves besides the weights.
+
+    Attributes:
+        result: of the loop.
+        report: how the outputs of the frozen part came to be, where there are any.
+        validation_logits: computes those of the best weights: float64 (pictures, classes), in the
+            manifest's order.
+    """
+
+    result: Result
+    report: Report | None
+    validation_logits: Callable[[], NDArray[np.float64]]
+
+
 def train_phase(
     phase: str,
     config: Config,
@@ -297,17 +315,13 @@ def train_phase(
     log: Callable[[Mapping[str, float], int], object],
     checkpoints: Path,
     also: Sequence[int] = (),
-) -> tuple[Result, Report | None]:
+) -> Trained:
     """Train the network in place and leave it with the weights of its best epoch.
 
     Args:
         log: receives the metrics of an epoch and its number.
         checkpoints: folder for `best` and `last`.
         also: as `start_engine` takes it.
-
-    Returns:
-        The result of the loop, and how the outputs of the frozen part came to be, where there are
-        any.
     """
     # Again, so that nothing depends on what was computed before.
     seed_everything(config.seed, machine.threads)
@@ -363,7 +377,13 @@ def train_phase(
     best, _ = load_checkpoint(checkpoints / "best")
     model.load_state_dict(best, strict=False)
     model.eval()
-    return result, engine.report
+
+    def validation_logits() -> NDArray[np.float64]:
+        return np.concatenate(
+            [logits.double().cpu().numpy() for logits, _ in _validate(engine, validation, machine)]
+        )
+
+    return Trained(result, engine.report, validation_logits)
 
 
 def validation_metrics(
@@ -371,17 +391,25 @@ def validation_metrics(
 ) -> dict[str, float]:
     """`val/loss`, cross-entropy without smoothing or class weights, and `val/accuracy`."""
     loss, correct, seen = 0.0, 0, 0
-    engine.trained.eval()
     objective = Objective()
-    with torch.no_grad():
-        for raw_inputs, raw_labels in engine.inputs.validation(batches):
-            inputs, labels = raw_inputs.to(machine.device), raw_labels.to(machine.device)
-            with autocast(machine.device, machine.dtype):
-                logits = engine.trained(inputs)
-            loss += float(objective.total(logits, labels))
-            correct += int((logits.argmax(1) == labels).sum())
-            seen += len(labels)
+    for logits, labels in _validate(engine, batches, machine):
+        loss += float(objective.total(logits, labels))
+        correct += int((logits.argmax(1) == labels).sum())
+        seen += len(labels)
     return {"val/loss": loss / seen, "val/accuracy": correct / seen}
+
+
+def _validate(
+    engine: Engine, batches: list[list[int]], machine: Machine
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and labels of the validation pictures, on the device."""
+    engine.trained.eval()
+    for raw_inputs, raw_labels in engine.inputs.validation(batches):
+        inputs, labels = raw_inputs.to(machine.device), raw_labels.to(machine.device)
+        # Not around the loop: a generator's caller would run without gradients too.
+        with torch.no_grad(), autocast(machine.device, machine.dtype):
+            logits = engine.trained(inputs)
+        yield logits, labels
 
 
 def _class_weights(config: Config, manifest: Manifest, machine: Machine) -> torch.Tensor | None:

@@ -17,9 +17,10 @@ from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import Manifest
 from tlkit.data.prepare import prepare
 from tlkit.data.sheets import samples_sheet
+from tlkit.evaluation.calibration import fit_temperature
 from tlkit.features.inputs import Pictures
 from tlkit.files import cache_folder, disk_faults_told, scratch_folder
-from tlkit.outcome import evaluate, write_outcome
+from tlkit.outcome import evaluate, labels_of, write_outcome
 from tlkit.phases import (
     PHASES,
     Machine,
@@ -112,7 +113,7 @@ def run_phase(
             _begin_from_head(tracker, config, data, network)
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir()
-        result, report = train_phase(
+        trained = train_phase(
             phase,
             config,
             network,
@@ -122,9 +123,13 @@ def run_phase(
             checkpoints=checkpoints,
             also=[config.unfreeze_depth],
         )
+        result, report = trained.result, trained.report
         if report is not None:
             tracker.tags({"features/decision": report.decision})
-        classifier = network.classifier
+        temperature = fit_temperature(
+            trained.validation_logits(), labels_of(data.manifest.of("val"))
+        )
+        classifier = network.classifier.calibrated(temperature)
         outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
         columns = probability_columns(data.manifest.classes)
         write_outcome(
@@ -144,6 +149,7 @@ def run_phase(
             "val/best_accuracy": result.best["val/accuracy"],
             "val/best_loss": result.best["val/loss"],
             "val/best_epoch": float(result.best_epoch),
+            "temperature": temperature,
             **outcome.metrics,
             "test/accuracy_low": low,
             "test/accuracy_high": high,

@@ -41,10 +41,10 @@ COLUMNS: tuple[tuple[str, Callable[[PhaseResult], str]], ...] = (
 def table(results: Sequence[PhaseResult]) -> str:
     """The phases side by side, for a terminal."""
     rows = [[name for name, _ in COLUMNS], *([cell(r) for _, cell in COLUMNS] for r in results)]
-    return _columns(rows)
+    return columns(rows)
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows, the first of which is the heading, under one another; the first column to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -126,6 +126,6 @@ def of_store(store: Store) -> str:
         )
     total = sum(entry.size for entry in entries) / 1e6
     return (
-        f"{_columns(rows)}\n{len(entries)} entries, {total:,.1f} MB of at most "
+        f"{columns(rows)}\n{len(entries)} entries, {total:,.1f} MB of at most "
         f"{store.budget / 1e6:,.0f} MB (store_gigabytes) in {store.folder}"
     )

@@ -21,11 +21,11 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Run, RunTag
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from tlkit.errors import UserError
@@ -41,6 +41,13 @@ SERVING_PACKAGES = (
     "timm",
     "torch",
     "torchvision",
+)
+# What a caller of the model may set for a request, with what holds otherwise.
+_MODEL_PARAMS = ParamSchema(
+    [
+        ParamSpec("tta", DataType.long, 1),
+        ParamSpec("abstain", DataType.double, 0.0),
+    ]
 )
 PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.init_from"
 SETTINGS_TAG = "tlkit.settings"
@@ -95,10 +102,10 @@ class Tracker:
     def model(
         self, folder: Path, code: Path, package: Path, columns: Sequence[str], example: bytes
     ) -> None:
-        """Log the classifier saved in `folder` as the model `model`.
+        """Log the classifiers saved in `folder` as the model `model`.
 
         Args:
-            folder: what `Classifier.save` wrote.
+            folder: what `Classifier.save` or `Ensemble.save` wrote.
             code: the file that MLflow runs to load the model.
             package: the package that `code` imports, copied beside the model.
             columns: the names of the probability columns.
@@ -111,7 +118,9 @@ class Tracker:
             python_model=str(code),
             artifacts={"classifier": str(folder)},
             code_paths=[str(package)],
-            signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs)),
+            signature=ModelSignature(
+                Schema([ColSpec(DataType.binary, "image")]), Schema(outputs), _MODEL_PARAMS
+            ),
             input_example=pd.DataFrame({"image": [example]}),
             # Given, because MLflow would take 9 s to infer them.
             pip_requirements=[f"{name}=={version(name)}" for name in SERVING_PACKAGES],
@@ -120,6 +129,11 @@ class Tracker:
     def describe(self, markdown: str) -> None:
         """Set the description that the UI shows at the top of the run."""
         self.tags({MLFLOW_RUN_NOTE: markdown})
+
+    def artifact_place(self) -> str:
+        """Where the run's artifacts lie: a folder, or the store's address."""
+        address = str(mlflow.get_run(self.run_id).info.artifact_uri)
+        return address.removeprefix("file://")
 
     def artifact_link(self, path: str) -> str:
         """The address of an artifact within MLflow's UI, for Markdown."""
@@ -289,6 +303,46 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
                 "name a finished run of head or finetune"
             ) from None
         yield Path(local)
+
+
+@contextlib.contextmanager
+def local_model(address: str) -> Iterator[Path]:
+    """The folder of classifiers in a model of ours, for as long as the block lasts.
+
+    Args:
+        address: runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION, or a folder: a
+            model's as MLflow writes it, or one that `Classifier.save` wrote.
+
+    Raises:
+        UserError: no such model.
+    """
+    if Path(address).expanduser().is_dir():
+        yield _classifier_folder(Path(address).expanduser())
+        return
+    if ":/" not in address:
+        raise UserError(
+            f"model={address}: no such folder; a folder, runs:/RUN_ID/model, models:/NAME@ALIAS "
+            "or models:/NAME/VERSION wanted"
+        )
+    _serve_artifacts_locally()
+    _quiet()
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+        try:
+            local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"model={address} is not at {mlflow.get_tracking_uri()}: {_line(error)}"
+            ) from None
+        yield _classifier_folder(Path(local))
+
+
+def _classifier_folder(model: Path) -> Path:
+    """Where `Tracker.model` put the classifiers in a model's folder; any other folder as it is."""
+    if not (model / "MLmodel").exists():
+        return model
+    flavor = Model.load(str(model)).flavors.get("python_function", {})
+    found = flavor.get("artifacts", {}).get("classifier", {}).get("path", "")
+    return model / str(found)
 
 
 def git_state(root: Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _read_archive(archive: Path, name: str, cache: Path) -> Source:
 
 def _read_layout(root: Path, name: str) -> Source:
     root = _unwrapped(root)
-    folders, beside = _entries(root)
+    folders, beside = visible_entries(root)
     splits = [folder for folder in folders if folder.lower() in SPLIT_FOLDERS]
     files: list[SourceFile] = []
     warnings: list[str] = []
@@ -117,10 +117,10 @@ def _read_layout(root: Path, name: str) -> Source:
 def _unwrapped(folder: Path) -> Path:
     """Step into folders that only wrap a layout, as archives have them."""
     while True:
-        folders, files = _entries(folder)
+        folders, files = visible_entries(folder)
         if len(folders) != 1 or folders[0].lower() in SPLIT_FOLDERS or _labels_in(files):
             return folder
-        inner_folders, inner_files = _entries(folder / folders[0])
+        inner_folders, inner_files = visible_entries(folder / folders[0])
         if not inner_folders and not _labels_in(inner_files):
             return folder  # pictures of one class, which is a mistake to be told
         folder = folder / folders[0]
@@ -129,7 +129,7 @@ def _unwrapped(folder: Path) -> Path:
 def _read_split(root: Path, name: str, warnings: list[str]) -> list[SourceFile]:
     split = SPLIT_FOLDERS[name.lower()]
     folder = root / name
-    folders, _ = _entries(folder)
+    folders, _ = visible_entries(folder)
     if folders == [name]:  # train.zip that holds train/, unpacked into train/
         folder = folder / name
     files = _read_classes(root, folder, split, [], warnings)
@@ -142,7 +142,7 @@ def _read_classes(
     root: Path, folder: Path, split: str | None, skipped: list[str], warnings: list[str]
 ) -> list[SourceFile]:
     """The files of one folder: a folder a class, or else labels in the names; [] if neither."""
-    folders, names = _entries(folder)
+    folders, names = visible_entries(folder)
     classes = {name: _candidates(folder / name) for name in folders if name not in skipped}
     if not any(classes.values()):
         classes = _labels_in(names)
@@ -182,7 +182,7 @@ def _candidates(folder: Path) -> list[str]:
     called like a picture is one of them, for the audit to tell."""
 
     def below(inside: Path) -> Iterator[str]:
-        folders, files = _entries(folder / inside)
+        folders, files = visible_entries(folder / inside)
         for name in files:
             yield (folder.name / inside / name).as_posix()
         for name in folders:
@@ -198,8 +198,8 @@ def _candidates(folder: Path) -> list[str]:
     return list(below(Path()))
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the visible folders and of all else, each sorted. Links are followed."""
+def visible_entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the visible folders and of all else in a folder, each sorted; links are followed."""
     folders: list[str] = []
     files: list[str] = []
     with os.scandir(folder) as entries:
@@ -218,7 +218,7 @@ def _refuse_doubles(root: Path, folders: list[str]) -> None:
 
 def _refuse_hidden_splits(folder: Path, classes: list[str]) -> None:
     """Folders that all hold the same folders and no files are splits by another name."""
-    inner = [_entries(folder / name) for name in classes]
+    inner = [visible_entries(folder / name) for name in classes]
     if len(inner) > 1 and not any(files for _, files in inner):
         shared = set.intersection(*(set(folders) for folders, _ in inner))
         if shared:

@@ -1,6 +1,7 @@
 """From a picture to what a network takes: plain for evaluation, or one of its views."""
 
 import hashlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 Step = Callable[[Any], Any]
+
+_generator = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Views:
     def picture(self, picture: Image.Image, sha256: str, view: int) -> Image.Image:
         """View `view` of an RGB picture whose content has the hash `sha256`."""
         change = _AUGMENTATIONS[self.augment]
-        with torch.random.fork_rng(devices=[]):
+        # A served model renders in several threads, and they share the generator.
+        with _generator, torch.random.fork_rng(devices=[]):
             # The default generator alone: seeding CUDA from a loader's worker would start it.
             torch.default_generator.manual_seed(_view_seed(self.seed, view, sha256))
             # Augmenting before the crop lets a rotation bring in real pixels, not black corners.

@@ -42,12 +42,13 @@ _TEXT = 8.5
 class Tile:
     """One picture and what was said of it.
 
-    picture: uint8 (H, W, 3). confidence: probability of the predicted class, 0..1. path: as in
-    the manifest. heat: float32 (H, W) in 0..1, the evidence for the predicted class, or None.
+    picture: uint8 (H, W, 3). true: its class, None where that is not known. confidence:
+    probability of the predicted class, 0..1. path: as in the manifest. heat: float32 (H, W) in
+    0..1, the evidence for the predicted class, or None.
     """
 
     picture: NDArray[np.uint8]
-    true: str
+    true: str | None
     predicted: str
     confidence: float
     path: str
@@ -131,7 +132,7 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
     for place, tile in enumerate(sorted(tiles, key=lambda tile: -tile.confidence)):
         (box,) = grid.axes(figure, place)
         _show(box, tile.picture, VERMILLION)
-        grid.caption(figure, place, 0, "true: ", tile.true)
+        grid.caption(figure, place, 0, "true: ", str(tile.true))
         grid.caption(figure, place, 1, "predicted: ", tile.predicted)
         name = PurePosixPath(tile.path).name
         grid.caption(figure, place, 2, f"{percent(tile.confidence)}  ", name, colour=DIM)
@@ -151,22 +152,25 @@ def gradcam_sheet(tiles: Sequence[Tile], title: str) -> Figure:
     remark = "✓ right · ✗ wrong · true class → predicted class (confidence)"
     figure = grid.figure(title, [remark], below=0.55)
     for place, (tile, heat) in enumerate(zip(tiles, heats, strict=True)):
-        wrong = tile.true != tile.predicted
+        wrong = tile.true not in (None, tile.predicted)
         colour = VERMILLION if wrong else BLUE
         left, right = grid.axes(figure, place)
         _show(left, tile.picture, colour, thick=wrong)
         _show(right, overlay(tile.picture, heat), colour, thick=wrong)
         share = f" ({percent(tile.confidence)})"
         names = _pair(tile.true, tile.predicted, grid.tile_width - 0.2 - text_width(share, _TEXT))
-        grid.caption(figure, place, 0, "✗ " if wrong else "✓ ", names + share, mark=colour)
+        sign = "" if tile.true is None else "✗ " if wrong else "✓ "
+        grid.caption(figure, place, 0, sign, names + share, mark=colour)
         note = "" if heat.any() else "no positive evidence: "
         grid.caption(figure, place, 1, note, PurePosixPath(tile.path).name, colour=DIM)
     _legend(figure)
     return figure
 
 
-def _pair(true: str, predicted: str, inches: float) -> str:
+def _pair(true: str | None, predicted: str, inches: float) -> str:
     """Both names in the width given; a short one leaves its room to the other."""
+    if true is None:
+        return shorten(predicted, inches, _TEXT)
     arrow = " → "
     room = inches - text_width(arrow, _TEXT)
     true_room = max(room / 2, room - text_width(one_line(predicted), _TEXT))

@@ -12,9 +12,15 @@ import torch
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.features.fill import Report
-from tlkit.phases import Machine, begin_from, machine_for, prepare_phase, train_phase
+from tlkit.phases import (
+    Machine,
+    Trained,
+    begin_from,
+    machine_for,
+    prepare_phase,
+    train_phase,
+)
 from tlkit.serving.classifier import Classifier
-from tlkit.training.loop import Result
 
 Log = Callable[[Mapping[str, float], int], object]
 
@@ -67,16 +73,16 @@ def train_trial(
         if head is None:
             head = Path(folder) / "head" / "best"
             _train("head", config, manifest, machine, head.parent, _unheard, also)
-        result, classifier, report = _train(
+        trained, classifier = _train(
             "finetune", config, manifest, machine, Path(folder) / "finetune", log, also, head
         )
     return Score(
-        result.best["val/loss"],
-        result.best["val/accuracy"],
-        result.best_epoch,
+        trained.result.best["val/loss"],
+        trained.result.best["val/accuracy"],
+        trained.result.best_epoch,
         time.perf_counter() - started,
         _latency(classifier, machine) if config.second_objective == "latency" else None,
-        report,
+        trained.report,
     )
 
 
@@ -89,16 +95,16 @@ def _train(
     log: Log,
     also: Sequence[int],
     head: Path | None = None,
-) -> tuple[Result, Classifier, Report | None]:
+) -> tuple[Trained, Classifier]:
     checkpoints.mkdir()
     network, pictures = prepare_phase(phase, config, manifest, machine)
     if head is not None:
         begin_from(network, head, config.init_from)
-    result, report = train_phase(
+    trained = train_phase(
         phase, config, network, pictures, machine,
         log=log, checkpoints=checkpoints, also=also,
     )  # fmt: skip
-    return result, network.classifier, report
+    return trained, network.classifier
 
 
 def _unheard(metrics: Mapping[str, float], epoch: int) -> None:

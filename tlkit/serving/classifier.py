@@ -1,8 +1,9 @@
 """A trained classifier in a folder: safetensors weights, and JSON for all else."""
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from tlkit.data.images import read_picture
-from tlkit.data.transforms import Preprocessing
+from tlkit.data.transforms import Preprocessing, Views
 from tlkit.models.backbones import create_model
 from tlkit.models.baseline import BaselineCNN
 from tlkit.serving.predict import predict_probabilities
@@ -36,6 +37,7 @@ class Description:
         image_size: side in pixels, or None for the backbone's own.
         preprocessing: keyword arguments of `timm.data.create_transform`.
         max_pixels: a picture that decodes to more is refused.
+        temperature: what logits are divided by before the softmax.
     """
 
     backbone: str
@@ -44,6 +46,7 @@ class Description:
     classes: tuple[str, ...]
     preprocessing: dict[str, Any]
     max_pixels: int
+    temperature: float = 1.0
 
     def build(self) -> nn.Module:
         """The network with random weights."""
@@ -79,25 +82,42 @@ class Classifier:
         load_model(model, folder / WEIGHTS_FILE)
         return cls(model.eval().to(memory_format=torch.channels_last), description)
 
-    def probabilities(
-        self, pictures: Sequence[bytes | Image], batch_size: int = 32
-    ) -> NDArray[np.float64]:
-        """One row a picture, float64 (N, classes), for files' bytes or decoded RGB pictures.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the probabilities."""
+        return self.description.classes
+
+    def prepare(self, picture: bytes | Image, views: int = 1) -> Tensor:
+        """A file's bytes, or a decoded RGB picture, as float32 (views, 3, H, W), normalised.
+
+        The first view is the plain picture; the others are augmented as in training (flip,
+        rotation, colour), always the same for the same picture.
 
         Raises:
             UnreadablePicture: bytes that are no picture, or one over the pixel limit.
         """
-        if not pictures:
-            return np.empty((0, len(self.description.classes)))
         preprocessing = Preprocessing(self.description.preprocessing)
+        if isinstance(picture, bytes):
+            content = hashlib.sha256(picture).hexdigest()
+            picture = read_picture(picture, self.description.max_pixels)
+        else:
+            content = hashlib.sha256(picture.tobytes()).hexdigest()
+        augmented = Views(preprocessing, "recipe", seed=0)
+        return torch.stack(
+            [preprocessing(picture), *(augmented(picture, content, v) for v in range(1, views))]
+        )
 
-        def tensor(picture: bytes | Image) -> Tensor:
-            if isinstance(picture, bytes):
-                picture = read_picture(picture, self.description.max_pixels)
-            return preprocessing(picture)
+    def classify(self, prepared: Sequence[Tensor]) -> NDArray[np.float64]:
+        """Probabilities of what `prepare` gave, the mean over views: float64 (N, classes)."""
+        if not prepared:
+            return np.empty((0, len(self.classes)))
+        device = next(self.model.parameters()).device
+        rows = predict_probabilities(
+            self.model, [torch.cat(list(prepared))], device, self.description.temperature
+        )
+        mean: NDArray[np.float64] = rows.reshape(len(prepared), -1, len(self.classes)).mean(axis=1)
+        return mean
 
-        def batches() -> Iterator[Tensor]:
-            for start in range(0, len(pictures), batch_size):
-                yield torch.stack([tensor(p) for p in pictures[start : start + batch_size]])
-
-        return predict_probabilities(self.model, batches(), torch.device("cpu"))
+    def calibrated(self, temperature: float) -> "Classifier":
+        """The same network, whose probabilities are softmax(logits / temperature)."""
+        return replace(self, description=replace(self.description, temperature=temperature))

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 
 def predict_probabilities(
-    model: nn.Module, batches: Iterable[Tensor], device: torch.device
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    device: torch.device,
+    temperature: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Softmax of the logits for each picture, float64 (N, classes), rows summing to 1.
+    """Softmax of logits / temperature for each picture, float64 (N, classes), rows summing to 1.
 
     Always in full float32, whatever precision training used: a picture gets the same numbers from
     whoever asks. The mode of the model is left as found.
@@ -27,7 +30,8 @@ def predict_probabilities(
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             for batch in batches:
                 inputs = batch.to(device, memory_format=torch.channels_last, non_blocking=True)
-                rows.append(model(inputs).double().softmax(dim=1).cpu())
+                logits = model(inputs).double()
+                rows.append((logits / temperature).softmax(dim=1).cpu())
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -1,0 +1,105 @@
+"""Temperature scaling, reliability bins and abstaining, against scikit-learn and by hand."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+
+from tlkit.evaluation.calibration import (
+    HIGHEST,
+    coverage,
+    fit_temperature,
+    reliability,
+    rescale,
+)
+from tlkit.evaluation.calibration_figure import calibration_figure
+from tlkit.evaluation.metrics import expected_calibration_error
+
+
+def overconfident(n: int = 2000, factor: float = 3.0, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Logits that are `factor` times what the labels were drawn from."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 1.5, (n, 3))
+    labels = np.array([generator.choice(3, p=row) for row in softmax(logits, axis=1)])
+    return factor * logits, labels
+
+
+class Logits(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose decision function is its input."""
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> "Logits":
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return x.argmax(axis=1)
+
+    def decision_function(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+
+def test_the_temperature_is_found_and_is_scikit_learns() -> None:
+    logits, labels = overconfident()
+    temperature = fit_temperature(logits, labels)
+    assert temperature == pytest.approx(3.0, rel=0.1)
+    frozen = FrozenEstimator(Logits().fit(logits, labels))
+    theirs = CalibratedClassifierCV(frozen, method="temperature").fit(logits, labels)
+    np.testing.assert_allclose(
+        softmax(logits / temperature, axis=1), theirs.predict_proba(logits), atol=2e-3
+    )
+
+
+def test_scaling_lowers_the_calibration_error_of_other_pictures_and_no_prediction() -> None:
+    temperature = fit_temperature(*overconfident(seed=1))
+    logits, labels = overconfident(seed=2)
+    before = softmax(logits, axis=1)
+    after = rescale(before, temperature)
+    assert (before.argmax(axis=1) == after.argmax(axis=1)).all()
+    assert expected_calibration_error(before, labels) > 0.15
+    assert expected_calibration_error(after, labels) < 0.05
+
+
+def test_rescaling_undoes_itself() -> None:
+    logits, _ = overconfident(50)
+    before = softmax(logits, axis=1)
+    np.testing.assert_allclose(rescale(rescale(before, 2.5), 1 / 2.5), before, atol=1e-12)
+
+
+def test_without_a_mistake_nothing_is_fitted_and_without_a_clue_the_bound_is() -> None:
+    logits, _ = overconfident(100)
+    assert fit_temperature(logits, logits.argmax(axis=1)) == 1.0
+    assert fit_temperature(logits, logits.argmin(axis=1)) == pytest.approx(HIGHEST, rel=1e-3)
+
+
+@pytest.mark.parametrize("shapes", [((3,), (3,)), ((4, 2), (3,)), ((0, 2), (0,))])
+def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="needs"):
+        fit_temperature(np.zeros(shapes[0]), np.zeros(shapes[1], dtype=int))
+
+
+def test_the_bins_are_those_of_the_calibration_error() -> None:
+    logits, labels = overconfident(500)
+    rows = softmax(logits, axis=1)
+    found = reliability(rows, labels)
+    assert found.count.sum() == 500
+    gaps = np.nan_to_num(np.abs(found.accuracy - found.confidence))
+    error = float((gaps * found.count).sum() / 500)
+    assert error == pytest.approx(expected_calibration_error(rows, labels))
+
+
+def test_abstaining_by_hand() -> None:
+    rows = np.array([[0.99, 0.01], [0.4, 0.6], [0.85, 0.15], [0.55, 0.45]])
+    found = coverage(rows, np.array([0, 0, 0, 1]), (0.0, 0.8, 1.0))
+    assert [(row.answered, row.accuracy) for row in found[:2]] == [(1.0, 0.5), (0.5, 1.0)]
+    assert found[2].answered == 0
+    assert np.isnan(found[2].accuracy)
+
+
+@pytest.mark.parametrize("n", [1, 200])
+def test_the_figure_draws(n: int) -> None:
+    logits, labels = overconfident(n)
+    figure = calibration_figure(softmax(logits, axis=1), labels, 2.0, "confidence")
+    assert len(figure.axes) == 3
+    figure.canvas.draw()

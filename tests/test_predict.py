@@ -1,0 +1,199 @@
+"""Prediction on files: what is printed, written and logged, and that it is what was evaluated."""
+
+import csv
+import json
+import zipfile
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Entry, make_pictures, run_entry
+from mlflow.entities import Run
+
+from tlkit.data.given import find_pictures
+from tlkit.deployment.models import load_models
+from tlkit.errors import UserError
+from tlkit.serving.stream import classify_files
+
+
+class Trained:
+    """A head and a baseline on the same tiny pictures."""
+
+    def __init__(self, pictures: Path, runs: dict[str, Run]) -> None:
+        self.pictures = pictures
+        self.runs = runs
+
+    def model(self, phase: str = "head") -> str:
+        return f"runs:/{self.runs[phase].info.run_id}/model"
+
+    def evaluated(self, phase: str = "head") -> pd.DataFrame:
+        """predictions.csv of the run, by path."""
+        run_id = self.runs[phase].info.run_id
+        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="predictions.csv")
+        return pd.read_csv(path).set_index("path")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    pictures = make_pictures(folder / "pictures")
+    mlflow.set_experiment("trained for prediction")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLKIT_CACHE", str(folder / "cache"))
+        for phase in ("baseline", "head"):
+            assert run_entry(phase, "--data", str(pictures), "--head_lr", "0.02") == 0
+    found = mlflow.search_runs(experiment_names=["trained for prediction"], output_format="list")
+    return Trained(pictures, {run.info.run_name: run for run in found})
+
+
+def columns(table: pd.DataFrame) -> np.ndarray:
+    return table.filter(like="probability_").to_numpy()
+
+
+def artifact(experiment: str, path: str) -> Path:
+    [run] = mlflow.search_runs([experiment], max_results=1, output_format="list")
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
+
+
+def test_a_folder_gives_the_probabilities_of_the_evaluation(
+    entry: Entry, experiment: str, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained.pictures / "test"
+    arguments = ("--model", trained.model(), "--images", str(folder), "--gradcam", "true")
+    assert entry("predict", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "cat/0.png" in printed
+    assert "on the 12 pictures in folders called after a class" in printed
+    ours = pd.read_csv(artifact(experiment, "predictions.csv")).set_index("path")
+    theirs = trained.evaluated()
+    theirs.index = [name.removeprefix("test/") for name in theirs.index]
+    np.testing.assert_allclose(columns(ours), columns(theirs.loc[ours.index]), atol=1e-6)
+    [run] = mlflow.search_runs([experiment], output_format="list")
+    expected = trained.runs["head"].data.metrics
+    for name in ("accuracy", "precision", "recall", "f1", "loss"):
+        assert run.data.metrics[f"predict/{name}"] == pytest.approx(expected[f"test/{name}"])
+    assert len(list(artifact(experiment, "gradcam").glob("*.png"))) == 12
+    assert artifact(experiment, "gradcam.png").exists()
+    assert artifact(experiment, "confusion_matrix.png").exists()
+
+
+def test_what_cannot_be_read_is_listed_and_stops_nothing(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "mixed"
+    (folder / "deep").mkdir(parents=True)
+    good = trained.pictures / "test" / "dog" / "1.png"
+    (folder / "deep" / "good.png").write_bytes(good.read_bytes())
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (folder / "notes, and more.txt").write_text("hello")
+    output = tmp_path / "out"
+    arguments = ("--model", trained.model(), "--images", str(folder), "--output", str(output))
+    assert entry("predict", *arguments) == 0
+    assert "unreadable: broken.jpg" in capsys.readouterr().out
+    listed = list(csv.DictReader((output / "unreadable.csv").open()))
+    assert [row["path"] for row in listed] == ["broken.jpg", "notes, and more.txt"]
+    document = json.loads((output / "predictions.json").read_text())
+    by_path = {item["path"]: item for item in document}
+    assert by_path["broken.jpg"]["error"]
+    assert sum(by_path["deep/good.png"]["probabilities"].values()) == pytest.approx(1)
+    table = pd.read_csv(output / "predictions.csv")
+    assert list(table.columns) == ["path", "predicted", "probability_cat", "probability_dog"]
+    assert entry("predict", *arguments) == 2
+    assert "holds predictions.csv already" in capsys.readouterr().err
+    assert artifact(experiment, "predictions.csv").exists()
+
+
+def test_a_zip_a_pattern_and_a_file_are_found(trained: Trained, tmp_path: Path) -> None:
+    test = trained.pictures / "test"
+    archive = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in test.rglob("*.png"):
+            opened.write(path, path.relative_to(test))
+    given = find_pictures(str(archive), tmp_path / "cache")
+    assert given.names == find_pictures(str(test), tmp_path).names
+    assert given.label("dog/1.png", ("cat", "dog")) == 1
+    pattern = find_pictures(f"{test}/*/1.png", tmp_path)
+    assert [Path(name).parent.name for name in pattern.names] == ["cat", "dog"]
+    one = find_pictures(str(test / "cat" / "1.png"), tmp_path)
+    assert (one.names, one.label("1.png", ("cat", "dog"))) == (("1.png",), 0)
+    for nothing in (str(tmp_path / "none"), f"{test}/*.gif"):
+        with pytest.raises(UserError, match="no such file"):
+            find_pictures(nothing, tmp_path)
+
+
+def test_several_models_give_the_mean_of_their_probabilities(trained: Trained) -> None:
+    both = load_models(f"{trained.model('head')}, {trained.model('baseline')}")
+    pictures = sorted((trained.pictures / "test").rglob("*.png"))
+    rows = both.probabilities([path.read_bytes() for path in pictures])
+    names = [path.relative_to(trained.pictures).as_posix() for path in pictures]
+    mean = sum(columns(trained.evaluated(phase).loc[names]) for phase in ("head", "baseline")) / 2
+    np.testing.assert_allclose(rows, mean, atol=1e-6)
+
+
+def test_views_are_averaged_and_always_the_same(trained: Trained) -> None:
+    ensemble = load_models(trained.model())
+    picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
+    one, eight, again = (ensemble.probabilities([picture], views) for views in (1, 8, 8))
+    assert (eight == again).all()
+    assert not np.allclose(one, eight)
+    [views] = ensemble.prepare(picture, 8)
+    assert views.shape[0] == 8
+    by_view = [ensemble.classify([(view[None],)]) for view in views]
+    np.testing.assert_allclose(eight, np.mean(by_view, axis=0), atol=1e-6)
+
+
+def test_abstaining_names_no_class_and_keeps_the_probabilities(
+    entry: Entry, experiment: str, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(trained.pictures / "test" / "cat" / "0.png")
+    arguments = ("--model", trained.model(), "--images", picture, "--abstain", "0.99999")
+    assert entry("predict", *arguments) == 0
+    assert "1 of 1 pictures have a confidence below" in capsys.readouterr().out
+    table = pd.read_csv(artifact(experiment, "predictions.csv"))
+    assert table["predicted"].isna().all()
+    assert columns(table).sum() == pytest.approx(1)
+
+
+def test_memory_holds_a_few_batches_whatever_the_number(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = load_models(trained.model())
+    picture = trained.pictures / "test" / "cat" / "0.png"
+    asked = 0
+
+    def paths():
+        nonlocal asked
+        for _ in range(1000):
+            asked += 1
+            yield picture
+
+    stream = classify_files(ensemble, paths(), workers=1)
+    next(stream)
+    assert asked <= 4 * 32
+    stream.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--images", "x"), "model is not given"),
+        (("--model", "nowhere", "--images", "."), "model=nowhere: no such folder"),
+        (("--model", "runs:/0123/model", "--images", "."), "model=runs:/0123/model is not at"),
+        (("--model", "models:/none@champion", "--images", "."), "is not at"),
+        (("--model", "m", "--images", ".", "--tta", "0"), "tta=0 is not allowed"),
+        (("--model", "m", "--images", ".", "--gradcam", "maybe"), "true or false wanted"),
+        (("--model", "m", "--images", ".", "--seed", "1"), "unknown key seed"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    entry: Entry, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    (tmp_path / "a.png").write_bytes(b"")
+    assert entry("predict", *arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error

@@ -1,0 +1,68 @@
+"""Pictures without a data set: a file, a folder, a pattern or an archive."""
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlkit.data.archives import extract, is_archive
+from tlkit.data.sources import visible_entries
+from tlkit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Given:
+    """Files that are said to be pictures, sorted.
+
+    Attributes:
+        root: the folder that `names` begin from.
+        names: POSIX paths.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+
+    def label(self, name: str, classes: tuple[str, ...]) -> int | None:
+        """The class that the nearest folder around a file is called after, within the given."""
+        folders = [*reversed(Path(name).parent.parts), self.root.name]
+        return next((classes.index(folder) for folder in folders if folder in classes), None)
+
+
+def find_pictures(images: str, cache: Path) -> Given:
+    """The visible files of a folder at any depth, of an archive, of a pattern such as `a/*.jpg`
+    (`**` for any depth), or the one file.
+
+    Args:
+        cache: folder that archives are unpacked into.
+
+    Raises:
+        UserError: nothing there, or an archive that `extract` refuses.
+    """
+    path = Path(images).expanduser()
+    if path.is_file() and is_archive(path):
+        return _of_folder(extract(path, cache), images)
+    if path.is_dir():
+        return _of_folder(path, images)
+    if path.is_file():
+        return Given(path.parent, (path.name,))
+    if glob.has_magic(images):
+        found = sorted(f for f in glob.glob(str(path), recursive=True) if Path(f).is_file())
+        if found:
+            return Given(Path(), tuple(Path(name).as_posix() for name in found))
+    raise UserError(f"images={images}: no such file; a file, folder, pattern or archive wanted")
+
+
+def _of_folder(folder: Path, images: str) -> Given:
+    names = tuple(_below(folder, Path()))
+    if not names:
+        raise UserError(f"images={images} holds no files; give a folder with pictures")
+    return Given(folder, names)
+
+
+def _below(root: Path, inside: Path) -> Iterator[str]:
+    folders, files = visible_entries(root / inside)
+    for name in files:
+        yield (inside / name).as_posix()
+    for name in folders:
+        if not (root / inside).resolve().is_relative_to((root / inside / name).resolve()):
+            yield from _below(root, inside / name)

@@ -1,0 +1,34 @@
+"""Models by their address: from a run, from the registry, or from a folder."""
+
+from tlkit.errors import UserError
+from tlkit.serving.classifier import Classifier
+from tlkit.serving.ensemble import Ensemble
+from tlkit.tracking import local_model
+
+
+def load_models(addresses: str) -> Ensemble:
+    """One model or several with commas between them, as one whose probabilities are their mean.
+
+    Args:
+        addresses: each as `tlkit.tracking.local_model` takes it.
+
+    Raises:
+        UserError: no such model, one that is not ours, or models of different classes.
+    """
+    members: list[Classifier] = []
+    for address in (word.strip() for word in addresses.split(",")):
+        with local_model(address) as folder:
+            try:
+                members += Ensemble.load(folder).members
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise UserError(
+                    f"model={address} is no model of this suite ({reason}); give the model that a "
+                    "run of baseline, head or finetune left: runs:/RUN_ID/model"
+                ) from error
+        if members[-1].classes != members[0].classes:
+            raise UserError(
+                f"model={address} tells {', '.join(members[-1].classes)} apart and the first one "
+                f"{', '.join(members[0].classes)}; models of the same classes wanted"
+            )
+    return Ensemble(tuple(members))

@@ -1,0 +1,174 @@
+"""Classify pictures, write what was found, and log it as a run called `predict`."""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from tlkit.data.given import Given, find_pictures
+from tlkit.data.images import read_picture
+from tlkit.data.transforms import Preprocessing
+from tlkit.deployment.models import load_models
+from tlkit.deployment.settings import PredictSettings
+from tlkit.deployment.tally import Tally
+from tlkit.errors import UserError
+from tlkit.evaluation.figures import confusion_matrix
+from tlkit.evaluation.gradcam import grad_cam
+from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
+from tlkit.files import cache_folder, disk_faults_told
+from tlkit.models.units import cam_target
+from tlkit.serving.classifier import Classifier, probability_columns
+from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.stream import Prediction, classify_files
+from tlkit.tracking import run
+from tlkit.training.seeding import available_cores
+
+# Pictures on the sheet of overlays.
+SHEET = 24
+
+Write = Callable[[str, str | None, Prediction], None]
+
+
+def run_predict(settings: PredictSettings) -> str:
+    """Classify what `settings.images` names.
+
+    Returns:
+        A table of the first pictures, the unreadable ones, and where the files are.
+
+    Raises:
+        UserError: no such model or pictures, models of different classes, or an output folder
+            that holds predictions already.
+    """
+    given = find_pictures(settings.images, cache_folder() / "data")
+    output = _output(settings)
+    with run("predict", system_metrics=False) as tracker:
+        tracker.params(settings.as_dict())
+        ensemble = load_models(settings.model)
+        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+            folder = Path(name)
+            tally = _classify(folder, ensemble, given, settings)
+            if tally.known:
+                title = "predict: pictures in folders called after a class"
+                figure = confusion_matrix(tally.confusion, ensemble.classes, title)
+                figure.savefig(folder / "confusion_matrix.png")
+            tracker.metrics(tally.metrics())
+            tracker.artifacts(folder)
+            if output is not None:
+                with disk_faults_told(output):
+                    shutil.copytree(folder, output, dirs_exist_ok=True)
+        counted = f"{tally.pictures:,} pictures of `{settings.images}`, {tally.unreadable:,} more "
+        words = [f"{counted}unreadable, by `{settings.model}`.", *tally.verdicts()]
+        if settings.gradcam and tally.pictures:
+            words.append(f"![Grad-CAM]({tracker.artifact_link('gradcam.png')})")
+        tracker.describe("\n\n".join(words))
+        where = str(output) if output else tracker.artifact_place()
+    return f"{tally.text()}\npredictions.csv and predictions.json are in {where}"
+
+
+def _output(settings: PredictSettings) -> Path | None:
+    if settings.output == "none":
+        return None
+    folder = Path(settings.output).expanduser()
+    if (folder / "predictions.csv").exists():
+        raise UserError(
+            f"output={folder} holds predictions.csv already; remove it or name another folder"
+        )
+    return folder
+
+
+def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictSettings) -> Tally:
+    """Write a line a picture as it comes, and keep the counts."""
+    classes = ensemble.classes
+    tally = Tally(classes, settings.abstain, np.zeros((len(classes),) * 2, dtype=np.int64))
+    paths = (given.root / name for name in given.names)
+    workers = available_cores() if settings.workers == "auto" else int(settings.workers)
+    stream = classify_files(ensemble, paths, views=settings.tta, workers=workers)
+    tiles: list[Tile] = []
+    with (
+        _files(folder, classes) as write,
+        tqdm(stream, total=len(given.names), desc="predict", unit="picture", disable=None) as bar,
+    ):
+        for name, prediction in zip(given.names, bar, strict=True):
+            label = given.label(name, classes)
+            named = tally.add(name, prediction, label)
+            write(name, named, prediction)
+            if settings.gradcam and named is not None:
+                tile = _tile(ensemble.members[0], name, prediction, classes, label)
+                _write_overlay(folder / "gradcam", tally.pictures - 1, tile)
+                tiles += [tile] if len(tiles) < SHEET else []
+    if tiles:
+        sheet = gradcam_sheet(tiles, "predict: evidence for the predicted class (Grad-CAM)")
+        sheet.savefig(folder / "gradcam.png")
+    return tally
+
+
+@contextmanager
+def _files(folder: Path, classes: tuple[str, ...]) -> Iterator[Write]:
+    """What writes a prediction to predictions.csv and .json, or to unreadable.csv."""
+    with (
+        (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as table,
+        (folder / "unreadable.csv").open("w", encoding="utf-8", newline="") as bad,
+        (folder / "predictions.json").open("w", encoding="utf-8") as document,
+    ):
+        rows, faults = csv.writer(table, lineterminator="\n"), csv.writer(bad, lineterminator="\n")
+        rows.writerow(["path", "predicted", *probability_columns(classes)])
+        faults.writerow(["path", "reason"])
+        separator = "[\n"
+
+        def write(name: str, named: str | None, prediction: Prediction) -> None:
+            nonlocal separator
+            entry: dict[str, Any] = {"path": name}
+            if prediction.probabilities is None:
+                faults.writerow([name, prediction.reason])
+                entry["error"] = prediction.reason
+            else:
+                values = [float(value) for value in prediction.probabilities]
+                rows.writerow([name, named, *(f"{value:.9g}" for value in values)])
+                entry["predicted"] = named or None
+                entry["probabilities"] = dict(zip(classes, values, strict=True))
+            document.write(separator + json.dumps(entry, ensure_ascii=False))
+            separator = ",\n"
+
+        yield write
+        document.write("\n]\n")
+
+
+def _tile(
+    member: Classifier,
+    name: str,
+    prediction: Prediction,
+    classes: tuple[str, ...],
+    label: int | None,
+) -> Tile:
+    """The picture as the network sees it, with the evidence for its predicted class."""
+    assert prediction.probabilities is not None
+    preprocessing = Preprocessing(member.description.preprocessing)
+    shown = preprocessing.picture(read_picture(prediction.path, member.description.max_pixels))
+    best = int(prediction.probabilities.argmax())
+    layer, to_grid = cam_target(member.model)
+    inputs = preprocessing.tensor(shown)[None]
+    heat = grad_cam(member.model, layer, inputs, torch.tensor([best]), to_grid)[0].numpy()
+    return Tile(
+        picture=np.asarray(shown),
+        true=None if label is None else classes[label],
+        predicted=classes[best],
+        confidence=float(prediction.probabilities[best]),
+        path=name,
+        heat=heat,
+    )
+
+
+def _write_overlay(folder: Path, number: int, tile: Tile) -> None:
+    assert tile.heat is not None
+    folder.mkdir(exist_ok=True)
+    picture = Image.fromarray(overlay(tile.picture, tile.heat))
+    picture.save(folder / f"{number:06d}-{Path(tile.path).stem}.png")

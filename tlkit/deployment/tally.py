@@ -1,0 +1,110 @@
+"""What is kept of predictions while they stream by: no more for more pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlkit.evaluation.metrics import accuracy_interval, metrics_of_confusion
+from tlkit.serving.stream import Prediction
+from tlkit.summary import columns
+
+SHOWN = 20
+
+
+@dataclass
+class Tally:
+    """Counts, and the first few pictures by name.
+
+    Attributes:
+        classes: names.
+        abstain: confidence below which no class is named.
+        confusion: int64 (classes, classes), the pictures whose class is known: true, predicted.
+        log_loss: their summed negative log-likelihood, in nats.
+    """
+
+    classes: Sequence[str]
+    abstain: float
+    confusion: NDArray[np.int64]
+    pictures: int = 0
+    abstained: int = 0
+    unreadable: int = 0
+    log_loss: float = 0.0
+    first: list[tuple[str, str, str]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, name: str, prediction: Prediction, label: int | None) -> str | None:
+        """Count a picture; returns the class that is named, "" for abstained, None for unreadable.
+
+        Args:
+            label: its class, where that is known.
+        """
+        row = prediction.probabilities
+        if row is None:
+            self.unreadable += 1
+            if len(self.reasons) < SHOWN:
+                self.reasons.append(f"{name} ({prediction.reason})")
+            return None
+        best = int(row.argmax())
+        named = self.classes[best] if row[best] >= self.abstain else ""
+        self.pictures += 1
+        self.abstained += not named
+        if len(self.first) < SHOWN:
+            self.first.append((name, named or "(abstained)", f"{row[best]:.3f}"))
+        if label is not None:
+            self.confusion[label, best] += 1
+            self.log_loss -= float(np.log(max(row[label], np.finfo(np.float64).eps)))
+        return named
+
+    @property
+    def known(self) -> int:
+        """How many pictures' class is known."""
+        return int(self.confusion.sum())
+
+    @property
+    def right(self) -> int:
+        """How many of those were classified right, abstained or not."""
+        return int(np.trace(self.confusion))
+
+    def metrics(self) -> dict[str, float]:
+        """`predict/...`: counts, and what can be said where classes are known."""
+        values = {
+            "pictures": float(self.pictures),
+            "unreadable": float(self.unreadable),
+            "abstained": float(self.abstained),
+        }
+        if self.known:
+            low, high = accuracy_interval(self.right, self.known)
+            values |= metrics_of_confusion(self.confusion)
+            values |= {"accuracy_low": low, "accuracy_high": high}
+            values["loss"] = self.log_loss / self.known
+        return {f"predict/{name}": value for name, value in values.items()}
+
+    def text(self) -> str:
+        """For a terminal: the first pictures, the unreadable ones, and the accuracy."""
+        lines = []
+        if self.first:
+            lines.append(columns([("picture", "predicted", "confidence"), *self.first]))
+        if self.pictures > len(self.first):
+            lines.append(f"and {self.pictures - len(self.first):,} more")
+        lines += [f"unreadable: {reason}" for reason in self.reasons]
+        if self.unreadable > len(self.reasons):
+            lines.append(f"and {self.unreadable - len(self.reasons):,} more unreadable")
+        return "\n".join([*lines, *self.verdicts()])
+
+    def verdicts(self) -> list[str]:
+        """Sentences on what was left open, and on the accuracy."""
+        said = []
+        if self.abstained:
+            said.append(
+                f"{self.abstained:,} of {self.pictures:,} pictures have a confidence below "
+                f"{self.abstain:g} and are left without a class."
+            )
+        if self.known:
+            low, high = accuracy_interval(self.right, self.known)
+            said.append(
+                f"Accuracy {self.right / self.known:.3f} (95 % interval {low:.3f} to {high:.3f}) "
+                f"on the {self.known:,} pictures in folders called after a class."
+            )
+        return said

@@ -1,0 +1,87 @@
+"""Reliability before and after temperature scaling, and what abstaining costs, as a figure."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from tlkit.evaluation.calibration import Reliability, reliability, rescale
+from tlkit.evaluation.canvas import BLUE, DIM, GREEN, VERMILLION, Heading, blank, percent
+from tlkit.evaluation.metrics import expected_calibration_error
+
+
+def calibration_figure(
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.integer],
+    temperature: float,
+    title: str,
+) -> Figure:
+    """Three panels: reliability before, reliability after, accuracy against share answered.
+
+    Args:
+        probabilities: of the calibrated model, float64 (n, c).
+        temperature: what it was calibrated with.
+    """
+    before = rescale(probabilities, 1 / temperature)
+    width = 13.0
+    heading = Heading(
+        title,
+        [
+            f"temperature {temperature:.2f}, fitted on the validation pictures; above 1 the model "
+            "was too sure of itself, below 1 not sure enough",
+        ],
+        width,
+    )
+    height = 4.2 + heading.height
+    figure = blank(width, height)
+    heading.draw(figure)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 4.2 / height), w_pad=0.12, h_pad=0.08)
+    axes = figure.subplots(1, 3)
+    for ax, name, rows in ((axes[0], "before", before), (axes[1], "after", probabilities)):
+        error = expected_calibration_error(rows, labels)
+        _reliability(ax, reliability(rows, labels), f"{name}: calibration error {percent(error)}")
+    _risk(axes[2], probabilities, labels)
+    return figure
+
+
+def _reliability(ax: Axes, found: Reliability, title: str) -> None:
+    bins = len(found.count)
+    edges = np.arange(bins) / bins
+    ax.bar(edges, np.nan_to_num(found.accuracy), width=1 / bins, align="edge", color=BLUE,
+           edgecolor="white", label="accuracy")  # fmt: skip
+    full = found.count > 0
+    ax.plot(found.confidence[full], found.confidence[full], "s", color=VERMILLION, ms=6,
+            mec="white", label="mean confidence")  # fmt: skip
+    ax.plot((0, 1), (0, 1), ":", color=DIM, lw=1.2)
+    for edge, count, height in zip(edges, found.count, found.accuracy, strict=True):
+        if count:  # at the foot of the bar, where no marker lies
+            colour = "white" if height > 0.08 else DIM
+            ax.text(edge + 0.5 / bins, 0.02, str(count), ha="center", fontsize=8, color=colour)
+    ax.set(title=title, xlabel="confidence (number: pictures)", xlim=(0, 1), ylim=(0, 1.12))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    ax.legend(loc="upper left", fontsize=9, framealpha=0.85, edgecolor="none")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _risk(ax: Axes, probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> None:
+    confidences = probabilities.max(axis=1)
+    order = np.argsort(-confidences, kind="stable")
+    hits = (probabilities.argmax(axis=1) == labels)[order]
+    answered = np.arange(1, len(hits) + 1)
+    accuracy = np.cumsum(hits) / answered
+    ax.plot(answered / len(hits), accuracy, color=GREEN, lw=1.8)
+    for threshold in (0.5, 0.8, 0.9, 0.99):
+        kept = int((confidences >= threshold).sum())
+        if kept:
+            ax.plot(kept / len(hits), accuracy[kept - 1], "o", ms=7, mfc="none", mec=DIM)
+            ax.annotate(f"{threshold:g}", (kept / len(hits), accuracy[kept - 1]), xytext=(0, -14),
+                        textcoords="offset points", ha="center", fontsize=8, color=DIM)  # fmt: skip
+    low = min(float(accuracy.min()), 0.95)
+    ax.set(title="answering only above a confidence", xlabel="pictures answered",
+           ylabel="accuracy among them", xlim=(0, 1.03), ylim=(low - 0.04, 1.01))  # fmt: skip
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,104 @@
+"""One or more classifiers as one: the mean of their probabilities."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+
+from tlkit.data.images import UnreadablePicture, read_picture
+from tlkit.serving.classifier import Classifier
+
+ENSEMBLE_FILE = "ensemble.json"
+
+# Pictures that go through the network at a time.
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Classifiers of the same classes, each with its own preprocessing and temperature.
+
+    What is served and predicted with is always one, be it of a single member.
+
+    Raises ValueError for no members, or members whose classes differ.
+    """
+
+    members: tuple[Classifier, ...]
+
+    def __post_init__(self) -> None:
+        found = {member.classes for member in self.members}
+        if len(found) != 1:
+            raise ValueError(f"the members have {len(found)} lists of classes: needs one")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the probabilities."""
+        return self.members[0].classes
+
+    @property
+    def max_pixels(self) -> int:
+        """A picture that decodes to more is refused."""
+        return min(member.description.max_pixels for member in self.members)
+
+    def prepare(self, picture: bytes | Image, views: int = 1) -> tuple[Tensor, ...]:
+        """As `Classifier.prepare`, once for each kind of preprocessing among the members."""
+        if isinstance(picture, bytes):
+            picture = read_picture(picture, self.max_pixels)
+        kinds = [json.dumps(m.description.preprocessing, sort_keys=True) for m in self.members]
+        tensors: dict[str, Tensor] = {}
+        for kind, member in zip(kinds, self.members, strict=True):
+            if kind not in tensors:
+                tensors[kind] = member.prepare(picture, views)
+        return tuple(tensors[kind] for kind in kinds)
+
+    def classify(self, prepared: Sequence[tuple[Tensor, ...]]) -> NDArray[np.float64]:
+        """The mean of the members' probabilities: float64 (N, classes)."""
+        rows = [
+            member.classify([tensors[index] for tensors in prepared])
+            for index, member in enumerate(self.members)
+        ]
+        mean: NDArray[np.float64] = np.mean(rows, axis=0)
+        return mean
+
+    def save(self, folder: Path) -> None:
+        """Write each member into a folder of its own below an existing folder."""
+        names = [f"member-{index}" for index in range(len(self.members))]
+        for name, member in zip(names, self.members, strict=True):
+            (folder / name).mkdir()
+            member.save(folder / name)
+        text = json.dumps({"members": names}, indent=2)
+        (folder / ENSEMBLE_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Ensemble":
+        """What `save`, or `Classifier.save`, wrote, onto the CPU, in eval mode."""
+        if not (folder / ENSEMBLE_FILE).exists():
+            return cls((Classifier.load(folder),))
+        names = json.loads((folder / ENSEMBLE_FILE).read_text(encoding="utf-8"))["members"]
+        return cls(tuple(Classifier.load(folder / name) for name in names))
+
+    def probabilities(
+        self, pictures: Sequence[bytes | Image], views: int = 1
+    ) -> NDArray[np.float64]:
+        """A row a picture, float64 (N, classes), a batch at a time.
+
+        Raises:
+            UnreadablePicture: as `prepare`, and says which picture of how many, from 1.
+        """
+        rows = [np.empty((0, len(self.classes)))]
+        for start in range(0, len(pictures), BATCH):
+            prepared = []
+            for number, picture in enumerate(pictures[start : start + BATCH], start + 1):
+                try:
+                    prepared.append(self.prepare(picture, views))
+                except UnreadablePicture as error:
+                    raise UnreadablePicture(
+                        f"picture {number} of {len(pictures)}: {error}"
+                    ) from error
+            rows.append(self.classify(prepared))
+        return np.concatenate(rows)
