@@ -14,7 +14,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "experiments" / "configs" / "smoke.yaml"
 
-USES_OF_A_MODEL = ("predict",)
+USES_OF_A_MODEL = ("predict", "promote")
 
 MakeFolder = Callable[..., Path]
 Entry = Callable[..., int]

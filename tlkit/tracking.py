@@ -19,6 +19,7 @@ from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Run, RunTag
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -252,6 +253,76 @@ def register_model(run_id: str, name: str) -> str:
     if known:
         return str(known[0].version)
     return str(mlflow.register_model(f"runs:/{run_id}/model", name).version)
+
+
+def run_of_model(address: str) -> str:
+    """The id of the run that left a model.
+
+    Args:
+        address: runs:/RUN_ID/model, models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    Raises:
+        UserError: no such model, or an address that names no run.
+    """
+    kind, _, rest = address.partition(":/")
+    if kind == "runs":
+        return rest.split("/")[0]
+    if kind != "models" or not ("@" in rest or "/" in rest):
+        raise UserError(
+            f"{address} names no run's model; runs:/RUN_ID/model, models:/NAME@ALIAS or "
+            "models:/NAME/VERSION wanted"
+        )
+    client = mlflow.MlflowClient()
+    try:
+        if "@" in rest:
+            name, _, alias = rest.partition("@")
+            return str(client.get_model_version_by_alias(name, alias).run_id)
+        name, _, version = rest.partition("/")
+        return str(client.get_model_version(name, version).run_id)
+    except MlflowException as error:
+        raise UserError(
+            f"{address} is not at {mlflow.get_tracking_uri()}: {_line(error)}"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A name in the model registry and the versions that its aliases stand for."""
+
+    name: str
+
+    def version(self, alias: str) -> str | None:
+        """The version that carries an alias, if one does."""
+        found = self._known()
+        return str(found.aliases[alias]) if found and alias in found.aliases else None
+
+    def set_alias(self, alias: str, version: str) -> None:
+        """Let an alias stand for a version, and for no other."""
+        mlflow.MlflowClient().set_registered_model_alias(self.name, alias, version)
+
+    def drop_alias(self, alias: str) -> None:
+        """Let an alias stand for nothing."""
+        mlflow.MlflowClient().delete_registered_model_alias(self.name, alias)
+
+    def tag(self, key: str) -> str | None:
+        """A tag of the name."""
+        found = self._known()
+        return str(found.tags[key]) if found and key in found.tags else None
+
+    def set_tag(self, key: str, value: str, version: str | None = None) -> None:
+        """Tag the name, or one of its versions."""
+        client = mlflow.MlflowClient()
+        if version is None:
+            client.set_registered_model_tag(self.name, key, value)
+        else:
+            client.set_model_version_tag(self.name, version, key, value)
+
+    def _known(self) -> RegisteredModel | None:
+        try:
+            found: RegisteredModel = mlflow.MlflowClient().get_registered_model(self.name)
+        except MlflowException:
+            return None
+        return found
 
 
 def store_folder() -> Path:

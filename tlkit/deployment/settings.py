@@ -22,3 +22,27 @@ class PredictSettings(Settings):
     abstain: float = share(0.0, "confidence below which no class is named")
     gradcam: bool = key(False, "true: an overlay for each picture, and a sheet of the first ones")
     workers: int | str = auto_or("auto", 1, "threads that decode; auto: one a core")
+
+
+@dataclass(frozen=True)
+class PromoteSettings(Settings):
+    """Of `-e promote`."""
+
+    name: str = required("the name in the model registry", "a name")
+    candidate: str = key(
+        "none", "the model that may become champion: runs:/RUN_ID/model or models:/NAME/VERSION"
+    )
+    confidence: float = key(
+        0.95,
+        "with which the candidate must not be worse than the champion",
+        "from 0.5 up to, not including, 1",
+        lambda value: 0.5 <= value < 1,
+    )
+    rollback: bool = key(False, "true: the champion before this one is champion again")
+
+    def contradictions(self) -> list[str]:
+        if self.rollback == (self.candidate == "none"):
+            return []
+        if self.rollback:
+            return [f"candidate={self.candidate} and rollback=true: give one of them"]
+        return ["candidate is not given; -P candidate=runs:/RUN_ID/model, or -P rollback=true"]

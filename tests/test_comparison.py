@@ -1,0 +1,178 @@
+"""Two classifiers on the same pictures: against formulas, scipy and a plain bootstrap."""
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+from tlkit.evaluation.comparison import compare_paired, holm
+
+Answers = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]
+
+
+def answers(n: int, seed: int = 0) -> Answers:
+    """A better candidate and a reference that err on the same pictures more often than not."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 4
+    hard = rng.random(n)
+    reference = hard + 0.1 * rng.random(n) < 0.6 + 0.1 * labels
+    candidate = hard + 0.1 * rng.random(n) < 0.65 + 0.1 * labels
+    return candidate, reference, labels
+
+
+def from_counts(only_candidate: int, only_reference: int, both: int, neither: int) -> Answers:
+    cells = [(True, False), (False, True), (True, True), (False, False)]
+    pairs = np.repeat(cells, [only_candidate, only_reference, both, neither], axis=0)
+    return pairs[:, 0], pairs[:, 1], np.zeros(len(pairs), dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost"), [(9, 2), (2, 9), (5, 5), (1, 0), (0, 6), (60, 40), (0, 0)]
+)
+def test_p_values_are_sums_of_the_binomial_distribution(gained: int, lost: int) -> None:
+    seen = compare_paired(*from_counts(gained, lost, 30, 7), repeats=10)
+    n = gained + lost
+    at_least = sum(math.comb(n, k) for k in range(gained, n + 1)) / 2**n
+    extreme = sum(math.comb(n, k) for k in range(max(gained, lost), n + 1)) / 2**n
+    assert seen.p_better == pytest.approx(at_least)
+    assert seen.p_value == pytest.approx(min(1, 2 * extreme))
+    assert (seen.only_candidate, seen.only_reference) == (gained, lost)
+    assert (seen.both, seen.neither) == (30, 7)
+    assert seen.difference == pytest.approx((gained - lost) / (n + 37))
+
+
+def test_difference_is_that_of_the_accuracies_and_inside_the_interval() -> None:
+    candidate, reference, labels = answers(500)
+    seen = compare_paired(candidate, reference, labels)
+    assert seen.difference == pytest.approx(candidate.mean() - reference.mean())
+    assert seen.low < seen.difference < seen.high
+    other = compare_paired(reference, candidate, labels)
+    assert other.difference == -seen.difference
+    assert other.p_value == seen.p_value
+    assert other.p_better > 0.5 > seen.p_better
+    assert (other.low, other.high) == pytest.approx((-seen.high, -seen.low), abs=0.004)
+
+
+def test_interval_equals_a_bootstrap_of_indices_within_classes() -> None:
+    candidate, reference, labels = answers(400)
+    rng = np.random.default_rng(1)
+    gains = candidate.astype(float) - reference
+    sums = np.zeros(4000)
+    for label in range(4):
+        inside = gains[labels == label]
+        sums += rng.choice(inside, (4000, len(inside))).sum(axis=1)
+    for confidence in (0.8, 0.95):
+        seen = compare_paired(candidate, reference, labels, confidence=confidence)
+        tail = (1 - confidence) / 2
+        expected = np.quantile(sums / 400, [tail, 1 - tail])
+        assert (seen.low, seen.high) == pytest.approx(tuple(expected), abs=0.004)
+
+
+def test_interval_of_a_single_class_equals_that_of_scipy() -> None:
+    candidate, reference, _ = answers(400)
+    gains = candidate.astype(float) - reference
+    expected = bootstrap(
+        (gains,), np.mean, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
+    seen = compare_paired(candidate, reference, np.zeros(400, dtype=int))
+    assert (seen.low, seen.high) == pytest.approx((expected.low, expected.high), abs=0.004)
+
+
+def test_interval_keeps_classes_at_their_size() -> None:
+    # All the difference there is lies between the classes, so that nothing is left to chance.
+    labels = np.repeat([3, 8], [60, 40])
+    seen = compare_paired(labels == 3, labels == 8, labels)
+    assert seen.low == seen.high == seen.difference == pytest.approx(0.2)
+    mixed = compare_paired(labels == 3, labels == 8, np.zeros(100, dtype=int))
+    assert mixed.high - mixed.low > 0.3
+
+
+def test_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1, 2], [150, 100, 50])
+    candidate_rates, reference_rates = np.array([0.9, 0.8, 0.6]), np.array([0.8, 0.8, 0.7])
+    truth = (candidate_rates - reference_rates)[labels].mean()
+    covered = []
+    for seed in range(300):
+        hard = rng.random(300)
+        seen = compare_paired(
+            np.where(rng.random(300) < 0.7, hard, rng.random(300)) < candidate_rates[labels],
+            hard < reference_rates[labels],
+            labels,
+            confidence=0.9,
+            repeats=1000,
+            seed=seed,
+        )
+        covered.append(seen.low <= truth <= seen.high)
+    # Three standard errors of 300 draws, and a percent for a bootstrap of few pictures.
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.01 + 3 * math.sqrt(0.9 * 0.1 / 300))
+
+
+def test_the_seed_decides_the_interval() -> None:
+    data = answers(200)
+    assert compare_paired(*data, seed=5) == compare_paired(*data, seed=5)
+    assert compare_paired(*data, seed=5, repeats=99) != compare_paired(*data, seed=6, repeats=99)
+
+
+def test_equal_classifiers_and_a_single_picture() -> None:
+    candidate, _, labels = answers(50)
+    same = compare_paired(candidate, candidate, labels)
+    assert (same.difference, same.low, same.high) == (0, 0, 0)
+    assert same.p_value == same.p_better == 1
+    one = compare_paired(np.array([True]), np.array([False]), np.array([7]))
+    assert (one.difference, one.p_value, one.p_better) == (1, 1, 0.5)
+
+
+def test_holm_by_hand() -> None:
+    # Ordered 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1, and never below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.4]) == pytest.approx([0.9, 0.8])
+    assert holm([0.7, 0.6]) == [1, 1]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+def test_holm_lies_between_no_correction_and_that_of_bonferroni() -> None:
+    p_values = np.random.default_rng(4).random(40) ** 3
+    adjusted = np.array(holm(p_values.tolist()))
+    assert (adjusted >= p_values).all()
+    assert (adjusted <= np.minimum(1, 40 * p_values)).all()
+    assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
+
+
+TRUE, ZERO = np.ones(3, dtype=bool), np.zeros(3, dtype=int)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reference", "labels", "message"),
+    [
+        (TRUE[:0], TRUE[:0], ZERO[:0], r"candidate has shape \(0,\): needs \(n >= 1,\)"),
+        (TRUE[None], TRUE[None], ZERO[None], r"candidate has shape \(1, 3\)"),
+        (TRUE, TRUE[:2], ZERO, r"reference has shape \(2,\): needs \(3,\)"),
+        (TRUE, TRUE, ZERO[:1], r"labels has shape \(1,\): needs \(3,\)"),
+        (ZERO, TRUE, ZERO, "candidate is int64: needs bool"),
+        (TRUE, TRUE * 0.5, ZERO, "reference is float64: needs bool"),
+        (TRUE, TRUE, ZERO * 0.5, "labels is float64: needs integers"),
+    ],
+)
+def test_refuses_what_are_no_answers(
+    candidate: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    message: str,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare_paired(candidate, reference, labels)
+
+
+def test_refuses_impossible_settings() -> None:
+    for confidence in (0, 1, 95, math.nan):
+        with pytest.raises(ValueError, match=f"confidence = {confidence}"):
+            compare_paired(TRUE, TRUE, ZERO, confidence=confidence)
+    with pytest.raises(ValueError, match="repeats = 0"):
+        compare_paired(TRUE, TRUE, ZERO, repeats=0)
+    for p in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=f"p-value {p}"):
+            holm([0.5, p])

@@ -1,0 +1,179 @@
+"""Promotion in the registry: what a worse, an equal and a better candidate become; rollback."""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from conftest import Entry
+
+from tlkit.data.manifest import Manifest, Picture
+from tlkit.deployment.promote import decide, run_promote
+from tlkit.deployment.settings import PromoteSettings
+from tlkit.evaluation.comparison import compare_paired
+
+MakeRun = Callable[..., str]
+RNG = np.random.default_rng(0)
+PICTURES = 200
+
+
+def right(rate: float) -> np.ndarray:
+    """The first pictures are right, so that two rates differ in the pictures between them."""
+    return np.arange(PICTURES) < round(rate * PICTURES)
+
+
+@pytest.fixture
+def make_run(experiment: str, tmp_path: Path) -> MakeRun:
+    """A run that was right on given test pictures, with what promotion reads of it."""
+
+    def make(correct: Sequence[bool], first: int = 0, classes: tuple[str, str] = ("a", "b")) -> str:
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        (folder / "data").mkdir(parents=True)
+        (folder / "model").mkdir()
+        (folder / "model" / "MLmodel").write_text("flavors: {}\n")
+        names = [f"{index + first:04d}" for index in range(len(correct))]
+        pictures = [
+            Picture(f"test/{name}.png", int(name) % 2, "test", name.ljust(64, "0"))
+            for name in names
+        ]
+        Manifest(folder, classes, tuple(pictures)).write(folder / "data" / "manifest.csv")
+        lines = ["path,label,predicted"]
+        for picture, hit in zip(pictures, correct, strict=True):
+            true = picture.label
+            lines.append(f"{picture.path},{classes[true]},{classes[true if hit else 1 - true]}")
+        (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
+        with mlflow.start_run() as run:
+            mlflow.log_artifacts(str(folder))
+        return str(run.info.run_id)
+
+    return make
+
+
+def promote(entry: Entry, run_id: str, name: str) -> None:
+    assert entry("promote", "--candidate", f"runs:/{run_id}/model", "--name", name) == 0
+
+
+def champion(name: str, alias: str = "champion") -> str | None:
+    aliases = mlflow.MlflowClient().get_registered_model(name).aliases
+    version = aliases.get(alias)
+    return (
+        None if version is None else mlflow.MlflowClient().get_model_version(name, version).run_id
+    )
+
+
+def test_a_worse_an_equal_and_a_better_candidate(
+    entry: Entry, experiment: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, worse, equal, better = (make_run(right(r)) for r in (0.9, 0.7, 0.9, 0.97))
+    promote(entry, good, "pets")
+    assert champion("pets") == good
+    assert "had no champion" in capsys.readouterr().out
+
+    promote(entry, worse, "pets")
+    assert "refused" in capsys.readouterr().out
+    assert (champion("pets"), champion("pets", "challenger")) == (good, None)
+
+    promote(entry, equal, "pets")
+    assert "challenger" in capsys.readouterr().out
+    assert (champion("pets"), champion("pets", "challenger")) == (good, equal)
+
+    promote(entry, better, "pets")
+    assert champion("pets") == better
+    [run] = mlflow.search_runs([experiment], max_results=1, output_format="list")
+    assert run.data.metrics["promote/difference"] == pytest.approx(0.07)
+    assert run.data.tags["tlkit.verdict"] == "champion"
+    assert "better (p = " in run.data.tags["mlflow.note.content"]
+    version = mlflow.MlflowClient().get_model_version_by_alias("pets", "champion")
+    assert "better" in version.tags["tlkit.reason"]
+
+    promote(entry, better, "pets")
+    assert "is the champion already" in capsys.readouterr().out
+
+    assert entry("promote", "--name", "pets", "--rollback", "true") == 0
+    assert champion("pets") == good
+    assert entry("promote", "--name", "pets", "--rollback", "true") == 2
+    assert "had no champion before" in capsys.readouterr().err
+    assert champion("pets") == good
+
+
+def test_a_challenger_that_wins_is_challenger_no_more(entry: Entry, make_run: MakeRun) -> None:
+    first, second = make_run(right(0.9)), make_run(right(0.905))
+    for run_id in (first, second):
+        promote(entry, run_id, "names")
+    assert champion("names", "challenger") == second
+    mlflow.MlflowClient().set_registered_model_alias("names", "champion", "2")
+    third = make_run(right(0.98))
+    promote(entry, third, "names")
+    assert champion("names") == third
+
+
+def test_only_pictures_that_both_were_tested_on_count(
+    entry: Entry, experiment: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(entry, make_run(right(0.5)), "halves")
+    promote(entry, make_run([True] * 150, first=100), "halves")
+    [run] = mlflow.search_runs([experiment], max_results=1, output_format="list")
+    assert run.data.metrics["promote/pictures"] == 100
+    assert run.data.metrics["promote/left_out"] == 150
+    assert run.data.tags["tlkit.verdict"] == "champion"
+    elsewhere = make_run([True] * 10, first=5000)
+    assert entry("promote", "--candidate", f"runs:/{elsewhere}/model", "--name", "halves") == 2
+    assert "share no test picture" in capsys.readouterr().err
+    other = make_run([True] * 150, first=100, classes=("x", "y"))
+    assert entry("promote", "--candidate", f"runs:/{other}/model", "--name", "halves") == 2
+    assert "different classes" in capsys.readouterr().err
+
+
+def test_two_at_once_leave_one_champion_and_the_better_one(
+    experiment: str, make_run: MakeRun
+) -> None:
+    promote_of = {}
+    ids = [make_run(right(rate)) for rate in (0.6, 0.8, 0.99)]
+    run_promote(PromoteSettings(name="race", candidate=f"runs:/{ids[0]}/model"))
+
+    def go(run_id: str) -> None:
+        promote_of[run_id] = run_promote(
+            PromoteSettings(name="race", candidate=f"runs:/{run_id}/model")
+        )
+
+    threads = [threading.Thread(target=go, args=(run_id,)) for run_id in (ids[2], ids[1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(promote_of) == 2
+    assert champion("race") == ids[2]
+    history = json.loads(mlflow.MlflowClient().get_registered_model("race").tags["tlkit.champions"])
+    assert len(history) == len(set(history))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--name", "n"), "candidate is not given"),
+        (("--candidate", "runs:/1/model"), "name is not given"),
+        (("--name", "n", "--candidate", "runs:/1/model", "--rollback", "true"), "give one of them"),
+        (("--name", "n", "--candidate", "a/folder"), "names no run's model"),
+        (("--name", "n", "--candidate", "runs:/12/model"), "no run 12"),
+        (("--name", "n", "--candidate", "models:/none/1"), "is not at"),
+        (("--name", "n", "--rollback", "true"), "had no champion before"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    entry: Entry, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert entry("promote", *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_equal_models_are_rarely_told_apart() -> None:
+    labels = np.arange(PICTURES) % 2
+    promoted = 0
+    for _ in range(300):
+        one, other = RNG.random((2, PICTURES)) < 0.9
+        found = compare_paired(one, other, labels, repeats=1)
+        promoted += decide(found, 0.95).what == "champion"
+    assert promoted <= 300 * 0.05 + 2 * np.sqrt(300 * 0.05 * 0.95)

@@ -1,0 +1,125 @@
+"""Champion and challenger in the model registry: a better model takes over, with its reason."""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from tlkit.deployment.settings import PromoteSettings
+from tlkit.deployment.tested import shared, tested
+from tlkit.errors import UserError
+from tlkit.evaluation.comparison import PairedComparison, compare_paired
+from tlkit.files import scratch_folder
+from tlkit.tracking import Registered, Tracker, register_model, run, run_of_model
+
+CHAMPION, CHALLENGER, REFUSED = "champion", "challenger", "refused"
+
+# Of the name in the registry: the versions that were champion, the present one last; JSON.
+HISTORY_TAG = "tlkit.champions"
+VERDICT_TAG, REASON_TAG = "tlkit.verdict", "tlkit.reason"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a candidate: `champion`, `challenger` or `refused`, and why."""
+
+    what: str
+    reason: str
+
+
+def decide(found: PairedComparison, confidence: float) -> Verdict:
+    """Champion where the candidate is not worse with that confidence (exact one-sided McNemar
+    test on the pictures that only one of the two got right), and so better in the mean; refused
+    where it is worse with that confidence; else challenger, for live traffic to tell."""
+    said = (
+        f"accuracy {found.difference:+.4f} against the champion "
+        f"({found.low:+.4f} to {found.high:+.4f}); {found.only_candidate} pictures only the "
+        f"candidate got right, {found.only_reference} only the champion"
+    )
+    if found.difference > 0 and found.p_better <= 1 - confidence:
+        return Verdict(CHAMPION, f"{said}: better (p = {found.p_better:.2g})")
+    if found.difference < 0 and found.p_value / 2 <= 1 - confidence:
+        return Verdict(REFUSED, f"{said}: worse (two-sided p = {found.p_value:.2g})")
+    return Verdict(CHALLENGER, f"{said}: not told apart (p = {found.p_better:.2g} for better)")
+
+
+def run_promote(settings: PromoteSettings) -> str:
+    """Register and judge the candidate, or roll back, as a run called `promote`.
+
+    Returns:
+        The verdict in a sentence.
+
+    Raises:
+        UserError: no such candidate, no test pictures in common, or nothing to roll back to.
+    """
+    registered = Registered(settings.name)
+    with run("promote", system_metrics=False) as tracker, _one_at_a_time(settings.name):
+        tracker.params(settings.as_dict())
+        said = _roll_back(registered) if settings.rollback else _judge(settings, tracker)
+        tracker.describe(said)
+    return said
+
+
+def _one_at_a_time(name: str) -> FileLock:
+    """Two that judge against the same champion at once would not see what the other did."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return FileLock(scratch_folder() / f"promote-{digest}.lock")
+
+
+def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
+    registered = Registered(settings.name)
+    run_id = run_of_model(settings.candidate)
+    candidate = tested(run_id)
+    version = register_model(run_id, settings.name)
+    champion = registered.version(CHAMPION)
+    if champion == version:
+        return f"{settings.name} version {version} is the champion already."
+    if champion is None:
+        verdict = Verdict(CHAMPION, f"{settings.name} had no champion")
+    else:
+        reference = tested(run_of_model(f"models:/{settings.name}/{champion}"))
+        both = shared(candidate, reference)
+        found = compare_paired(
+            both.candidate, both.reference, both.labels, confidence=settings.confidence
+        )
+        verdict = decide(found, settings.confidence)
+        facts = asdict(found) | {"pictures": len(both.names), "left_out": both.left_out}
+        tracker.metrics({f"promote/{name}": float(value) for name, value in facts.items()})
+        with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+            text = json.dumps({"champion": champion, "candidate": version, **facts}, indent=2)
+            (Path(folder) / "comparison.json").write_text(text + "\n", encoding="utf-8")
+            tracker.artifacts(Path(folder))
+    _apply(registered, verdict, version, champion)
+    tracker.tags({VERDICT_TAG: verdict.what})
+    return f"{settings.name} version {version}: {verdict.what}; {verdict.reason}."
+
+
+def _apply(registered: Registered, verdict: Verdict, version: str, champion: str | None) -> None:
+    registered.set_tag(VERDICT_TAG, verdict.what, version)
+    registered.set_tag(REASON_TAG, verdict.reason, version)
+    if verdict.what == REFUSED:
+        return
+    registered.set_alias(verdict.what, version)
+    if verdict.what == CHAMPION:
+        history = _history(registered) or ([champion] if champion else [])
+        registered.set_tag(HISTORY_TAG, json.dumps([*history, version]))
+        if registered.version(CHALLENGER) == version:
+            registered.drop_alias(CHALLENGER)
+
+
+def _roll_back(registered: Registered) -> str:
+    history = _history(registered)
+    if len(history) < 2:
+        raise UserError(f"{registered.name} had no champion before this one; nothing was changed")
+    registered.set_alias(CHAMPION, history[-2])
+    registered.set_tag(HISTORY_TAG, json.dumps(history[:-1]))
+    registered.set_tag(VERDICT_TAG, "rolled back", history[-1])
+    return f"{registered.name} version {history[-2]} is champion again, in place of {history[-1]}."
+
+
+def _history(registered: Registered) -> list[str]:
+    versions: list[str] = json.loads(registered.tag(HISTORY_TAG) or "[]")
+    return versions

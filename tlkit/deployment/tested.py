@@ -1,0 +1,84 @@
+"""What runs said of their test pictures, for a comparison on those that they share."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlkit.data.manifest import read
+from tlkit.errors import UserError
+from tlkit.tracking import downloaded
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The test pictures of a run, by the sha256 of their content: true and predicted class."""
+
+    run_id: str
+    said: dict[str, tuple[str, str]]
+
+
+def tested(run_id: str) -> Tested:
+    """What the run left in `predictions.csv` and `data/manifest.csv`.
+
+    Raises:
+        UserError: no such run, or one that left neither.
+    """
+    with downloaded(run_id, "data/manifest.csv") as path:
+        hashes = {picture.path: picture.sha256 for picture in read(path, Path()).of("test")}
+    with downloaded(run_id, "predictions.csv") as path, path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return Tested(run_id, {hashes[row["path"]]: (row["label"], row["predicted"]) for row in rows})
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Two runs on the test pictures that both have.
+
+    Attributes:
+        names: sha256 of each picture.
+        labels: int64 (n,), for stratification alone.
+        candidate: bool (n,), whether the first run was right.
+        reference: bool (n,), whether the second one was.
+        left_out: how many test pictures only one of them has.
+    """
+
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    candidate: NDArray[np.bool_]
+    reference: NDArray[np.bool_]
+    left_out: int
+
+
+def shared(candidate: Tested, reference: Tested) -> Shared:
+    """Both runs on the pictures that neither was trained or chosen on.
+
+    Raises:
+        UserError: no test picture in common, or one that they do not put into the same class.
+    """
+    names = tuple(sorted(set(candidate.said) & set(reference.said)))
+    if not names:
+        raise UserError(
+            f"runs {candidate.run_id} and {reference.run_id} share no test picture; "
+            "train the candidate on data whose test split holds the champion's"
+        )
+    truths = [candidate.said[name][0] for name in names]
+    if truths != [reference.said[name][0] for name in names]:
+        raise UserError(
+            f"runs {candidate.run_id} and {reference.run_id} give a picture to different classes; "
+            "models of the same classes wanted"
+        )
+    classes = {name: index for index, name in enumerate(sorted(set(truths)))}
+
+    def right(of: Tested) -> NDArray[np.bool_]:
+        return np.array([of.said[name][0] == of.said[name][1] for name in names])
+
+    return Shared(
+        names,
+        np.array([classes[truth] for truth in truths], dtype=np.int64),
+        right(candidate),
+        right(reference),
+        len(set(candidate.said) ^ set(reference.said)),
+    )
