@@ -3,6 +3,8 @@
 MLflow runs this file when it loads the model, so nothing is unpickled.
 """
 
+import base64
+import binascii
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from tlkit.data.images import UnreadablePicture
 from tlkit.serving.classifier import probability_columns
 from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.guard import guard_server
 
 INPUT_COLUMN = "image"
 ABSTAINED = ""
@@ -28,6 +31,7 @@ class PictureModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined
 
     def load_context(self, context: Any) -> None:
         """Load the classifiers from the model's artifacts."""
+        guard_server()
         self._ensemble = Ensemble.load(Path(context.artifacts["classifier"]))
 
     def predict(
@@ -61,22 +65,33 @@ class PictureModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined
 
 
 def _pictures(table: pd.DataFrame) -> list[bytes]:
-    cells = list(table[INPUT_COLUMN])
-    if not cells:
+    pictures = [_bytes(cell, number) for number, cell in enumerate(table[INPUT_COLUMN], start=1)]
+    if not pictures:
         raise _refused("no pictures; give at least one")
-    for number, cell in enumerate(cells, start=1):
-        if not isinstance(cell, bytes | bytearray):
-            raise _refused(
-                f"picture {number} is {type(cell).__name__}; the bytes of a picture file wanted"
-            )
-    size = sum(len(cell) for cell in cells)
+    size = sum(len(picture) for picture in pictures)
     served = bool(_MLFLOW_IS_IN_SERVING_ENVIRONMENT.get())  # type: ignore[no-untyped-call]
     if served and size > MAX_REQUEST_BYTES:
         raise _refused(
             f"{size / 2**20:.0f} MiB of pictures; at most {MAX_REQUEST_BYTES // 2**20} MiB go "
             "into a request: send fewer at a time"
         )
-    return [bytes(cell) for cell in cells]
+    return pictures
+
+
+def _bytes(cell: Any, number: int) -> bytes:
+    """A file's bytes. MLflow decodes base64 in records; in `inputs` and in CSV it leaves it."""
+    if isinstance(cell, str):
+        cell = cell.encode()
+    if not isinstance(cell, bytes | bytearray):
+        raise _refused(
+            f"picture {number} is {type(cell).__name__}; the bytes of a picture file wanted, "
+            "in base64 where they travel as text"
+        )
+    try:
+        # No picture format consists of base64's letters alone.
+        return base64.b64decode(cell, validate=True) or bytes(cell)
+    except binascii.Error:
+        return bytes(cell)
 
 
 def _refused(message: str) -> MlflowException:

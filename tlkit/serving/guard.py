@@ -1,0 +1,46 @@
+"""What MLflow's scoring server lets through to a status of 500, answered with 4xx instead."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+# 32 MiB of pictures in base64, and room for the JSON around them.
+MAX_BODY_BYTES = 48 * 2**20
+
+_SERVER = "mlflow.pyfunc.scoring_server"
+
+
+def guard_server() -> None:
+    """Guard the server that loads this model, if one does.
+
+    MLflow 3.17 answers 500 to a request without a content type and to JSON nested deeper than its
+    parser goes, and echoes a body that is no JSON, of whatever size, in its answer.
+    """
+    server = sys.modules.get(_SERVER)
+    if server is None or f"{_SERVER}.app" not in sys.modules:
+        return
+    if not hasattr(server.invocations, "__wrapped__"):
+        server.invocations = _guarded(server.invocations)  # type: ignore[attr-defined]
+
+
+def _guarded(invocations: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(invocations)
+    def guarded(data: bytes, content_type: str | None, *rest: Any) -> Any:
+        if not content_type:
+            raise MlflowException("no content type; send application/json", error_code=BAD_REQUEST)
+        if len(data) > MAX_BODY_BYTES:
+            raise MlflowException(
+                f"a body of {len(data) / 2**20:.0f} MiB; at most {MAX_BODY_BYTES // 2**20} MiB "
+                "are taken: send fewer pictures at a time",
+                error_code=BAD_REQUEST,
+            )
+        try:
+            return invocations(data, content_type, *rest)
+        except RecursionError:
+            raise MlflowException("JSON nested too deep", error_code=BAD_REQUEST) from None
+
+    return guarded
