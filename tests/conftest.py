@@ -7,14 +7,27 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from mlflow.entities import Run
 from PIL import Image
+
+from tlkit.serving.reference import Reference
+from tlkit.tracking import local_model
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "experiments" / "configs" / "smoke.yaml"
 
-USES_OF_A_MODEL = ("predict", "promote")
+USES_OF_A_MODEL = (
+    "predict",
+    "promote",
+    "ensemble",
+    "route",
+    "abtest",
+    "monitor",
+    "export",
+)
 
 MakeFolder = Callable[..., Path]
 Entry = Callable[..., int]
@@ -95,3 +108,38 @@ def run_entry(name: str, *arguments: str) -> int:
 def entry(experiment: str) -> Entry:
     """`run_entry`, logging to the test's own experiment."""
     return run_entry
+
+
+class Trained:
+    """A head and a baseline on the same tiny pictures."""
+
+    def __init__(self, pictures: Path, runs: dict[str, Run]) -> None:
+        self.pictures = pictures
+        self.runs = runs
+
+    def model(self, phase: str = "head") -> str:
+        return f"runs:/{self.runs[phase].info.run_id}/model"
+
+    def reference(self, phase: str = "head") -> Reference:
+        """What the model's own pictures are summed up as."""
+        with local_model(self.model(phase)) as folder:
+            return Reference.load(folder)
+
+    def evaluated(self, phase: str = "head") -> pd.DataFrame:
+        """predictions.csv of the run, by path."""
+        run_id = self.runs[phase].info.run_id
+        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="predictions.csv")
+        return pd.read_csv(path).set_index("path")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, _places: Path) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    pictures = make_pictures(folder / "pictures")
+    mlflow.set_experiment("trained for prediction")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLKIT_CACHE", str(folder / "cache"))
+        for phase in ("baseline", "head"):
+            assert run_entry(phase, "--data", str(pictures), "--head_lr", "0.02") == 0
+    found = mlflow.search_runs(experiment_names=["trained for prediction"], output_format="list")
+    return Trained(pictures, {run.info.run_name: run for run in found})

@@ -9,43 +9,12 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Entry, make_pictures, run_entry
-from mlflow.entities import Run
+from conftest import Entry, Trained
 
 from tlkit.data.given import find_pictures
 from tlkit.deployment.models import load_models
 from tlkit.errors import UserError
 from tlkit.serving.stream import classify_files
-
-
-class Trained:
-    """A head and a baseline on the same tiny pictures."""
-
-    def __init__(self, pictures: Path, runs: dict[str, Run]) -> None:
-        self.pictures = pictures
-        self.runs = runs
-
-    def model(self, phase: str = "head") -> str:
-        return f"runs:/{self.runs[phase].info.run_id}/model"
-
-    def evaluated(self, phase: str = "head") -> pd.DataFrame:
-        """predictions.csv of the run, by path."""
-        run_id = self.runs[phase].info.run_id
-        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="predictions.csv")
-        return pd.read_csv(path).set_index("path")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    folder = tmp_path_factory.mktemp("trained")
-    pictures = make_pictures(folder / "pictures")
-    mlflow.set_experiment("trained for prediction")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TLKIT_CACHE", str(folder / "cache"))
-        for phase in ("baseline", "head"):
-            assert run_entry(phase, "--data", str(pictures), "--head_lr", "0.02") == 0
-    found = mlflow.search_runs(experiment_names=["trained for prediction"], output_format="list")
-    return Trained(pictures, {run.info.run_name: run for run in found})
 
 
 def columns(table: pd.DataFrame) -> np.ndarray:

@@ -109,6 +109,14 @@ def labels_of(pictures: Sequence[Picture]) -> NDArray[np.int64]:
     return np.array([picture.label for picture in pictures], dtype=np.int64)
 
 
+def write_history(
+    folder: Path, phase: str, history: Sequence[Mapping[str, float]], best_epoch: int
+) -> None:
+    """Write what the contract has of the training."""
+    _write_json(folder / "history.json", history)
+    _save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
+
+
 def write_outcome(
     folder: Path,
     outcome: Outcome,
@@ -116,20 +124,20 @@ def write_outcome(
     pictures: Pictures,
     *,
     phase: str,
-    history: Sequence[Mapping[str, float]],
-    best_epoch: int,
     columns: Sequence[str],
     device: torch.device,
 ) -> None:
-    """Write the figures and files of the contract that tell of training and test."""
+    """Write the figures and files of the contract that tell of the test.
+
+    Args:
+        classifier: whose Grad-CAM is drawn.
+    """
     classes = outcome.classes
     matrix = confusion(outcome.probabilities, outcome.labels)
-    _write_json(folder / "history.json", history)
     _write_json(folder / "confusion_matrix.json", confusion_json(matrix, classes))
     report = per_class_report(outcome.probabilities, outcome.labels, classes)
     _write_json(folder / "classification_report.json", report)
     _write_predictions(folder / "predictions.csv", outcome, columns)
-    _save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
     _save(
         confusion_matrix(matrix, classes, f"{phase}: test pictures"),
         folder / "confusion_matrix.png",

@@ -25,6 +25,7 @@ from tlkit.features.store import Store
 from tlkit.files import cache_folder
 from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
+from tlkit.models.features import last_features, stacked
 from tlkit.models.freezing import freeze, train_mode, train_suffix, trained_names
 from tlkit.models.units import units
 from tlkit.models.weights import load_weights
@@ -296,13 +297,13 @@ class Trained:
     Attributes:
         result: of the loop.
         report: how the outputs of the frozen part came to be, where there are any.
-        validation_logits: computes those of the best weights: float64 (pictures, classes), in the
-            manifest's order.
+        validation: computes logits, float64 (pictures, classes), and the features behind them,
+            float64 (pictures, d), of the best weights, in the manifest's order.
     """
 
     result: Result
     report: Report | None
-    validation_logits: Callable[[], NDArray[np.float64]]
+    validation: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def train_phase(
@@ -378,12 +379,12 @@ def train_phase(
     model.load_state_dict(best, strict=False)
     model.eval()
 
-    def validation_logits() -> NDArray[np.float64]:
-        return np.concatenate(
-            [logits.double().cpu().numpy() for logits, _ in _validate(engine, validation, machine)]
-        )
+    def look() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        with last_features(engine.trained) as features:
+            logits = [logits for logits, _ in _validate(engine, validation, machine)]
+        return stacked(logits).numpy(), stacked(features).numpy()
 
-    return Trained(result, engine.report, validation_logits)
+    return Trained(result, engine.report, look)
 
 
 def validation_metrics(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from scipy.special import softmax
+
 from tlkit.config import Config
 from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import Manifest
@@ -20,7 +22,7 @@ from tlkit.data.sheets import samples_sheet
 from tlkit.evaluation.calibration import fit_temperature
 from tlkit.features.inputs import Pictures
 from tlkit.files import cache_folder, disk_faults_told, scratch_folder
-from tlkit.outcome import evaluate, labels_of, write_outcome
+from tlkit.outcome import evaluate, labels_of, write_history, write_outcome
 from tlkit.phases import (
     PHASES,
     Machine,
@@ -35,6 +37,7 @@ from tlkit.phases import (
     train_phase,
 )
 from tlkit.serving.classifier import Classifier, probability_columns
+from tlkit.serving.reference import Reference, reference
 from tlkit.summary import PhaseResult, markdown_table, of_audit, of_data, of_phase, of_store
 from tlkit.tracking import (
     DIGEST_TAG,
@@ -126,24 +129,23 @@ def run_phase(
         result, report = trained.result, trained.report
         if report is not None:
             tracker.tags({"features/decision": report.decision})
-        temperature = fit_temperature(
-            trained.validation_logits(), labels_of(data.manifest.of("val"))
-        )
+        logits, features = trained.validation()
+        temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
         classifier = network.classifier.calibrated(temperature)
         outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
         columns = probability_columns(data.manifest.classes)
+        write_history(folder, phase, result.history, result.best_epoch)
         write_outcome(
             folder,
             outcome,
             classifier,
             pictures,
             phase=phase,
-            history=result.history,
-            best_epoch=result.best_epoch,
             columns=columns,
             device=machine.device,
         )
-        _log_model(tracker, classifier, data.manifest, columns)
+        said = reference(features, softmax(logits / temperature, axis=1))
+        _log_model(tracker, classifier, said, data.manifest)
         low, high = outcome.interval
         metrics = {
             "val/best_accuracy": result.best["val/accuracy"],
@@ -268,9 +270,12 @@ def _begin_from_head(tracker: Tracker, config: Config, data: Data, network: Netw
 
 
 def _log_model(
-    tracker: Tracker, classifier: Classifier, manifest: Manifest, columns: list[str]
+    tracker: Tracker, classifier: Classifier, said: Reference, manifest: Manifest
 ) -> None:
     example = (manifest.root / manifest.of("test")[0].path).read_bytes()
+    columns = probability_columns(manifest.classes)
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         classifier.save(Path(folder))
-        tracker.model(Path(folder), PACKAGE / "serving" / "pyfunc.py", PACKAGE, columns, example)
+        said.save(Path(folder))
+        code = PACKAGE / "serving" / "pyfunc.py"
+        tracker.model({"classifier": Path(folder)}, code, PACKAGE, columns, {"image": example})

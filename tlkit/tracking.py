@@ -39,6 +39,7 @@ SERVING_PACKAGES = (
     "pandas",
     "pillow",
     "safetensors",
+    "sqlalchemy",
     "timm",
     "torch",
     "torchvision",
@@ -101,28 +102,38 @@ class Tracker:
         mlflow.log_input(dataset, context="training")
 
     def model(
-        self, folder: Path, code: Path, package: Path, columns: Sequence[str], example: bytes
+        self,
+        artifacts: Mapping[str, Path],
+        code: Path,
+        package: Path,
+        columns: Sequence[str],
+        example: Mapping[str, bytes | str],
     ) -> None:
-        """Log the classifiers saved in `folder` as the model `model`.
+        """Log the model `model`, which answers with a class and probabilities.
 
         Args:
-            folder: what `Classifier.save` or `Ensemble.save` wrote.
+            artifacts: files and folders that `code` loads, by the names it knows them by.
             code: the file that MLflow runs to load the model.
             package: the package that `code` imports, copied beside the model.
-            columns: the names of the probability columns.
-            example: an encoded picture.
+            columns: the names of the answer's columns after `predicted`; those that begin with
+                "probability_" are numbers, others text.
+            example: a request: bytes of a picture or text, by column.
         """
-        outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "predicted")]
-        outputs += [ColSpec(DataType.double, column) for column in columns]
+        inputs: list[ColSpec | TensorSpec] = [
+            ColSpec(DataType.binary if isinstance(value, bytes) else DataType.string, name)
+            for name, value in example.items()
+        ]
+        outputs: list[ColSpec | TensorSpec] = [
+            ColSpec(DataType.double if name.startswith("probability_") else DataType.string, name)
+            for name in ("predicted", *columns)
+        ]
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(code),
-            artifacts={"classifier": str(folder)},
+            artifacts={name: str(path) for name, path in artifacts.items()},
             code_paths=[str(package)],
-            signature=ModelSignature(
-                Schema([ColSpec(DataType.binary, "image")]), Schema(outputs), _MODEL_PARAMS
-            ),
-            input_example=pd.DataFrame({"image": [example]}),
+            signature=ModelSignature(Schema(inputs), Schema(outputs), _MODEL_PARAMS),
+            input_example=pd.DataFrame({name: [value] for name, value in example.items()}),
             # Given, because MLflow would take 9 s to infer them.
             pip_requirements=[f"{name}=={version(name)}" for name in SERVING_PACKAGES],
         )
@@ -192,16 +203,17 @@ def _one_process_at_a_time() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Child:
-    """A run that is logged under another one."""
+class Known:
+    """A run as the store has it."""
 
     run_id: str
+    name: str
     status: str
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
 
 
-def children(parent: Tracker) -> list[Child]:
+def children(parent: Tracker) -> list[Known]:
     """The runs directly under a run, oldest first."""
     found = mlflow.search_runs(
         [parent.experiment_id],
@@ -210,9 +222,26 @@ def children(parent: Tracker) -> list[Child]:
         max_results=50_000,
         output_format="list",
     )
-    return [
-        Child(run.info.run_id, run.info.status, run.data.tags, run.data.metrics) for run in found
-    ]
+    return [_known(run) for run in found]
+
+
+def find_run(run_id: str) -> Known:
+    """A run by its id.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return _known(mlflow.get_run(run_id))
+    except MlflowException:
+        raise UserError(
+            f"no run {run_id} at {mlflow.get_tracking_uri()}; `mlflow runs search` lists them"
+        ) from None
+
+
+def _known(found: Run) -> Known:
+    info, data = found.info, found.data
+    return Known(info.run_id, info.run_name, info.status, data.tags, data.metrics)
 
 
 def join(worker: Tracker, parent_id: str) -> Tracker:

@@ -1,10 +1,17 @@
 """The keys of the entry points that use a trained model, each also a `-P key=value`."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from tlkit.keys import Settings, at_least, auto_or, key, required, share
+from tlkit.keys import Settings, at_least, auto_or, choice, key, required, share
 
 _MODEL = "runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or a folder"
+_LOG = "an SQLAlchemy address such as sqlite:///requests.db"
+_TIME = "none, or a time such as 2026-11-23T08:00"
+
+
+def _rate(default: float, meaning: str) -> Any:
+    return key(default, meaning, "from 0.001 to 0.5", lambda value: 0.001 <= value <= 0.5)
 
 
 @dataclass(frozen=True)
@@ -46,3 +53,82 @@ class PromoteSettings(Settings):
         if self.rollback:
             return [f"candidate={self.candidate} and rollback=true: give one of them"]
         return ["candidate is not given; -P candidate=runs:/RUN_ID/model, or -P rollback=true"]
+
+
+@dataclass(frozen=True)
+class RouteSettings(Settings):
+    """Of `-e route`."""
+
+    champion: str = required("the model that serves most requests", _MODEL)
+    challenger: str = required("the model that is tried", _MODEL)
+    share: float = key(
+        0.5,
+        "share of the keys that the challenger serves",
+        "above 0 and below 1",
+        lambda value: 0 < value < 1,
+    )
+    salt: str = key("tlkit", "another text deals the keys anew, for the next test", "a text")
+    register: str = key("none", "name in the model registry for the router", "none or a name")
+
+
+@dataclass(frozen=True)
+class AbtestSettings(Settings):
+    """Of `-e abtest`."""
+
+    log: str = required("where the router logs", _LOG)
+    outcomes: str = key(
+        "none",
+        "a CSV with the columns key and success (1 or 0), for the requests whose outcome is known",
+    )
+    since: str = key("none", "leave out earlier requests", _TIME)
+    alpha: float = _rate(0.05, "false alarms at most, over all looks together")
+    power: float = key(
+        0.8, "with which a difference is to be found", "from 0.5 up to, not including, 1",
+        lambda value: 0.5 <= value < 1,
+    )  # fmt: skip
+    difference: float = key(
+        0.02, "of the success rates that would matter, for the number of requests still needed",
+        "above 0 and below 1", lambda value: 0 < value < 1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MonitorSettings(Settings):
+    """Of `-e monitor`."""
+
+    model: str = required("the model that is watched", _MODEL)
+    log: str = required("where its server logs", _LOG)
+    window: int = at_least(200, 1, "how many of the newest requests are compared")
+    since: str = key("none", "leave out earlier requests", _TIME)
+    served_by: str = choice(
+        "any", "of a router's requests, those of one model", "any", "champion", "challenger"
+    )
+    alpha: float = _rate(0.01, "false alarms at most, a look")
+
+
+@dataclass(frozen=True)
+class ExportSettings(Settings):
+    """Of `-e export`."""
+
+    model: str = required("the model", _MODEL)
+    images: str = required(
+        "pictures that the exported model is checked on", "as in predict; up to 200 are taken"
+    )
+    output: str = key("none", "a folder for model.onnx and model.json; none: only the run's")
+
+
+@dataclass(frozen=True)
+class EnsembleSettings(Settings):
+    """Of `-e ensemble`."""
+
+    models: str = required(
+        "models with commas between them, trained on the same data", f"each {_MODEL}"
+    )
+    average: str = choice(
+        "probabilities",
+        "what is averaged; weights: a greedy soup of runs from one starting point, as cheap as one "
+        "model",
+        "probabilities",
+        "weights",
+    )
+    register: str = key("none", "name in the model registry for the result", "none or a name")

@@ -7,12 +7,13 @@ burst or film are not, and alarm too often.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2, ks_2samp
+
+from tlkit.evaluation.comparison import holm
 
 CLASS_MIX, CONFIDENCE = "class mix", "confidence"
 
@@ -117,7 +118,7 @@ def drift(reference: Sample, window: Sample, classes: int, *, alpha: float = 0.0
         result = ks_2samp(old, new)
         psi = quantile_stability_index(old, new)
         rows.append((name, psi, float(result.statistic), float(result.pvalue)))
-    adjusted = _holm([p for *_, p in rows])
+    adjusted = holm([p for *_, p in rows])
     return [Finding(*row, p, p <= alpha) for row, p in zip(rows, adjusted, strict=True)]
 
 
@@ -211,16 +212,6 @@ def _homogeneity(
         if len(as_far) >= _ENOUGH:
             return seen, _ENOUGH / int(as_far[_ENOUGH - 1])
     return seen, (1 + len(as_far)) / (1 + draws)
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """P-values that, compared with alpha each, keep the rate of any false alarm at most alpha."""
-    p = np.asarray(p_values)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    steps = p[order] * np.arange(len(p), 0, -1)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
-    return [float(value) for value in adjusted]
 
 
 def _check(reference: Sample, window: Sample, classes: int, alpha: float) -> None:

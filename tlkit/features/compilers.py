@@ -1,14 +1,16 @@
 """Frozen layers as compiled code, by ONNX Runtime or by Inductor."""
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
 
 import onnxruntime
 import torch
 from torch import Tensor, nn
+
+from tlkit.models.onnx import INPUT, write_onnx
 
 Layers = Callable[[Tensor], Tensor]
 
@@ -48,17 +50,13 @@ def with_onnxruntime(layers: nn.Module, example: Tensor) -> Layers:
     _make_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-        file = f"{folder}/layers.onnx"
-        with (
-            warnings.catch_warnings()
-        ):  # that it is the older exporter, which is nine times as fast
-            warnings.simplefilter("ignore")
-            torch.onnx.export(layers, (example,), file, dynamo=False)
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    [name] = [value.name for value in session.get_inputs()]
+        file = Path(folder) / "layers.onnx"
+        write_onnx(layers, example, file)
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
 
     def run(inputs: Tensor) -> Tensor:
-        [output] = session.run(None, {name: inputs.contiguous().numpy()})
+        [output] = session.run(None, {INPUT: inputs.contiguous().numpy()})
         return torch.from_numpy(output)
 
     return run

@@ -1,0 +1,13 @@
+"""Which of a router's two models does better, as far as its log tells."""
+
+from tlkit.cli import main
+from tlkit.deployment.abtest import run_abtest
+from tlkit.deployment.settings import AbtestSettings
+
+
+def task(settings: AbtestSettings) -> None:
+    print(run_abtest(settings))
+
+
+if __name__ == "__main__":
+    main(task, AbtestSettings)

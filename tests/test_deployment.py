@@ -1,0 +1,227 @@
+"""Ensembles, export, routing, A/B tests and monitoring, through their entry points."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from conftest import Entry, Trained
+from mlflow.entities import Run
+
+from tlkit.deployment.models import load_models
+from tlkit.deployment.soup import greedy_soup
+from tlkit.serving.classifier import Classifier
+from tlkit.serving.request_log import Entry as Logged
+from tlkit.serving.request_log import RequestLog
+from tlkit.serving.router import assign
+
+
+def newest(experiment: str) -> Run:
+    return mlflow.search_runs([experiment], max_results=1, output_format="list")[0]
+
+
+def artifact(experiment: str, path: str) -> Path:
+    run_id = newest(experiment).info.run_id
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+
+
+def test_an_ensemble_is_a_model_like_any_other(
+    entry: Entry, experiment: str, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = f"{trained.model('head')},{trained.model('baseline')}"
+    assert entry("ensemble", "--models", both, "--register", "both") == 0
+    printed = capsys.readouterr().out
+    assert "ensemble" in printed
+    assert "Registered as both, version 1" in printed
+    run = newest(experiment)
+    assert run.data.tags["tlkit.data_digest"] == trained.runs["head"].data.tags["tlkit.data_digest"]
+    assert {"test/accuracy", "test/ece", "test/accuracy_low", "val/best_accuracy"} <= set(
+        run.data.metrics
+    )
+    said = pd.read_csv(artifact(experiment, "predictions.csv")).set_index("path")
+    parts = [trained.evaluated(phase).loc[said.index] for phase in ("head", "baseline")]
+    columns = ["probability_cat", "probability_dog"]
+    np.testing.assert_allclose(said[columns], sum(part[columns] for part in parts) / 2, atol=1e-6)
+    model = mlflow.pyfunc.load_model("models:/both/1")
+    name = said.index[0]
+    table = pd.DataFrame({"image": [(trained.pictures / name).read_bytes()]})
+    answer = model.predict(table)
+    np.testing.assert_allclose(answer[columns].iloc[0], said.loc[name, columns], atol=1e-6)
+    assert entry("ensemble", "--models", f"{both}, runs:/{run.info.run_id}/model") == 0
+
+
+def test_a_soup_wants_one_starting_point_and_keeps_only_what_helps(
+    entry: Entry, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = f"{trained.model('head')},{trained.model('baseline')}"
+    assert entry("ensemble", "--models", both, "--average", "weights") == 2
+    assert "one starting point" in capsys.readouterr().err
+    [member] = load_models(trained.model("head")).members
+
+    def moved(by: float) -> Classifier:
+        other = load_models(trained.model("head")).members[0]
+        with torch.no_grad():
+            next(iter(other.model.get_classifier().parameters())).add_(by)
+        return other
+
+    def score(one: Classifier) -> float:
+        mine = next(iter(member.model.get_classifier().parameters()))
+        return -float((next(iter(one.model.get_classifier().parameters())) - mine).abs().mean())
+
+    members = [moved(0.3), moved(-0.2), moved(2.0)]
+    soup, chosen = greedy_soup(members, score)
+    assert chosen == [1, 0]
+    weights = [next(iter(one.model.get_classifier().parameters())) for one in (soup, member)]
+    torch.testing.assert_close(weights[0], weights[1] + 0.05)
+
+
+def test_the_export_is_the_model_for_any_number_of_pictures(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path
+) -> None:
+    folder = str(trained.pictures / "test")
+    output = tmp_path / "onnx"
+    arguments = ("--model", trained.model(), "--images", folder, "--output", str(output))
+    assert entry("export", *arguments) == 0
+    assert newest(experiment).data.metrics["export/difference"] < 1e-4
+    facts = json.loads((output / "model.json").read_text())
+    assert facts["classes"] == ["cat", "dog"]
+    session = onnxruntime.InferenceSession(str(output / "model.onnx"))
+    ensemble = load_models(trained.model())
+    paths = sorted((trained.pictures / "test").rglob("*.png"))
+    tensors = torch.cat([ensemble.prepare(path.read_bytes())[0] for path in paths])
+    for part in (tensors, tensors[:1]):
+        [rows] = session.run(None, {"pictures": part.numpy()})
+        expected = ensemble.classify([(tensor[None],) for tensor in part])
+        np.testing.assert_allclose(rows, expected, atol=1e-4)
+    assert entry("export", *arguments) == 2
+
+
+def test_a_key_always_goes_to_the_same_model_and_shares_are_kept() -> None:
+    keys = [f"user-{number}" for number in range(20_000)]
+    names = [assign(key, "salt", 0.2) for key in keys]
+    assert names == [assign(key, "salt", 0.2) for key in keys]
+    rate = names.count("challenger") / len(names)
+    assert rate == pytest.approx(0.2, abs=4 * (0.2 * 0.8 / len(keys)) ** 0.5)
+    other = [assign(key, "another", 0.2) for key in keys]
+    both = sum(a == b == "challenger" for a, b in zip(names, other, strict=True))
+    assert both / len(keys) == pytest.approx(0.04, abs=0.01)
+
+
+def test_a_router_answers_as_the_model_that_it_names(
+    entry: Entry, experiment: str, trained: Trained
+) -> None:
+    models = {"champion": trained.model("head"), "challenger": trained.model("baseline")}
+    arguments = [word for name, uri in models.items() for word in (f"--{name}", uri)]
+    assert entry("route", *arguments, "--register", "pets-router") == 0
+    router = mlflow.pyfunc.load_model("models:/pets-router/1")
+    picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
+    keys = [str(number) for number in range(12)]
+    answer = router.predict(pd.DataFrame({"image": [picture] * 12, "key": keys}))
+    assert list(answer["served_by"]) == [assign(key, "tlkit", 0.5) for key in keys]
+    assert set(answer["served_by"]) == {"champion", "challenger"}
+    for name, uri in models.items():
+        expected = load_models(uri).probabilities([picture])[0]
+        rows = answer[answer["served_by"] == name].filter(like="probability_").to_numpy()
+        np.testing.assert_allclose(rows, np.tile(expected, (len(rows), 1)), atol=1e-6)
+
+
+def logged(key: str, served_by: str, share: float = 0.5) -> Logged:
+    return Logged(1.0, 0.01, 0, "cat", 0.9, [], served_by, key, share)
+
+
+def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
+    entry: Entry, experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    arguments = ("--log", url)
+    assert entry("abtest", *arguments) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    generator = np.random.default_rng(0)
+    keys = [f"k{number}" for number in range(4000)]
+    names = [assign(key, "tlkit", 0.5) for key in keys]
+    log = RequestLog(url)
+    log.write([logged(key, name) for key, name in zip(keys, names, strict=True)])
+    log.write([logged(keys[0], names[0])])  # asks again, and counts once
+    assert entry("abtest", *arguments) == 0
+    assert "No outcomes of both models yet" in capsys.readouterr().out
+    rates = {"champion": 0.85, "challenger": 0.92}
+    success = [int(generator.random() < rates[name]) for name in names]
+    outcomes = tmp_path / "outcomes.csv"
+    pd.DataFrame({"key": keys[:200], "success": success[:200]}).to_csv(outcomes, index=False)
+    assert entry("abtest", *arguments, "--outcomes", str(outcomes)) == 0
+    printed = capsys.readouterr().out
+    assert "Not decided: go on" in printed
+    assert " more." in printed
+    pd.DataFrame({"key": keys, "success": success}).to_csv(outcomes, index=False)
+    assert entry("abtest", *arguments, "--outcomes", str(outcomes)) == 0
+    assert "the challenger is better" in capsys.readouterr().out
+    run = newest(experiment)
+    assert run.data.tags["tlkit.winner"] == "treatment"
+    assert run.data.metrics["abtest/challenger_keys"] == names.count("challenger")
+    outcomes.write_text("key,success\nk1,maybe\n")
+    assert entry("abtest", *arguments, "--outcomes", str(outcomes)) == 2
+    assert "'maybe'; 1 or 0 wanted" in capsys.readouterr().err
+
+
+def requests_of(trained: Trained, log: RequestLog, change: float, served_by: str | None) -> None:
+    """Validation pictures as they would be logged, their features moved by `change`."""
+    known = trained.reference()
+    embedding = known.embedding + change * known.embedding.std(axis=0)
+    log.write(
+        [
+            Logged(1.0, 0.01, int(p), "cat", float(c), [float(v) for v in row], served_by)
+            for p, c, row in zip(known.predicted, known.confidence, embedding, strict=True)
+        ]
+        * 5
+    )
+
+
+def test_a_look_at_the_log_alarms_where_pictures_have_changed(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    requests_of(trained, RequestLog(url), 0.0, None)
+    arguments = ("--model", trained.model(), "--log", url, "--window", "60")
+    assert entry("monitor", *arguments) == 0
+    assert "No alarm" in capsys.readouterr().out
+    assert newest(experiment).data.metrics["drift/alarm"] == 0
+    requests_of(trained, RequestLog(url), 3.0, "challenger")
+    assert entry("monitor", *arguments, "--served_by", "challenger") == 1
+    assert "ALARM: embedding" in capsys.readouterr().out
+    run = newest(experiment)
+    assert run.data.metrics["drift/alarm"] == 1
+    assert artifact(experiment, "drift.png").exists()
+    assert json.loads(artifact(experiment, "drift.json").read_text())["alarm"] is True
+    assert entry("monitor", *arguments, "--served_by", "champion") == 2
+    RequestLog(url).write([logged("k", "champion")])
+    assert entry("monitor", *arguments) == 2
+    assert "of another model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("ensemble", ("--models", "runs:/1/model"), "is one model"),
+        ("ensemble", ("--models", "runs:/1/model,runs:/2/model"), "no run 1"),
+        ("route", ("--champion", "a", "--challenger", "b"), "model=a: no such folder"),
+        ("route", ("--champion", "a", "--challenger", "b", "--share", "1"), "share=1"),
+        ("abtest", ("--log", "nonsense"), "cannot be read"),
+        ("abtest", ("--log", "sqlite://", "--since", "noon"), "since=noon is no time"),
+        ("monitor", ("--model", "a", "--log", "sqlite://"), "model=a: no such folder"),
+        ("monitor", ("--log", "sqlite://"), "model is not given"),
+        ("export", ("--model", "a", "--images", "none"), "images=none: no such file"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    entry: Entry, capsys: pytest.CaptureFixture[str], name: str, arguments: tuple[str, ...],
+    said: str,
+) -> None:  # fmt: skip
+    assert entry(name, *arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1

@@ -1,0 +1,252 @@
+"""A model behind MLflow's server, asked kindly and not; and MLflow's other ways to load it."""
+
+import base64
+import json
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from conftest import Trained
+
+from tlkit.serving.request_log import RequestLog
+
+pytestmark = pytest.mark.slow
+JSON = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """`mlflow models serve` on a tiny model, with its requests logged."""
+
+    url: str
+    log: str
+
+    def ask(self, body: Any, headers: dict[str, str] = JSON) -> requests.Response:
+        data = body if isinstance(body, bytes | str) else json.dumps(body)
+        return requests.post(f"{self.url}/invocations", data=data, headers=headers, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = f"sqlite:///{folder / 'requests.db'}"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "models", "serve", "-m", trained.model()),
+            *("--env-manager", "local", "-p", str(port)),
+        ],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "OMP_NUM_THREADS": "1",
+            "TLKIT_REQUEST_LOG": log,
+        },
+        stdout=(folder / "log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                if requests.get(f"{url}/ping", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                time.sleep(0.5)
+            assert process.poll() is None, (folder / "log").read_text()
+        yield Server(url, log)
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def record(*pictures: bytes) -> dict[str, Any]:
+    return {"dataframe_records": [{"image": base64.b64encode(p).decode()} for p in pictures]}
+
+
+def said_of_test(trained: Trained) -> tuple[list[bytes], np.ndarray]:
+    said = trained.evaluated()
+    pictures = [(trained.pictures / name).read_bytes() for name in said.index]
+    return pictures, said.filter(like="probability_").to_numpy()
+
+
+def rows(answer: Any) -> np.ndarray:
+    return pd.DataFrame(answer).filter(like="probability_").to_numpy()
+
+
+def test_one_picture_or_many_have_the_probabilities_of_the_evaluation(
+    server: Server, trained: Trained
+) -> None:
+    pictures, expected = said_of_test(trained)
+    many = server.ask(record(*pictures)).json()["predictions"]
+    np.testing.assert_allclose(rows(many), expected, atol=1e-5)
+    assert {row["predicted"] for row in many} <= {"cat", "dog"}
+    text = base64.b64encode(pictures[0]).decode()
+    for body in (
+        record(pictures[0]),
+        {"inputs": [{"image": text}]},
+        {"inputs": {"image": [text]}},
+        {"instances": [{"image": text}]},
+        {"dataframe_split": {"columns": ["image"], "data": [[text]]}},
+    ):
+        answer = server.ask(body)
+        assert answer.ok, answer.text
+        np.testing.assert_allclose(rows(answer.json()["predictions"]), expected[:1], atol=1e-5)
+    table = server.ask(f"image\n{text}\n", {"content-type": "text/csv"})
+    np.testing.assert_allclose(rows(table.json()["predictions"]), expected[:1], atol=1e-5)
+
+
+def test_views_and_abstaining_are_parameters_of_a_request(server: Server, trained: Trained) -> None:
+    [picture, *_], expected = said_of_test(trained)
+    views = server.ask(record(picture) | {"params": {"tta": 8}}).json()["predictions"]
+    assert not np.allclose(rows(views), expected[:1], atol=1e-7)
+    [none] = server.ask(record(picture) | {"params": {"abstain": 0.999999}}).json()["predictions"]
+    assert none["predicted"] == ""
+
+
+def test_requests_are_logged_without_their_pictures(server: Server, trained: Trained) -> None:
+    pictures, expected = said_of_test(trained)
+    began = time.time()
+    server.ask(record(*pictures))
+    entries = RequestLog(server.log).read(since=began)
+    assert [entry.predicted for entry in entries] == list(expected.argmax(axis=1))
+    np.testing.assert_allclose([e.confidence for e in entries], expected.max(axis=1), atol=1e-5)
+    known = trained.reference()
+    assert {len(entry.embedding) for entry in entries} == {known.embedding.shape[1]}
+    assert all(entry.seconds > 0 and entry.picture is None for entry in entries)
+
+
+def test_a_validation_picture_is_logged_as_the_reference_has_it(
+    server: Server, trained: Trained
+) -> None:
+    run_id = trained.runs["head"].info.run_id
+    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="data/manifest.csv")
+    listed = pd.read_csv(path)
+    names = list(listed[listed["split"] == "val"]["path"])
+    began = time.time()
+    server.ask(record(*((trained.pictures / name).read_bytes() for name in names)))
+    entries = RequestLog(server.log).read(since=began)
+    known = trained.reference()
+    np.testing.assert_allclose([list(e.embedding) for e in entries], known.embedding, atol=1e-3)
+    np.testing.assert_allclose([e.confidence for e in entries], known.confidence, atol=1e-4)
+
+
+def bomb(side: int = 50_000) -> bytes:
+    """A PNG of a few bytes that says it is 2.5 thousand million pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(b"\0" * 100_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+def hostile(picture: bytes) -> Iterator[tuple[Any, dict[str, str]]]:
+    """1,000 requests that no client should send: bodies and headers."""
+    dice = random.Random(0)
+    good = base64.b64encode(picture).decode()
+    fixed: list[Any] = [
+        "", "[1]", "3", "null", "[" * 100_000, '{"a":' * 50_000, '{"dataframe_records": NaN}',
+        {"dataframe_records": []}, {"inputs": []}, {"inputs": 5}, {"dataframe_records": "abc"},
+        {"dataframe_split": {"columns": ["image"], "data": []}}, {"dataframe_split": [1]},
+        {"dataframe_records": [{"image": None}]}, {"dataframe_records": [{"image": 3}]},
+        {"dataframe_records": [{"other": good}]}, {"dataframe_records": [{"image": [1, 2]}]},
+        {"dataframe_records": [{"image": "###"}]}, {"inputs": [{"image": "not base64!"}]},
+        {"dataframe_records": [{"image": good}], "params": {"tta": 0}},
+        {"dataframe_records": [{"image": good}], "params": {"tta": 10**9}},
+        {"dataframe_records": [{"image": good}], "params": [1]},
+        {"dataframe_records": [{"image": good}, {"image": 3}]}, {"messages": []},
+        record(bomb()), record(b""), record(picture, b"junk"),
+        record(dice.randbytes(38 * 2**20)), "x" * 50_000_000,
+    ]  # fmt: skip
+    for body in fixed:
+        yield body, JSON
+    for kind in ("text/plain", "application/json; charset=latin1", "text/csv", "image/jpeg", ""):
+        yield dice.randbytes(300), {"content-type": kind} if kind else {}
+    for number in range(1000 - len(fixed) - 5):
+        cut = dice.randrange(len(picture) - 12)
+        kinds = (
+            dice.randbytes(dice.randrange(1, 2000)),
+            record(picture[:cut]),
+            record(dice.randbytes(dice.randrange(1, 2000))),
+            json.dumps(record(picture))[: dice.randrange(1, 60)],
+        )
+        yield kinds[number % len(kinds)], JSON
+
+
+def test_a_thousand_hostile_requests_are_refused_and_the_next_good_one_answered(
+    server: Server, trained: Trained
+) -> None:
+    pictures, expected = said_of_test(trained)
+    requests_made = list(hostile(pictures[0]))
+    assert len(requests_made) == 1000
+    for body, headers in requests_made:
+        answer = server.ask(body, headers)
+        assert 400 <= answer.status_code < 500, (answer.status_code, str(body)[:100], headers)
+        assert len(answer.text) > 10
+    good = server.ask(record(pictures[0]))
+    np.testing.assert_allclose(rows(good.json()["predictions"]), expected[:1], atol=1e-5)
+
+
+def test_a_message_says_what_is_wrong(server: Server, trained: Trained) -> None:
+    [picture, *_], _ = said_of_test(trained)
+    for body, said in (
+        (record(picture, b"junk"), "picture 2 of 2: not a picture"),
+        (record(bomb()), "50000x50000 is over the limit"),
+        (record(picture[: len(picture) // 2]), "picture 1 of 1: truncated"),
+        ({"dataframe_split": {"columns": ["image"], "data": []}}, "no pictures; give at least one"),
+        (record(os.urandom(33 * 2**20)), "33 MiB of pictures; at most 32 MiB"),
+        (record(os.urandom(38 * 2**20)), "at most 48 MiB are taken"),
+        ("[" * 100_000, "nested too deep"),
+    ):
+        assert said in server.ask(body).json()["message"]
+
+
+def test_mlflow_models_predict_says_the_same(trained: Trained, tmp_path: Path) -> None:
+    pictures, expected = said_of_test(trained)
+    asked, answered = tmp_path / "in.json", tmp_path / "out.json"
+    asked.write_text(json.dumps(record(*pictures)))
+    mlflow.models.predict(
+        trained.model(), input_path=str(asked), output_path=str(answered), env_manager="local"
+    )
+    answer = json.loads(answered.read_text())["predictions"]
+    np.testing.assert_allclose(rows(answer), expected, atol=1e-5)
+
+
+def test_spark_says_the_same(trained: Trained) -> None:
+    sql = pytest.importorskip("pyspark.sql")
+    pictures, expected = said_of_test(trained)
+    with (
+        sql.SparkSession.builder.master("local[2]")
+        .config("spark.ui.enabled", "false")
+        .getOrCreate() as spark
+    ):
+        frame = spark.createDataFrame([(i, bytearray(p)) for i, p in enumerate(pictures)],
+                                      ["number", "image"]).repartition(2)  # fmt: skip
+        udf = mlflow.pyfunc.spark_udf(spark, trained.model(), env_manager="local")
+        answer = frame.withColumn("answer", udf("image")).orderBy("number")
+        found = answer.select("answer.*").toPandas()
+    np.testing.assert_allclose(rows(found), expected, atol=1e-5)

@@ -1,0 +1,151 @@
+"""Read a router's log: which model does better, and how many requests are still needed."""
+
+import csv
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tlkit.deployment.logs import read_log
+from tlkit.deployment.settings import AbtestSettings
+from tlkit.errors import UserError
+from tlkit.evaluation.sequential import SequentialTest, needed_trials, sequential_difference
+from tlkit.summary import columns
+from tlkit.tracking import run
+
+ARMS = ("champion", "challenger")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Keys that one model served.
+
+    Attributes:
+        keys: how many.
+        known: how many of them have an outcome.
+        successes: how many of those were a success.
+    """
+
+    keys: int
+    known: int
+    successes: int
+
+
+def run_abtest(settings: AbtestSettings) -> str:
+    """Look at a running test, as a run called `abtest`; one may look as often as one likes.
+
+    Returns:
+        A table of both arms, the difference with its interval, and what to do.
+
+    Raises:
+        UserError: no such log or outcomes, or a log that is no router's.
+    """
+    with run("abtest", system_metrics=False) as tracker:
+        tracker.params(settings.as_dict())
+        assigned, share = assignments(settings.log, settings.since)
+        outcomes = {} if settings.outcomes == "none" else read_outcomes(Path(settings.outcomes))
+        arms = {name: _arm(name, assigned, outcomes) for name in ARMS}
+        champion, challenger = arms["champion"], arms["challenger"]
+        test = sequential_difference(
+            champion.successes,
+            champion.known,
+            challenger.successes,
+            challenger.known,
+            alpha=settings.alpha,
+            share=share,
+        )
+        said = _verdict(test, settings, share)
+        for name, arm in arms.items():
+            tracker.metrics({f"abtest/{name}_{key}": value for key, value in vars(arm).items()})
+        if champion.known and challenger.known:
+            values = {"difference": test.difference, "low": test.low, "high": test.high}
+            tracker.metrics({f"abtest/{name}": value for name, value in values.items()})
+        tracker.tags({"tlkit.winner": test.winner or "none yet"})
+        with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+            facts = {"share": share, "arms": {name: asdict(arm) for name, arm in arms.items()}}
+            facts["test"] = {k: None if v != v else v for k, v in asdict(test).items()}
+            (Path(folder) / "abtest.json").write_text(json.dumps(facts, indent=2) + "\n")
+            tracker.artifacts(Path(folder))
+        table = _table(arms)
+        tracker.describe(f"{said}\n\n```\n{table}\n```")
+    return f"{table}\n{said}"
+
+
+def assignments(log: str, since: str) -> tuple[dict[str, str], float]:
+    """Which model served each key, and the planned share of the challenger.
+
+    A key that asks again counts once: its requests have one outcome.
+
+    Raises:
+        UserError: as `read_log`, or entries without a key, or of routers with several shares.
+    """
+    entries = [entry for entry in read_log(log, since) if entry.key and entry.share is not None]
+    if not entries:
+        raise UserError(f"log={log} holds no router's requests; serve a model of -e route")
+    shares = {entry.share for entry in entries if entry.share is not None}
+    if len(shares) > 1:
+        raise UserError(
+            f"log={log} is of routers with shares {sorted(shares)}; take the present one's "
+            "requests alone with since"
+        )
+    assigned: dict[str, str] = {}
+    for entry in entries:
+        assigned.setdefault(str(entry.key), str(entry.served_by))
+    return assigned, shares.pop()
+
+
+def read_outcomes(file: Path) -> dict[str, bool]:
+    """Success by key, from a CSV with the columns key and success; a key's last line counts.
+
+    Raises:
+        UserError: no such file, other columns, or a success that is neither 1 nor 0.
+    """
+    try:
+        with file.expanduser().open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        found = {row["key"]: row["success"].strip() for row in rows}
+    except (OSError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"outcomes={file} cannot be read ({type(error).__name__}: {error}); a CSV with the "
+            "columns key and success wanted"
+        ) from error
+    strange = sorted(set(found.values()) - {"0", "1"})
+    if strange:
+        raise UserError(f"outcomes={file} has success {strange[0]!r}; 1 or 0 wanted")
+    return {key: value == "1" for key, value in found.items()}
+
+
+def _arm(name: str, assigned: Mapping[str, str], outcomes: Mapping[str, bool]) -> Arm:
+    keys = [key for key, served_by in assigned.items() if served_by == name]
+    known = [outcomes[key] for key in keys if key in outcomes]
+    return Arm(len(keys), len(known), sum(known))
+
+
+def _table(arms: Mapping[str, Arm]) -> str:
+    rows = [("model", "keys", "with outcome", "successes", "rate")]
+    for name, arm in arms.items():
+        rate = f"{arm.successes / arm.known:.4f}" if arm.known else ""
+        rows.append((name, f"{arm.keys:,}", f"{arm.known:,}", f"{arm.successes:,}", rate))
+    return columns(rows)
+
+
+def _verdict(test: SequentialTest, settings: AbtestSettings, share: float) -> str:
+    if not (test.control_trials and test.treatment_trials):
+        return "No outcomes of both models yet; give them with outcomes=FILE.csv."
+    seen = (
+        f"Difference {test.difference:+.4f} "
+        f"({test.low:+.4f} to {test.high:+.4f}, valid at every look). "
+    )
+    if test.decided:
+        winner = {"control": "champion", "treatment": "challenger"}[str(test.winner)]
+        return f"{seen}Stop: the {winner} is better (false alarms at most {settings.alpha:.1%})."
+    known = test.control_trials + test.treatment_trials
+    rate = test.control_successes / test.control_trials
+    # A difference that leads beyond 0..1 is turned round.
+    difference = settings.difference if rate + settings.difference < 1 else -settings.difference
+    total = needed_trials(rate, difference, alpha=settings.alpha, power=settings.power, share=share)
+    return (
+        f"{seen}Not decided: go on. A difference of {settings.difference:g} is found with "
+        f"probability {settings.power:g} by {total:,} outcomes; {max(0, total - known):,} more."
+    )

@@ -1,0 +1,190 @@
+"""Several trained models as one, judged on the pictures that they were judged on, and logged."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tlkit.config import Config
+from tlkit.data.manifest import Picture
+from tlkit.data.transforms import Preprocessing, Views
+from tlkit.deployment.models import load_models
+from tlkit.deployment.settings import EnsembleSettings
+from tlkit.deployment.soup import greedy_soup
+from tlkit.errors import UserError
+from tlkit.evaluation.calibration import fit_temperature
+from tlkit.features.inputs import Pictures
+from tlkit.models.features import last_features, stacked
+from tlkit.outcome import Outcome, labels_of, write_outcome
+from tlkit.phases import machine_for
+from tlkit.runs import PACKAGE, Data, log_dataset, prepare_data
+from tlkit.serving.classifier import Classifier, probability_columns
+from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.reference import reference
+from tlkit.serving.stream import classify_files
+from tlkit.summary import PhaseResult, table
+from tlkit.tracking import (
+    DIGEST_TAG,
+    INIT_TAG,
+    Tracker,
+    downloaded,
+    find_run,
+    register_model,
+    run,
+    run_of_model,
+)
+
+
+def run_ensemble(settings: EnsembleSettings) -> str:
+    """Average, evaluate and log, as a run called `ensemble`.
+
+    Returns:
+        The members and the result side by side.
+
+    Raises:
+        UserError: fewer than two models, models of different data, or weights that cannot be
+            averaged.
+    """
+    started = time.perf_counter()
+    addresses = [address.strip() for address in settings.models.split(",")]
+    run_ids = [run_of_model(address) for address in addresses]
+    if len(set(run_ids)) < 2:
+        raise UserError(f"models={settings.models} is one model; two or more wanted")
+    with run("ensemble", system_metrics=False) as tracker:
+        tracker.params(settings.as_dict())
+        config, data = _data_of(run_ids)
+        members = load_models(settings.models)
+        if settings.average == "weights":
+            _check_origin(run_ids)
+            soup, chosen = greedy_soup(members.members, lambda one: _accuracy(one, data))
+            tracker.tags({"tlkit.in_soup": ", ".join(run_ids[index] for index in chosen)})
+            rows = _rows(Ensemble((soup,)), data.manifest.of("val"), data, "val")
+            temperature = fit_temperature(np.log(rows), labels_of(data.manifest.of("val")))
+            result = Ensemble((soup.calibrated(temperature),))
+        else:
+            result = members
+        metrics = _evaluate_and_log(tracker, result, config, data)
+        metrics["time/total_seconds"] = time.perf_counter() - started
+        tracker.metrics(metrics)
+        results = [_of_run(run_id) for run_id in run_ids]
+        results.append(PhaseResult("ensemble", tracker.run_id, metrics))
+        text = table(results)
+        picture = tracker.artifact_link("gradcam.png")
+        tracker.describe(
+            f"The mean of {settings.average} of {len(run_ids)} models.\n\n```\n{text}\n```\n\n"
+            f"Grad-CAM of the first one:\n\n![Grad-CAM]({picture})"
+        )
+    if settings.register == "none":
+        return f"{text}\nThe model: runs:/{tracker.run_id}/model"
+    version = register_model(tracker.run_id, settings.register)
+    return f"{text}\nRegistered as {settings.register}, version {version}."
+
+
+def _data_of(run_ids: list[str]) -> tuple[Config, Data]:
+    """The configuration of the first run, and the pictures that all were trained on."""
+    digests = {find_run(run_id).tags.get(DIGEST_TAG, "") for run_id in run_ids}
+    if len(digests) > 1:
+        raise UserError(
+            f"the models were trained on {len(digests)} sets of pictures; one set wanted, so that "
+            "none was trained on another's test pictures"
+        )
+    with downloaded(run_ids[0], "config.yaml") as path:
+        config = Config.load(path, {})
+    data = prepare_data(config)
+    if data.manifest.digest not in digests:
+        raise UserError(
+            f"the pictures of {config.data} are no longer those of run {run_ids[0]}; "
+            "train the models again"
+        )
+    return config, data
+
+
+def _check_origin(run_ids: list[str]) -> None:
+    origins = {find_run(run_id).tags.get(INIT_TAG) for run_id in run_ids}
+    if len(origins) > 1 or None in origins:
+        raise UserError(
+            "average=weights wants runs from one starting point: finetune runs with the same "
+            "init_from"
+        )
+
+
+def _of_run(run_id: str) -> PhaseResult:
+    found = find_run(run_id)
+    return PhaseResult(f"{found.name} {run_id[:8]}", run_id, dict(found.metrics))
+
+
+def _rows(
+    ensemble: Ensemble, pictures: tuple[Picture, ...], data: Data, what: str
+) -> NDArray[np.float64]:
+    """Probabilities, float64 (N, classes)."""
+    paths = [data.manifest.root / picture.path for picture in pictures]
+    stream = classify_files(ensemble, paths)
+    rows = []
+    for prediction in tqdm(stream, total=len(paths), desc=what, unit="picture", disable=None):
+        if prediction.probabilities is None:
+            raise UserError(f"{prediction.path} cannot be read any more: {prediction.reason}")
+        rows.append(prediction.probabilities)
+    return np.stack(rows)
+
+
+def _accuracy(classifier: Classifier, data: Data) -> float:
+    val = data.manifest.of("val")
+    rows = _rows(Ensemble((classifier,)), val, data, "val")
+    return float((rows.argmax(axis=1) == labels_of(val)).mean())
+
+
+def _evaluate_and_log(
+    tracker: Tracker, ensemble: Ensemble, config: Config, data: Data
+) -> dict[str, float]:
+    """Read the test split once, and log all that a phase leaves of it, and the model."""
+    manifest, first = data.manifest, ensemble.members[0]
+    val, test = manifest.of("val"), manifest.of("test")
+    with last_features(first.model) as features:
+        on_val = _rows(ensemble, val, data, "val")
+    rows = _rows(ensemble, test, data, "test")
+    # A mean of calibrated probabilities has no temperature of its own.
+    temperature = first.description.temperature if len(ensemble.members) == 1 else 1.0
+    outcome = Outcome(test, rows, labels_of(test), manifest.classes, temperature)
+    log_dataset(tracker, config, data)
+    columns = probability_columns(manifest.classes)
+    preprocessing = Preprocessing(first.description.preprocessing)
+    pictures = Pictures(
+        manifest=manifest,
+        views=Views(preprocessing, config.augment, config.seed),
+        count=config.views,
+        max_pixels=config.max_pixels,
+        workers=machine_for(config).workers,
+        pin=False,
+    )
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+        folder = Path(name)
+        write_outcome(
+            folder, outcome, first, pictures,
+            phase="ensemble", columns=columns, device=torch.device("cpu"),
+        )  # fmt: skip
+        (folder / "data").mkdir()
+        manifest.write(folder / "data" / "manifest.csv")
+        config.write(folder / "config.yaml")
+        tracker.artifacts(folder)
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+        folder = Path(name)
+        ensemble.save(folder)
+        reference(stacked(features).numpy(), on_val).save(folder)
+        example = (manifest.root / test[0].path).read_bytes()
+        code = PACKAGE / "serving" / "pyfunc.py"
+        tracker.model({"classifier": folder}, code, PACKAGE, columns, {"image": example})
+    low, high = outcome.interval
+    return {
+        "val/best_accuracy": float((on_val.argmax(axis=1) == labels_of(val)).mean()),
+        **outcome.metrics,
+        "test/accuracy_low": low,
+        "test/accuracy_high": high,
+        "parameters/trainable": 0.0,
+        "parameters/total": float(
+            sum(p.numel() for member in ensemble.members for p in member.model.parameters())
+        ),
+    }

@@ -1,0 +1,122 @@
+"""Compare a window of served requests with the validation pictures, and alarm."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tlkit.deployment.logs import read_log
+from tlkit.deployment.models import load_models
+from tlkit.deployment.settings import MonitorSettings
+from tlkit.errors import UserError
+from tlkit.evaluation.drift import Finding, Sample, drift, psi_reading
+from tlkit.evaluation.drift_figure import drift_figure
+from tlkit.serving.reference import REFERENCE_FILE, Reference
+from tlkit.serving.request_log import Entry
+from tlkit.summary import columns
+from tlkit.tracking import local_model, run
+
+
+@dataclass(frozen=True)
+class MonitorReport:
+    """What a look found, for a terminal, and whether it is an alarm."""
+
+    text: str
+    alarm: bool
+
+
+def run_monitor(settings: MonitorSettings) -> MonitorReport:
+    """Look at the newest requests, as a run called `monitor`.
+
+    Raises:
+        UserError: no such model or log, or no requests in it.
+    """
+    with run("monitor", system_metrics=False) as tracker:
+        tracker.params(settings.as_dict())
+        classes = load_models(settings.model).classes
+        reference = _reference(settings.model)
+        window = _window(settings, reference)
+        findings = drift(reference, window, len(classes), alpha=settings.alpha)
+        alarm = any(finding.alarm for finding in findings)
+        title = f"the newest {len(window)} requests against {len(reference)} validation pictures"
+        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+            folder = Path(name)
+            drift_figure(reference, window, findings, classes, title).savefig(folder / "drift.png")
+            facts = [asdict(finding) for finding in findings]
+            text = json.dumps({"alarm": alarm, "findings": facts}, indent=2)
+            (folder / "drift.json").write_text(text + "\n", encoding="utf-8")
+            tracker.artifacts(folder)
+        for finding in findings:
+            slug = finding.name.replace(" ", "_")
+            tracker.metrics(
+                {f"drift/{slug}_psi": finding.psi, f"drift/{slug}_p": finding.adjusted_p_value}
+            )
+        tracker.metrics({"drift/alarm": float(alarm), "drift/requests": float(len(window))})
+        verdict = _verdict(findings, settings.alpha)
+        link = tracker.artifact_link("drift.png")
+        tracker.describe(f"**{verdict}**\n\n{title}.\n\n![drift]({link})")
+    return MonitorReport(f"{title}\n{_table(findings)}\n{verdict}", alarm)
+
+
+def _reference(model: str) -> Sample:
+    with local_model(model) as folder:
+        if not (folder / REFERENCE_FILE).exists():
+            raise UserError(
+                f"model={model} has no reference (an ensemble, or a model of before it was saved); "
+                "watch the model of a run of baseline, head or finetune"
+            )
+        known = Reference.load(folder)
+    return Sample(known.predicted, known.confidence, known.embedding)
+
+
+def _window(settings: MonitorSettings, reference: Sample) -> Sample:
+    entries = read_log(settings.log, settings.since)
+    if settings.served_by != "any":
+        entries = [entry for entry in entries if entry.served_by == settings.served_by]
+        if not entries:
+            raise UserError(f"log={settings.log} has no requests that {settings.served_by} served")
+    return sample(entries[-settings.window :], reference.directions, settings.log)
+
+
+def sample(entries: Sequence[Entry], directions: int, log: str) -> Sample:
+    """Logged requests as a sample.
+
+    Raises:
+        UserError: requests of another model, whose embeddings have another length.
+    """
+    lengths = {len(entry.embedding) for entry in entries}
+    if lengths != {directions}:
+        raise UserError(
+            f"log={log} has embeddings of length {sorted(lengths)} and the model's reference of "
+            f"{directions}; the requests are of another model: narrow them by since or served_by"
+        )
+    return Sample(
+        np.array([entry.predicted for entry in entries]),
+        np.array([entry.confidence for entry in entries]),
+        np.array([list(entry.embedding) for entry in entries]).reshape(len(entries), directions),
+    )
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    rows = [("quantity", "PSI", "reading", "adjusted p", "")]
+    for finding in findings:
+        rows.append(
+            (
+                finding.name,
+                f"{finding.psi:.3f}",
+                psi_reading(finding.psi),
+                f"{finding.adjusted_p_value:.2g}",
+                "ALARM" if finding.alarm else "",
+            )
+        )
+    return columns(rows)
+
+
+def _verdict(findings: Sequence[Finding], alpha: float) -> str:
+    moved = [finding.name for finding in findings if finding.alarm]
+    if moved:
+        return f"ALARM: {', '.join(moved)} differ (at most {alpha:.1%} of looks alarm falsely)."
+    return "No alarm: nothing differs beyond chance."

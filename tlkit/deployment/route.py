@@ -1,0 +1,62 @@
+"""Log a router: two models behind one address, for an A/B test."""
+
+import json
+import tempfile
+from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from tlkit.deployment.models import load_models
+from tlkit.deployment.settings import RouteSettings
+from tlkit.runs import PACKAGE
+from tlkit.serving.classifier import probability_columns
+from tlkit.tracking import local_model, register_model, run
+
+
+def run_route(settings: RouteSettings) -> str:
+    """Log the router as the model of a run called `route`.
+
+    Returns:
+        How to serve it.
+
+    Raises:
+        UserError: no such model, or models of different classes.
+    """
+    names = ("champion", "challenger")
+    addresses = {name: getattr(settings, name) for name in names}
+    classes = load_models(",".join(addresses.values())).classes
+    with run("route", system_metrics=False) as tracker, ExitStack() as stack:
+        tracker.params(settings.as_dict())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tlkit-")))
+        file = folder / "router.json"
+        file.write_text(json.dumps({"share": settings.share, "salt": settings.salt}) + "\n")
+        models = {
+            name: stack.enter_context(local_model(address)) for name, address in addresses.items()
+        }
+        tracker.model(
+            {**models, "router": file},
+            PACKAGE / "serving" / "router.py",
+            PACKAGE,
+            ["served_by", *probability_columns(classes)],
+            {"image": _grey_picture(), "key": "a user"},
+        )
+        address = f"runs:/{tracker.run_id}/model"
+        if settings.register != "none":
+            version = register_model(tracker.run_id, settings.register)
+            address = f"models:/{settings.register}/{version}"
+        said = (
+            f"{settings.share:.0%} of the keys go to the challenger. Serve it with\n"
+            f"mlflow models serve -m {address} --env-manager local"
+        )
+        models_said = f"Champion `{settings.champion}`, challenger `{settings.challenger}`."
+        tracker.describe(f"{models_said} {said}")
+    return said
+
+
+def _grey_picture() -> bytes:
+    """An example of a request needs a picture, and any will do."""
+    content = BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(content, "PNG")
+    return content.getvalue()

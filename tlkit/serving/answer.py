@@ -1,0 +1,208 @@
+"""From a served request to its answer, and to the log where one is set."""
+
+import base64
+import binascii
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
+from mlflow.exceptions import MlflowException
+from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
+
+from tlkit.data.images import UnreadablePicture
+from tlkit.models.features import last_features, stacked
+from tlkit.serving.classifier import probability_columns
+from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.reference import REFERENCE_FILE, Reference
+from tlkit.serving.request_log import PICTURES_VARIABLE, Entry, RequestLog, log_of_environment
+
+INPUT_COLUMN = "image"
+ABSTAINED = ""
+
+# What a request to a server may hold, decoded. A table in Python or Spark may hold more.
+MAX_REQUEST_BYTES = 32 * 2**20
+MAX_VIEWS = 64
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Pictures, and how they are to be classified.
+
+    Attributes:
+        pictures: the bytes of files.
+        views: how many are averaged.
+        abstain: confidence below which no class is named.
+    """
+
+    pictures: Sequence[bytes]
+    views: int
+    abstain: float
+
+
+def question(table: pd.DataFrame, params: Mapping[str, Any] | None) -> Question:
+    """What is asked.
+
+    Raises:
+        MlflowException: which a server answers with status 400: no pictures, something else, or
+            too many bytes of them; the message says which.
+    """
+    wanted = params or {}
+    views, abstain = int(wanted.get("tta", 1)), float(wanted.get("abstain", 0.0))
+    if not 1 <= views <= MAX_VIEWS:
+        raise refused(f"tta={views}; from 1 to {MAX_VIEWS} views are allowed")
+    pictures = [_bytes(cell, number) for number, cell in enumerate(table[INPUT_COLUMN], start=1)]
+    if not pictures:
+        raise refused("no pictures; give at least one")
+    size = sum(len(picture) for picture in pictures)
+    if is_served() and size > MAX_REQUEST_BYTES:
+        raise refused(
+            f"{size / 2**20:.0f} MiB of pictures; at most {MAX_REQUEST_BYTES // 2**20} MiB go "
+            "into a request: send fewer at a time"
+        )
+    return Question(pictures, views, abstain)
+
+
+def is_served() -> bool:
+    """Whether a scoring server asks, and not Python or Spark."""
+    return bool(_MLFLOW_IS_IN_SERVING_ENVIRONMENT.get())  # type: ignore[no-untyped-call]
+
+
+def refused(message: str) -> MlflowException:
+    """What a server answers with status 400."""
+    return MlflowException.invalid_parameter_value(message)  # type: ignore[no-any-return]
+
+
+def _bytes(cell: Any, number: int) -> bytes:
+    """A file's bytes. MLflow decodes base64 in records; in `inputs` and in CSV it leaves it."""
+    if isinstance(cell, str):
+        cell = cell.encode()
+    if not isinstance(cell, bytes | bytearray):
+        raise refused(
+            f"picture {number} is {type(cell).__name__}; the bytes of a picture file wanted, "
+            "in base64 where they travel as text"
+        )
+    try:
+        # No picture format consists of base64's letters alone.
+        return base64.b64decode(cell, validate=True) or bytes(cell)
+    except binascii.Error:
+        return bytes(cell)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which of a router's models a picture went to, and why.
+
+    Attributes:
+        served_by: "champion" or "challenger".
+        key: what was hashed.
+        share: of the requests that the challenger is to get.
+    """
+
+    served_by: str
+    key: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that answers, and logs what it said where TLKIT_REQUEST_LOG is set.
+
+    Attributes:
+        reference: how features are summed up; None logs no embedding.
+    """
+
+    ensemble: Ensemble
+    reference: Reference | None
+    log: RequestLog | None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def load(cls, folder: Path, log: RequestLog | None = None) -> "Served":
+        """What `Ensemble.save` wrote, with the reference beside it where there is one.
+
+        Args:
+            log: by default that of the environment.
+        """
+        known = (folder / REFERENCE_FILE).exists()
+        return cls(
+            Ensemble.load(folder),
+            Reference.load(folder) if known else None,
+            log or log_of_environment(),
+        )
+
+    def answer(self, asked: Question, routes: Sequence[Route] | None = None) -> pd.DataFrame:
+        """A row a picture: `predicted`, and `probability_<class>` for each class, in 0..1.
+
+        Raises:
+            MlflowException: as `question`, for a picture that is none.
+        """
+        came = time.time()
+        logged = self.log is not None and is_served()
+        try:
+            if logged:
+                probabilities, embedding = self._with_embedding(asked)
+            else:
+                probabilities = self.ensemble.probabilities(asked.pictures, asked.views)
+        except UnreadablePicture as error:
+            raise refused(str(error)) from None
+        if logged:
+            self._write(came, asked, probabilities, embedding, routes)
+        classes = self.ensemble.classes
+        table = pd.DataFrame(probabilities, columns=probability_columns(classes))
+        predicted = [
+            classes[row.argmax()] if row.max() >= asked.abstain else ABSTAINED
+            for row in probabilities
+        ]
+        table.insert(0, "predicted", predicted)
+        return table
+
+    def _with_embedding(self, asked: Question) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Probabilities, and the summed-up features of the first member: float64 (N, k)."""
+        if self.reference is None:
+            rows = self.ensemble.probabilities(asked.pictures, asked.views)
+            return rows, np.empty((len(rows), 0))
+        with self._lock, last_features(self.ensemble.members[0].model) as found:
+            rows = self.ensemble.probabilities(asked.pictures, asked.views)
+        features = stacked(found).numpy().reshape(len(rows), asked.views, -1).mean(axis=1)
+        return rows, self.reference.project(features)
+
+    def _write(
+        self,
+        came: float,
+        asked: Question,
+        probabilities: NDArray[np.float64],
+        embedding: NDArray[np.float64],
+        routes: Sequence[Route] | None,
+    ) -> None:
+        assert self.log is not None
+        seconds, with_pictures = time.time() - came, os.environ.get(PICTURES_VARIABLE) == "1"
+        entries = []
+        for index, row in enumerate(probabilities):
+            best = int(row.argmax())
+            entries.append(
+                Entry(
+                    came,
+                    seconds,
+                    best,
+                    self.ensemble.classes[best],
+                    float(row[best]),
+                    [float(value) for value in embedding[index]],
+                    **(vars(routes[index]) if routes else {}),
+                    picture=asked.pictures[index] if with_pictures else None,
+                )
+            )
+        try:
+            self.log.write(entries)
+        except SQLAlchemyError as error:  # whoever asked gets the answer all the same
+            _logger.warning("the request log cannot be written: %s", error)

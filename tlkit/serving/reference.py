@@ -1,0 +1,67 @@
+"""What a model said of its validation pictures: what later requests are compared with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+REFERENCE_FILE = "reference.safetensors"
+
+# Principal directions that a request's features are summed up in.
+DIRECTIONS = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Validation pictures, a row each, and how features are summed up.
+
+    Attributes:
+        mean: float64 (d,), of the features.
+        directions: float64 (d, k), orthonormal: the principal directions of the features.
+        predicted: int64 (n,).
+        confidence: float64 (n,) in 0..1, after calibration.
+        embedding: float64 (n, k).
+    """
+
+    mean: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    embedding: NDArray[np.float64]
+
+    def project(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Features (n, d) as embeddings, float64 (n, k)."""
+        result: NDArray[np.float64] = (features - self.mean) @ self.directions
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write into an existing folder."""
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in vars(self).items()},
+            folder / REFERENCE_FILE,
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Reference":
+        """Read what `save` wrote."""
+        return cls(**load_file(folder / REFERENCE_FILE))
+
+
+def reference(features: NDArray[np.floating], probabilities: NDArray[np.floating]) -> Reference:
+    """The reference for features (n, d) and calibrated probabilities (n, classes)."""
+    rows = np.asarray(features, dtype=np.float64)
+    mean = rows.mean(axis=0)
+    _, _, directions = np.linalg.svd(rows - mean, full_matrices=False)
+    # The sign of a direction is free; fixed, the same training gives the same file.
+    largest = np.abs(directions).argmax(axis=1)
+    signs = np.sign(directions[np.arange(len(directions)), largest])
+    kept = (directions * np.where(signs == 0, 1, signs)[:, None])[:DIRECTIONS].T
+    return Reference(
+        mean,
+        kept,
+        probabilities.argmax(axis=1).astype(np.int64),
+        probabilities.max(axis=1).astype(np.float64),
+        (rows - mean) @ kept,
+    )

@@ -1,0 +1,99 @@
+"""What a served model was asked and said, in any database that SQLAlchemy reaches."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy
+from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.types import JSON
+
+# Where a server logs to, as an SQLAlchemy URL such as sqlite:///requests.db; unset: nowhere.
+LOG_VARIABLE = "TLKIT_REQUEST_LOG"
+# "1" where the pictures themselves are to be logged too.
+PICTURES_VARIABLE = "TLKIT_LOG_PICTURES"
+
+_requests = Table(
+    "tlkit_requests",
+    MetaData(),
+    Column("id", Integer, primary_key=True),
+    Column("time", Float, nullable=False, index=True),
+    Column("seconds", Float, nullable=False),
+    Column("predicted", Integer, nullable=False),
+    Column("class_name", String(255), nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("embedding", JSON, nullable=False),
+    Column("served_by", String(255)),
+    Column("key", String(255), index=True),
+    Column("share", Float),
+    Column("picture", LargeBinary),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of a request.
+
+    Attributes:
+        time: seconds since 1970, when the request came.
+        seconds: from then to its answer, the whole request's.
+        predicted: index of the class.
+        embedding: as `Reference.project` gives it; empty where there is no reference.
+        served_by: which of a router's models answered.
+        key: of the request, for a router.
+        share: of the requests that the challenger is to get, for a router.
+        picture: its bytes, where they are to be logged.
+    """
+
+    time: float
+    seconds: float
+    predicted: int
+    class_name: str
+    confidence: float
+    embedding: Sequence[float]
+    served_by: str | None = None
+    key: str | None = None
+    share: float | None = None
+    picture: bytes | None = None
+
+
+class RequestLog:
+    """The table `tlkit_requests` of a database; made with the first entry where it is absent."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+        self._made = False
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Append, all or none. Raises SQLAlchemyError where the database cannot be written."""
+        rows = [vars(entry) | {"embedding": list(entry.embedding)} for entry in entries]
+        with self._engine.begin() as connection:
+            if not self._made:  # by several servers at once, maybe
+                connection.execute(CreateTable(_requests, if_not_exists=True))
+                for index in _requests.indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
+            connection.execute(_requests.insert(), rows)
+        self._made = True
+
+    def read(self, *, since: float = 0.0, last: int | None = None) -> list[Entry]:
+        """Entries from a time on, oldest first; of those the `last` ones, or all.
+
+        Raises SQLAlchemyError where there is no such database or table.
+        """
+        columns = [column for column in _requests.c if column.name not in ("id", "picture")]
+        query = (
+            sqlalchemy.select(*columns)
+            .where(_requests.c.time >= since)
+            .order_by(_requests.c.id.desc())
+            .limit(last)
+        )
+        with self._engine.connect() as connection:
+            rows = list(connection.execute(query).mappings())
+        return [Entry(**row) for row in reversed(rows)]
+
+
+def log_of_environment() -> RequestLog | None:
+    """The log that TLKIT_REQUEST_LOG names, if it is set."""
+    url = os.environ.get(LOG_VARIABLE)
+    return RequestLog(url) if url else None

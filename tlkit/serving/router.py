@@ -1,0 +1,77 @@
+"""Two models behind one address: each request goes to champion or challenger by its key.
+
+MLflow runs this file when it loads the model, so nothing is unpickled.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from tlkit.serving.answer import Question, Route, Served, question, refused
+from tlkit.serving.guard import guard_server
+from tlkit.serving.request_log import RequestLog, log_of_environment
+
+KEY_COLUMN = "key"
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+# Every assignment is logged: here, in the server's folder, where TLKIT_REQUEST_LOG is not set.
+DEFAULT_LOG = "sqlite:///requests.db"
+
+
+def assign(key: str, salt: str, share: float) -> str:
+    """Champion or challenger, always the same for a key: the challenger for `share` of all keys.
+
+    Args:
+        salt: another one deals the keys anew.
+        share: 0..1.
+    """
+    digest = hashlib.sha256(f"{salt}\0{key}".encode()).digest()
+    return CHALLENGER if int.from_bytes(digest[:8], "big") < share * 2**64 else CHAMPION
+
+
+class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
+    """Takes the columns `image` and `key`, and says in `served_by` which model answered."""
+
+    def load_context(self, context: Any) -> None:
+        """Load both models from the router's artifacts."""
+        guard_server()
+        settings = json.loads(Path(context.artifacts["router"]).read_text(encoding="utf-8"))
+        self._share, self._salt = float(settings["share"]), str(settings["salt"])
+        log = log_of_environment() or RequestLog(DEFAULT_LOG)
+        self._served = {
+            name: Served.load(Path(context.artifacts[name]), log) for name in (CHAMPION, CHALLENGER)
+        }
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """As a single model's answer, and `served_by`: champion or challenger.
+
+        Args:
+            params: `tta` and `abstain` of a single model.
+
+        Raises:
+            MlflowException: as a single model, and for an empty key.
+        """
+        asked = question(model_input, params)
+        keys = [str(key) for key in model_input[KEY_COLUMN]]
+        if not all(keys):
+            raise refused(f"request {keys.index('') + 1} has an empty key; one a user wanted")
+        names = [assign(key, self._salt, self._share) for key in keys]
+        parts = []
+        for name, served in self._served.items():
+            rows = [index for index, chosen in enumerate(names) if chosen == name]
+            if rows:
+                part = Question([asked.pictures[i] for i in rows], asked.views, asked.abstain)
+                routes = [Route(name, keys[index], self._share) for index in rows]
+                table = served.answer(part, routes)
+                table.insert(1, "served_by", name)
+                parts.append(table.set_index(pd.Index(rows)))
+        return pd.concat(parts).sort_index()
+
+
+mlflow.models.set_model(RouterModel())
