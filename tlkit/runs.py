@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from tlkit.config import Config
@@ -20,6 +22,7 @@ from tlkit.data.manifest import Manifest
 from tlkit.data.prepare import prepare
 from tlkit.data.sheets import samples_sheet
 from tlkit.evaluation.calibration import fit_temperature
+from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
 from tlkit.files import cache_folder, disk_faults_told, scratch_folder
 from tlkit.outcome import evaluate, labels_of, write_history, write_outcome
@@ -51,6 +54,7 @@ from tlkit.tracking import (
     newest_run,
     run,
 )
+from tlkit.training.loop import Result
 
 PACKAGE = Path(__file__).parent
 
@@ -116,20 +120,11 @@ def run_phase(
             _begin_from_head(tracker, config, data, network)
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir()
-        trained = train_phase(
-            phase,
-            config,
-            network,
-            pictures,
-            machine,
-            log=tracker.metrics,
-            checkpoints=checkpoints,
-            also=[config.unfreeze_depth],
+        result, report, (logits, features) = _train(
+            phase, config, network, pictures, machine, tracker, checkpoints
         )
-        result, report = trained.result, trained.report
         if report is not None:
             tracker.tags({"features/decision": report.decision})
-        logits, features = trained.validation()
         temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
         classifier = network.classifier.calibrated(temperature)
         outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
@@ -167,6 +162,29 @@ def run_phase(
             of_phase(phase, config, data.manifest, outcome, picture, result.best_epoch)
         )
     return PhaseResult(phase, tracker.run_id, metrics)
+
+
+def _train(
+    phase: str,
+    config: Config,
+    network: Network,
+    pictures: Pictures,
+    machine: Machine,
+    tracker: Tracker,
+    checkpoints: Path,
+) -> tuple[Result, Report | None, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Train, and look at the validation pictures; the store is closed when this returns."""
+    trained = train_phase(
+        phase,
+        config,
+        network,
+        pictures,
+        machine,
+        log=tracker.metrics,
+        checkpoints=checkpoints,
+        also=[config.unfreeze_depth],
+    )
+    return trained.result, trained.report, trained.validation()
 
 
 def run_suite(config: Config) -> list[PhaseResult]:
