@@ -1,0 +1,20 @@
+# Training: docker build -t tlkit . && docker run --rm -v "$PWD/mlruns:/app/mlruns" tlkit
+FROM python:3.11-slim
+
+# Inductor compiles for the processor it finds; ONNX Runtime, the default on a CPU, needs no compiler.
+RUN useradd --create-home --uid 1000 tlkit \
+    && mkdir --parents /app/mlruns /cache \
+    && chown --recursive tlkit /app /cache
+WORKDIR /app
+COPY requirements.txt .
+RUN pip install --no-cache-dir --requirement requirements.txt
+COPY --chown=tlkit . .
+USER 1000
+ENV TLKIT_CACHE=/cache \
+    MLFLOW_TRACKING_URI=sqlite:////app/mlruns/mlflow.db \
+    PYTHONUNBUFFERED=1
+# A training container is healthy as long as its tracking store can be reached.
+HEALTHCHECK --interval=60s --timeout=30s --start-period=120s \
+    CMD ["python", "-c", "import mlflow; mlflow.search_experiments(max_results=1)"]
+ENTRYPOINT ["python", "-m"]
+CMD ["experiments.suite", "--config", "experiments/configs/default.yaml"]
