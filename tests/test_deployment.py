@@ -200,7 +200,7 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert entry("monitor", *arguments, "--served_by", "champion") == 2
     RequestLog(url).write([logged("k", "champion")])
     assert entry("monitor", *arguments) == 2
-    assert "of another model" in capsys.readouterr().err
+    assert "another model's requests" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tlkit.deployment.logs import read_log
+from tlkit.deployment.logs import opened, seconds_of, without_password
 from tlkit.deployment.settings import AbtestSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.sequential import SequentialTest, needed_trials, sequential_difference
@@ -42,7 +42,7 @@ def run_abtest(settings: AbtestSettings) -> str:
         UserError: no such log or outcomes, or a log that is no router's.
     """
     with run("abtest", system_metrics=False) as tracker:
-        tracker.params(settings.as_dict())
+        tracker.params(settings.as_dict() | {"log": without_password(settings.log)})
         assigned, share = assignments(settings.log, settings.since)
         outcomes = {} if settings.outcomes == "none" else read_outcomes(Path(settings.outcomes))
         arms = {name: _arm(name, assigned, outcomes) for name in ARMS}
@@ -78,21 +78,26 @@ def assignments(log: str, since: str) -> tuple[dict[str, str], float]:
     A key that asks again counts once: its requests have one outcome.
 
     Raises:
-        UserError: as `read_log`, or entries without a key, or of routers with several shares.
+        UserError: no such log, no router's requests in it, or those of several shares.
     """
-    entries = [entry for entry in read_log(log, since) if entry.key and entry.share is not None]
+    begin = seconds_of(since)
+    with opened(log) as requests:
+        entries = requests.assignments(since=begin)
+    shown = without_password(log)
     if not entries:
-        raise UserError(f"log={log} holds no router's requests; serve a model of -e route")
-    shares = {entry.share for entry in entries if entry.share is not None}
+        raise UserError(
+            f"log={shown} holds no router's requests since {since}; serve one of -e route"
+        )
+    shares = sorted({share for _, _, share in entries})
     if len(shares) > 1:
         raise UserError(
-            f"log={log} is of routers with shares {sorted(shares)}; take the present one's "
-            "requests alone with since"
+            f"log={shown} is of routers with shares {shares}; take the present one's requests "
+            "alone with since"
         )
     assigned: dict[str, str] = {}
-    for entry in entries:
-        assigned.setdefault(str(entry.key), str(entry.served_by))
-    return assigned, shares.pop()
+    for key, served_by, _ in entries:
+        assigned.setdefault(key, served_by)
+    return assigned, shares[0]
 
 
 def read_outcomes(file: Path) -> dict[str, bool]:

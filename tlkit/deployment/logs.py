@@ -1,35 +1,41 @@
 """The request log as entry points read it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tlkit.errors import UserError
-from tlkit.serving.request_log import Entry, RequestLog
+from tlkit.serving.request_log import RequestLog
 
 
-def read_log(url: str, since: str, last: int | None = None) -> list[Entry]:
-    """Entries of a log, oldest first.
-
-    Args:
-        since: "none", or an ISO time, in the machine's own zone where it names none.
-        last: how many of the newest.
-
-    Raises:
-        UserError: no such log, no entries, or no time.
-    """
+def without_password(address: str) -> str:
+    """An SQLAlchemy address as it may be shown and logged."""
     try:
-        begin = 0.0 if since == "none" else datetime.fromisoformat(since).timestamp()
+        return make_url(address).render_as_string(hide_password=True)
+    except ArgumentError:
+        return address
+
+
+def seconds_of(since: str) -> float:
+    """Seconds since 1970 of an ISO time, in the machine's own zone where it names none; 0 for
+    "none". Raises UserError for what is no time."""
+    try:
+        return 0.0 if since == "none" else datetime.fromisoformat(since).timestamp()
     except ValueError:
         raise UserError(f"since={since} is no time; such as 2026-11-23T08:00 wanted") from None
+
+
+@contextmanager
+def opened(address: str) -> Iterator[RequestLog]:
+    """The log at an address; a UserError for one that cannot be read while the block lasts."""
     try:
-        entries = RequestLog(url).read(since=begin, last=last)
+        yield RequestLog(address)
     except (SQLAlchemyError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"log={url} cannot be read ({reason}); the address that TLKIT_REQUEST_LOG had when "
-            "the model was served wanted"
+            f"log={without_password(address)} cannot be read ({reason}); the address that "
+            "TLKIT_REQUEST_LOG had when the model was served wanted"
         ) from error
-    if not entries:
-        raise UserError(f"log={url} holds no requests since {since}")
-    return entries

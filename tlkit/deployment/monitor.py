@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tlkit.deployment.logs import read_log
+from tlkit.deployment.logs import opened, seconds_of, without_password
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.drift import Finding, Sample, drift, psi_reading
 from tlkit.evaluation.drift_figure import drift_figure
 from tlkit.serving.reference import REFERENCE_FILE, Reference
-from tlkit.serving.request_log import Entry
 from tlkit.summary import columns
 from tlkit.tracking import local_model, run
 
@@ -35,7 +34,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
         UserError: no such model or log, or no requests in it.
     """
     with run("monitor", system_metrics=False) as tracker:
-        tracker.params(settings.as_dict())
+        tracker.params(settings.as_dict() | {"log": without_password(settings.log)})
         classes = load_models(settings.model).classes
         reference = _reference(settings.model)
         window = _window(settings, reference)
@@ -73,30 +72,25 @@ def _reference(model: str) -> Sample:
 
 
 def _window(settings: MonitorSettings, reference: Sample) -> Sample:
-    entries = read_log(settings.log, settings.since)
-    if settings.served_by != "any":
-        entries = [entry for entry in entries if entry.served_by == settings.served_by]
-        if not entries:
-            raise UserError(f"log={settings.log} has no requests that {settings.served_by} served")
-    return sample(entries[-settings.window :], reference.directions, settings.log)
-
-
-def sample(entries: Sequence[Entry], directions: int, log: str) -> Sample:
-    """Logged requests as a sample.
-
-    Raises:
-        UserError: requests of another model, whose embeddings have another length.
-    """
+    served_by = None if settings.served_by == "any" else settings.served_by
+    log, since = without_password(settings.log), seconds_of(settings.since)
+    with opened(settings.log) as requests:
+        entries = requests.read(since=since, last=settings.window, served_by=served_by)
+    if not entries:
+        raise UserError(
+            f"log={log} holds no requests (since={settings.since}, served_by={settings.served_by})"
+        )
     lengths = {len(entry.embedding) for entry in entries}
-    if lengths != {directions}:
+    if lengths != {reference.directions}:
         raise UserError(
             f"log={log} has embeddings of length {sorted(lengths)} and the model's reference of "
-            f"{directions}; the requests are of another model: narrow them by since or served_by"
+            f"{reference.directions}; these are another model's requests: narrow them by since or "
+            "served_by"
         )
     return Sample(
         np.array([entry.predicted for entry in entries]),
         np.array([entry.confidence for entry in entries]),
-        np.array([list(entry.embedding) for entry in entries]).reshape(len(entries), directions),
+        np.array([list(entry.embedding) for entry in entries]).reshape(len(entries), -1),
     )
 
 

@@ -1,8 +1,8 @@
 """Log a router: two models behind one address, for an A/B test."""
 
 import json
+import shutil
 import tempfile
-from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
@@ -24,19 +24,21 @@ def run_route(settings: RouteSettings) -> str:
     Raises:
         UserError: no such model, or models of different classes.
     """
-    names = ("champion", "challenger")
-    addresses = {name: getattr(settings, name) for name in names}
+    addresses = {"champion": settings.champion, "challenger": settings.challenger}
     classes = load_models(",".join(addresses.values())).classes
-    with run("route", system_metrics=False) as tracker, ExitStack() as stack:
+    with (
+        run("route", system_metrics=False) as tracker,
+        tempfile.TemporaryDirectory(prefix="tlkit-") as name,
+    ):
         tracker.params(settings.as_dict())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tlkit-")))
+        folder = Path(name)
         file = folder / "router.json"
         file.write_text(json.dumps({"share": settings.share, "salt": settings.salt}) + "\n")
-        models = {
-            name: stack.enter_context(local_model(address)) for name, address in addresses.items()
-        }
+        for role, address in addresses.items():
+            with local_model(address) as model:  # two folders may be called alike
+                shutil.copytree(model, folder / role)
         tracker.model(
-            {**models, "router": file},
+            {role: folder / role for role in addresses} | {"router": file},
             PACKAGE / "serving" / "router.py",
             PACKAGE,
             ["served_by", *probability_columns(classes)],

@@ -14,6 +14,9 @@ LOG_VARIABLE = "TLKIT_REQUEST_LOG"
 # "1" where the pictures themselves are to be logged too.
 PICTURES_VARIABLE = "TLKIT_LOG_PICTURES"
 
+# Characters of a router's key.
+MAX_KEY = 255
+
 _requests = Table(
     "tlkit_requests",
     MetaData(),
@@ -25,7 +28,7 @@ _requests = Table(
     Column("confidence", Float, nullable=False),
     Column("embedding", JSON, nullable=False),
     Column("served_by", String(255)),
-    Column("key", String(255), index=True),
+    Column("key", String(MAX_KEY), index=True),
     Column("share", Float),
     Column("picture", LargeBinary),
 )
@@ -76,21 +79,39 @@ class RequestLog:
             connection.execute(_requests.insert(), rows)
         self._made = True
 
-    def read(self, *, since: float = 0.0, last: int | None = None) -> list[Entry]:
+    def read(
+        self, *, since: float = 0.0, last: int | None = None, served_by: str | None = None
+    ) -> list[Entry]:
         """Entries from a time on, oldest first; of those the `last` ones, or all.
 
         Raises SQLAlchemyError where there is no such database or table.
+
+        Args:
+            served_by: only those that this model of a router answered.
         """
         columns = [column for column in _requests.c if column.name not in ("id", "picture")]
-        query = (
-            sqlalchemy.select(*columns)
-            .where(_requests.c.time >= since)
-            .order_by(_requests.c.id.desc())
-            .limit(last)
-        )
+        query = sqlalchemy.select(*columns).where(_requests.c.time >= since)
+        if served_by is not None:
+            query = query.where(_requests.c.served_by == served_by)
+        query = query.order_by(_requests.c.id.desc()).limit(last)
         with self._engine.connect() as connection:
             rows = list(connection.execute(query).mappings())
         return [Entry(**row) for row in reversed(rows)]
+
+    def assignments(self, *, since: float = 0.0) -> list[tuple[str, str, float]]:
+        """Key, model and share of a router's requests from a time on, oldest first, each once.
+
+        Raises as `read`.
+        """
+        columns = (_requests.c.key, _requests.c.served_by, _requests.c.share)
+        query = (
+            sqlalchemy.select(*columns)
+            .where(_requests.c.time >= since, _requests.c.key.is_not(None))
+            .group_by(*columns)
+            .order_by(sqlalchemy.func.min(_requests.c.id))
+        )
+        with self._engine.connect() as connection:
+            return [(key, served_by, share) for key, served_by, share in connection.execute(query)]
 
 
 def log_of_environment() -> RequestLog | None:

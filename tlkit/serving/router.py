@@ -13,7 +13,7 @@ import pandas as pd
 
 from tlkit.serving.answer import Question, Route, Served, question, refused
 from tlkit.serving.guard import guard_server
-from tlkit.serving.request_log import RequestLog, log_of_environment
+from tlkit.serving.request_log import MAX_KEY, RequestLog, log_of_environment
 
 KEY_COLUMN = "key"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -55,12 +55,15 @@ class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
             params: `tta` and `abstain` of a single model.
 
         Raises:
-            MlflowException: as a single model, and for an empty key.
+            MlflowException: as a single model, and for a key that is empty or too long.
         """
         asked = question(model_input, params)
         keys = [str(key) for key in model_input[KEY_COLUMN]]
-        if not all(keys):
-            raise refused(f"request {keys.index('') + 1} has an empty key; one a user wanted")
+        for number, key in enumerate(keys, start=1):
+            if not 0 < len(key) <= MAX_KEY:
+                raise refused(
+                    f"the key of picture {number} has {len(key)} characters; 1 to {MAX_KEY} wanted"
+                )
         names = [assign(key, self._salt, self._share) for key in keys]
         parts = []
         for name, served in self._served.items():
