@@ -1,15 +1,20 @@
-"""Unfreeze the top of the backbone and train it with a small rate."""
+"""Unfreeze the top of the backbone and train it with a small rate; with several seeds, average."""
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.runs import run_phase
-from tlkit.summary import table
+from tlkit.deployment.ensemble import run_ensemble
+from tlkit.deployment.settings import EnsembleSettings
+from tlkit.runs import run_repeats
+from tlkit.summary import report
 from tlkit.tracking import ui_command
 
 
 def task(config: Config) -> None:
-    result = run_phase("finetune", config)
-    print(table([result]))
+    results = run_repeats("finetune", config)
+    print(report(results))
+    if len(results) > 1:
+        models = ",".join(f"runs:/{result.run_id}/model" for result in results)
+        print(run_ensemble(EnsembleSettings(models=models)))
     print(f"Look at it: {ui_command()}")
 
 

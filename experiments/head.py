@@ -2,14 +2,13 @@
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.runs import run_phase
-from tlkit.summary import table
+from tlkit.runs import run_repeats
+from tlkit.summary import report
 from tlkit.tracking import ui_command
 
 
 def task(config: Config) -> None:
-    result = run_phase("head", config)
-    print(table([result]))
+    print(report(run_repeats("head", config)))
     print(f"Look at it: {ui_command()}")
 
 

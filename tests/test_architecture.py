@@ -23,7 +23,7 @@ ALLOWED = {
     "cli": {"keys"},
     "outcome": {"data", "evaluation", "features", "models", "serving", "training"},
     "phases": {"config", "data", "features", "models", "serving", "training"},
-    "summary": {"config", "data", "features", "outcome"},
+    "summary": {"config", "data", "evaluation", "features", "outcome"},
     "runs": {"config", "tracking", "outcome", "phases", "summary", *PACKAGES},
     "deployment": {
         *("config", "keys", "tracking", "outcome", "phases", "summary", "runs"),

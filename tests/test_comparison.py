@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_1samp
 
-from tlkit.evaluation.comparison import compare_paired, holm
+from tlkit.evaluation.comparison import compare_paired, holm, repeated
 
 Answers = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]
 
@@ -176,3 +176,13 @@ def test_refuses_impossible_settings() -> None:
     for p in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=f"p-value {p}"):
             holm([0.5, p])
+
+
+def test_the_interval_of_repeats_is_students() -> None:
+    values = [0.91, 0.93, 0.90, 0.94, 0.92]
+    found = repeated(values)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert (found.mean, found.deviation) == pytest.approx((0.92, np.std(values, ddof=1)))
+    with pytest.raises(ValueError, match="at least 2"):
+        repeated([0.9])

@@ -14,11 +14,13 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import yaml
 from conftest import Entry, MakeFolder, make_pictures, run_entry
 from mlflow.entities import Run
 from PIL import Image
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 ARTIFACTS = {
     "config.yaml",
@@ -371,3 +373,36 @@ def test_a_cache_that_can_only_be_read_is_enough(
         patch.setattr(tempfile, "tempdir", str(tmp_path))
         patch.setenv("TLKIT_CACHE", str(tmp_path / "empty"))
         assert entry("head", *data) == 0
+
+
+def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
+    entry: Entry, experiment: str, make_folder: MakeFolder, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    source, weights = str(make_folder()), str(tmp_path / "weights.safetensors")
+    # Random weights would be other ones for each seed.
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    recipe = ("--data", source, "--weights", weights, "--seeds", "2")
+    assert entry("finetune", *recipe, "--seed", "5") == 0
+    printed = capsys.readouterr().out
+    assert "Test accuracy over 2 seeds: mean" in printed
+    runs = runs_of(experiment)
+    [parent] = [run for run in runs if run.info.run_name == "finetune-seeds"]
+    children = [run for run in runs if run.info.run_name == "finetune"]
+    assert [run.data.params["seed"] for run in children] == ["5", "6"]
+    assert {run.data.params["data_seed"] for run in children} == {"5"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert len({run.data.tags["tlkit.init_from"] for run in children}) == 1
+    accuracies = [run.data.metrics["test/accuracy"] for run in children]
+    assert parent.data.metrics["test/accuracy_mean"] == pytest.approx(np.mean(accuracies))
+    trained = [load_file(artifacts(run) / "checkpoints" / "best.safetensors") for run in children]
+    assert any((trained[0][name] != trained[1][name]).any() for name in trained[0])
+    # The frozen part ran for the first seed alone.
+    assert children[1].data.metrics["features/hits"] == children[1].data.metrics["features/wanted"]
+    [ensemble] = [run for run in runs if run.info.run_name == "ensemble"]
+    said = [pd.read_csv(artifacts(run) / "predictions.csv") for run in (*children, ensemble)]
+    columns = ["probability_cat", "probability_dog"]
+    mean = (said[0][columns] + said[1][columns]) / 2
+    np.testing.assert_allclose(said[2][columns], mean, atol=1e-6)
+    assert entry("suite", "--data", source, "--seeds", "2") == 2
+    assert "seeds=2 is for -e baseline" in capsys.readouterr().err

@@ -168,9 +168,20 @@ class Config(Settings):
     )
     threads: int | str = auto_or("auto", 1, "threads of torch; the same number gives the same bits")
     seed: int = key(
-        0, "of the split, the views, the batches and the weights", "from 0 to 2**31 - 1",
+        0, "of the batches, the dropout and the weights", "from 0 to 2**31 - 1",
         lambda value: 0 <= value < 2**31,
     )  # fmt: skip
+    data_seed: int | str = auto_or(
+        "auto", 0, "of the split, the drawn pictures and the views; auto: as seed"
+    )
+    seeds: int = at_least(
+        1, 1, "how often a phase is trained, with seed, seed + 1, ... on the same pictures"
+    )
+
+    @property
+    def pictures_seed(self) -> int:
+        """`data_seed`, or what it stands for."""
+        return self.seed if self.data_seed == "auto" else int(self.data_seed)
 
     def contradictions(self) -> list[str]:
         faults = []

@@ -63,6 +63,7 @@ HEAD_KEYS = (
     "precision",
     "threads",
     "seed",
+    "pictures_seed",
 )
 
 
@@ -212,7 +213,7 @@ def pictures_for(
     preprocessing = Preprocessing(network.classifier.description.preprocessing)
     return Pictures(
         manifest=manifest,
-        views=Views(preprocessing, config.augment, config.seed),
+        views=Views(preprocessing, config.augment, config.pictures_seed),
         count=config.views,
         max_pixels=config.max_pixels,
         workers=machine.workers,

@@ -21,6 +21,7 @@ from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import Manifest
 from tlkit.data.prepare import prepare
 from tlkit.data.sheets import samples_sheet
+from tlkit.errors import UserError
 from tlkit.evaluation.calibration import fit_temperature
 from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
@@ -41,7 +42,15 @@ from tlkit.phases import (
 )
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.reference import Reference, reference
-from tlkit.summary import PhaseResult, markdown_table, of_audit, of_data, of_phase, of_store
+from tlkit.summary import (
+    PhaseResult,
+    markdown_table,
+    of_audit,
+    of_data,
+    of_phase,
+    of_repeats,
+    of_store,
+)
 from tlkit.tracking import (
     DIGEST_TAG,
     INIT_TAG,
@@ -50,6 +59,7 @@ from tlkit.tracking import (
     SETTINGS_TAG,
     Tracker,
     downloaded,
+    find_run,
     git_state,
     newest_run,
     run,
@@ -72,7 +82,7 @@ def prepare_data(config: Config) -> Data:
     manifest, report = prepare(
         config.data,
         cache=cache_folder() / "data",
-        seed=config.seed,
+        seed=config.pictures_seed,
         max_pixels=config.max_pixels,
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
@@ -187,8 +197,42 @@ def _train(
     return trained.result, trained.report, trained.validation()
 
 
+def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
+    """One phase with `seeds` seeds on the same pictures, as children of one run where it is not 1.
+
+    Each finetune begins from the same head. Raises as `run_phase`.
+    """
+    if config.seeds == 1:
+        return [run_phase(phase, config)]
+    with run(f"{phase}-seeds", system_metrics=False) as tracker:
+        tracker.params(config.as_dict())
+        data = prepare_data(config)
+        log_dataset(tracker, config, data)
+        base = replace(config, seeds=1, data_seed=config.pictures_seed)
+        results: list[PhaseResult] = []
+        for seed in range(config.seed, config.seed + config.seeds):
+            one = replace(base, seed=seed)
+            result = run_phase(phase, one, data=data, parent=tracker.run_id)
+            if phase == "finetune":
+                base = replace(base, init_from=find_run(result.run_id).tags[INIT_TAG])
+            results.append(replace(result, phase=f"{phase}, seed {seed}"))
+        said, metrics = of_repeats(results)
+        tracker.metrics(metrics)
+        tracker.describe(f"{said}\n\n{of_data(config, data.manifest)}\n\n{markdown_table(results)}")
+    return results
+
+
+def refuse_seeds(config: Config) -> None:
+    """Raise UserError for several seeds, where a phase is trained once."""
+    if config.seeds > 1:
+        raise UserError(
+            f"seeds={config.seeds} is for -e baseline, head and finetune; leave it out here"
+        )
+
+
 def run_suite(config: Config) -> list[PhaseResult]:
     """Baseline, head and finetune as children of one run called `suite`."""
+    refuse_seeds(config)
     results: list[PhaseResult] = []
     with run("suite", system_metrics=False) as tracker:
         tracker.params(config.as_dict())

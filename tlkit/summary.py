@@ -7,6 +7,7 @@ from datetime import datetime
 from tlkit.config import Config
 from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import SPLITS, Manifest
+from tlkit.evaluation.comparison import repeated
 from tlkit.features.store import Store
 from tlkit.outcome import Outcome
 
@@ -96,6 +97,28 @@ def of_phase(
         f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
         f"{of_data(config, manifest)}\n\n![Grad-CAM]({picture})"
     )
+
+
+def report(results: Sequence[PhaseResult]) -> str:
+    """What a phase ends with: its table, and the mean where it was trained with several seeds."""
+    return table(results) if len(results) == 1 else f"{table(results)}\n{of_repeats(results)[0]}"
+
+
+def of_repeats(results: Sequence[PhaseResult]) -> tuple[str, dict[str, float]]:
+    """Two or more trainings of a phase: a sentence, and `test/accuracy_mean`, `..._deviation` and
+    the interval of the mean, `..._mean_low` and `..._mean_high`."""
+    found = repeated([result.metrics["test/accuracy"] for result in results])
+    metrics = {
+        "test/accuracy_mean": found.mean,
+        "test/accuracy_deviation": found.deviation,
+        "test/accuracy_mean_low": found.low,
+        "test/accuracy_mean_high": found.high,
+    }
+    return (
+        f"Test accuracy over {len(results)} seeds: mean {found.mean:.4f}, deviation "
+        f"{found.deviation:.4f}, 95 % interval of the mean {found.low:.4f} to {found.high:.4f}; "
+        "it tells of the training's chance alone, not of that of the test pictures."
+    ), metrics
 
 
 def of_audit(report: AuditReport) -> str:

@@ -154,7 +154,7 @@ def _evaluate_and_log(
     preprocessing = Preprocessing(first.description.preprocessing)
     pictures = Pictures(
         manifest=manifest,
-        views=Views(preprocessing, config.augment, config.seed),
+        views=Views(preprocessing, config.augment, config.pictures_seed),
         count=config.views,
         max_pixels=config.max_pixels,
         workers=machine_for(config).workers,

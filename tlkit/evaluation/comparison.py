@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,30 @@ def compare_paired(
         both=int(np.sum(candidate & reference)),
         neither=int(np.sum(~(candidate | reference))),
     )
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A measurement repeated with other seeds.
+
+    deviation: the sample standard deviation. low, high: interval of the mean.
+    """
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+def repeated(values: Sequence[float], confidence: float = 0.95) -> Repeated:
+    """Student's interval of the mean of n >= 2 independent, roughly normal values."""
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} values: needs at least 2")
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    reach = (
+        float(student.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
+    )
+    return Repeated(mean, deviation, mean - reach, mean + reach)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

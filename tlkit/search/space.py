@@ -31,7 +31,7 @@ _OF_UNFROZEN_UNITS = ("backbone_lr", "batch_norm")
 
 _REFUSED = {
     **dict.fromkeys(
-        ("data", "val_fraction", "test_fraction", "max_pixels", "seed"),
+        ("data", "val_fraction", "test_fraction", "max_pixels", "seed", "data_seed", "seeds"),
         "trials are compared on the same pictures",
     ),
     **dict.fromkeys(

@@ -17,7 +17,7 @@ from optuna.study import Study
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.runs import Data, log_dataset, prepare_data
+from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
@@ -37,6 +37,7 @@ def run_tune(config: Config) -> Conclusion | None:
         UserError: the space, the storage, the data or the machine do not allow it, or no trial
             is complete.
     """
+    refuse_seeds(config)
     config = _share_cores(config)
     space = Space.of(config)
     address = _address(config)
