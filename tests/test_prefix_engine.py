@@ -443,11 +443,16 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cann
 def test_kill_9_while_filling_costs_only_what_was_under_way(many: Pictures, tmp_path: Path) -> None:
     folder, context = tmp_path / "killed", multiprocessing.get_context("fork")
     chance = random.Random(0)
-    seen = []
+    seen, passes = [], tmp_path / "passes"
+    passes.touch()
     for _ in range(10):
-        process = context.Process(target=fill_slowly, args=(folder, many, tmp_path / "passes"))
+        before = passes.read_text().count("\n")
+        process = context.Process(target=fill_slowly, args=(folder, many, passes))
         process.start()
-        time.sleep(chance.uniform(0.05, 0.35))
+        # Not by the clock alone: on a busy machine a process takes long to begin.
+        while passes.read_text().count("\n") == before and process.is_alive():
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.15))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()

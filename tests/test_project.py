@@ -64,14 +64,19 @@ def test_no_registry_is_named() -> None:
         assert "index-url" not in text, name
 
 
-def test_every_entry_point_runs_a_module_that_exists_with_the_default_file() -> None:
+def test_every_entry_point_runs_a_module_that_exists_with_the_parameters_it_declares() -> None:
     content = yaml.safe_load((ROOT / "MLproject").read_text())
     assert content["python_env"] == "python_env.yaml"
     for name, entry in content["entry_points"].items():
-        module = re.fullmatch(r"python -m experiments\.(\w+) --config \{config\}", entry["command"])
-        assert module, name
-        assert (ROOT / "experiments" / f"{module[1]}.py").exists()
-        assert entry["parameters"]["config"]["type"] == "string"
-        assert (ROOT / entry["parameters"]["config"]["default"]).exists()
+        module, *flags = entry["command"].removeprefix("python -m experiments.").split(" --")
+        assert module == ("suite" if name == "main" else name)
+        assert (ROOT / "experiments" / f"{module}.py").exists()
+        assert flags == [f"{key} {{{key}}}" for key in entry["parameters"]]
+        for key, declared in entry["parameters"].items():
+            if key != "config":
+                assert declared == "string"
+                continue
+            assert declared["type"] == "string"
+            assert (ROOT / declared["default"]).exists()
     modules = {path.stem for path in (ROOT / "experiments").glob("[a-z]*.py")}
     assert modules == {"suite" if name == "main" else name for name in content["entry_points"]}
