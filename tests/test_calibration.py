@@ -73,6 +73,12 @@ def test_without_a_mistake_nothing_is_fitted_and_without_a_clue_the_bound_is() -
     assert fit_temperature(logits, logits.argmin(axis=1)) == pytest.approx(HIGHEST, rel=1e-3)
 
 
+def test_a_temperature_that_few_pictures_suggest_is_rarely_believed() -> None:
+    fitted = [fit_temperature(*overconfident(60, factor=1.0, seed=seed)) for seed in range(100)]
+    changed = sum(temperature != 1.0 for temperature in fitted)
+    assert changed <= 5 + 2 * np.sqrt(100 * 0.05 * 0.95)
+
+
 @pytest.mark.parametrize("shapes", [((3,), (3,)), ((4, 2), (3,)), ((0, 2), (0,))])
 def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
     with pytest.raises(ValueError, match="needs"):

@@ -6,17 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from scipy.stats import chi2
 
 # A temperature outside of this says that the model knows nothing, or that there is nothing to fit.
 LOWEST, HIGHEST = 0.05, 20.0
+# A few validation pictures say little of a temperature, and a wrong one makes confidences worse.
+SIGNIFICANCE = 0.05
 
 
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     """The T for which softmax(logits / T) fits the labels best (Guo et al. 2017, section 4.2).
 
-    T minimises the mean negative log-likelihood within LOWEST..HIGHEST. It is 1 where every label
-    is the largest logit: there the likelihood only grows as T falls, and says nothing of how
-    confident the model may be.
+    T minimises the mean negative log-likelihood within LOWEST..HIGHEST. It is 1 where the data do
+    not tell it from 1: where the likelihood ratio test does not at 5 % (Wilks 1938), and where
+    every label is the largest logit, so that the likelihood only grows as T falls.
 
     Args:
         logits: float (n, c), n >= 1; log-probabilities do as well.
@@ -36,7 +39,8 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
     found = minimize_scalar(
         loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-6}
     )
-    return float(np.exp(found.x))
+    gain = 2 * len(truth) * (loss(0.0) - float(found.fun))
+    return float(np.exp(found.x)) if chi2.sf(gain, df=1) < SIGNIFICANCE else 1.0
 
 
 def rescale(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
