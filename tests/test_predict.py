@@ -13,8 +13,9 @@ from conftest import Entry, Trained
 
 from tlkit.data.given import find_pictures
 from tlkit.deployment.models import load_models
+from tlkit.deployment.tally import Tally
 from tlkit.errors import UserError
-from tlkit.serving.stream import classify_files
+from tlkit.serving.stream import Prediction, classify_files
 
 
 def columns(table: pd.DataFrame) -> np.ndarray:
@@ -124,6 +125,16 @@ def test_abstaining_names_no_class_and_keeps_the_probabilities(
     table = pd.read_csv(artifact(experiment, "predictions.csv"))
     assert table["predicted"].isna().all()
     assert columns(table).sum() == pytest.approx(1)
+
+
+def test_what_was_answered_is_counted_apart() -> None:
+    tally = Tally(("a", "b"), 0.8, np.zeros((2, 2), dtype=np.int64))
+    for row, label in (([0.9, 0.1], 0), ([0.3, 0.7], 0), ([0.05, 0.95], 0), ([0.2, 0.8], None)):
+        tally.add("x", Prediction(Path("x"), np.array(row)), label)
+    assert tally.metrics()["predict/accuracy"] == pytest.approx(1 / 3)
+    assert tally.metrics()["predict/answered"] == pytest.approx(2 / 3)
+    assert tally.metrics()["predict/answered_accuracy"] == 0.5
+    assert "2 were answered, 0.500 of them right" in tally.text()
 
 
 def test_memory_holds_a_few_batches_whatever_the_number(

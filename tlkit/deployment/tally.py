@@ -21,6 +21,8 @@ class Tally:
         classes: names.
         abstain: confidence below which no class is named.
         confusion: int64 (classes, classes), the pictures whose class is known: true, predicted.
+        answered_known: how many of those have a confidence of at least `abstain`.
+        answered_right: how many of these were classified right.
         log_loss: their summed negative log-likelihood, in nats.
     """
 
@@ -30,6 +32,8 @@ class Tally:
     pictures: int = 0
     abstained: int = 0
     unreadable: int = 0
+    answered_known: int = 0
+    answered_right: int = 0
     log_loss: float = 0.0
     first: list[tuple[str, str, str]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -53,6 +57,8 @@ class Tally:
         if len(self.first) < SHOWN:
             self.first.append((name, named or "(abstained)", f"{row[best]:.3f}"))
         if label is not None:
+            self.answered_known += bool(named)
+            self.answered_right += bool(named) and label == best
             self.confusion[label, best] += 1
             self.log_loss -= float(np.log(max(row[label], np.finfo(np.float64).eps)))
         return named
@@ -79,6 +85,10 @@ class Tally:
             values |= metrics_of_confusion(self.confusion)
             values |= {"accuracy_low": low, "accuracy_high": high}
             values["loss"] = self.log_loss / self.known
+            if self.answered_known < self.known:
+                values["answered"] = self.answered_known / self.known
+            if 0 < self.answered_known < self.known:
+                values["answered_accuracy"] = self.answered_right / self.answered_known
         return {f"predict/{name}": value for name, value in values.items()}
 
     def text(self) -> str:
@@ -106,5 +116,10 @@ class Tally:
             said.append(
                 f"Accuracy {self.right / self.known:.3f} (95 % interval {low:.3f} to {high:.3f}) "
                 f"on the {self.known:,} pictures in folders called after a class."
+            )
+        if 0 < self.answered_known < self.known:
+            said.append(
+                f"Of these, {self.answered_known:,} were answered, "
+                f"{self.answered_right / self.answered_known:.3f} of them right."
             )
         return said
