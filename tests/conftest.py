@@ -27,6 +27,7 @@ USES_OF_A_MODEL = (
     "abtest",
     "monitor",
     "export",
+    "compare",
 )
 
 MakeFolder = Callable[..., Path]
@@ -60,6 +61,7 @@ def make_pictures(
     classes: tuple[str, ...] = ("cat", "dog"),
     counts: tuple[int, int, int] = (12, 6, 6),
     size: int = 40,
+    suffix: str = ".png",
 ) -> Path:
     """A data set that a network can learn: noise, brighter in one colour a class."""
     generator = np.random.default_rng(0)
@@ -70,7 +72,7 @@ def make_pictures(
             for index in range(count):
                 pixels = generator.integers(0, 200, (size, size, 3), dtype=np.uint8)
                 pixels[..., label % 3] += 55
-                Image.fromarray(pixels).save(folder / f"{index}.png")
+                Image.fromarray(pixels).save(folder / f"{index}{suffix}")
     return root
 
 

@@ -29,6 +29,10 @@ ALLOWED = {
         *("config", "keys", "tracking", "outcome", "phases", "summary", "runs"),
         *PACKAGES,
     },
+    "evidence": {
+        *("config", "keys", "tracking", "outcome", "phases", "summary", "runs", "deployment"),
+        *PACKAGES,
+    },
     "search": {"config", "keys", "tracking", "phases", "runs", "summary", *PACKAGES},
 }
 

@@ -1,6 +1,8 @@
 """Ensembles, export, routing, A/B tests and monitoring, through their entry points."""
 
 import json
+import shutil
+import sqlite3
 from pathlib import Path
 
 import mlflow
@@ -11,13 +13,19 @@ import pytest
 import torch
 from conftest import Entry, Trained
 from mlflow.entities import Run
+from PIL import Image
+from safetensors.numpy import load_file, save_file
 
+from tlkit import runs
+from tlkit.data.transforms import Preprocessing
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.serving.classifier import Classifier
+from tlkit.serving.reference import REFERENCE_FILE, Reference
 from tlkit.serving.request_log import Entry as Logged
 from tlkit.serving.request_log import RequestLog
 from tlkit.serving.router import assign
+from tlkit.tracking import local_model
 
 
 def newest(experiment: str) -> Run:
@@ -167,17 +175,53 @@ def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
     assert "'maybe'; 1 or 0 wanted" in capsys.readouterr().err
 
 
-def requests_of(trained: Trained, log: RequestLog, change: float, served_by: str | None) -> None:
-    """Validation pictures as they would be logged, their features moved by `change`."""
+def requests_of(
+    trained: Trained, log: RequestLog, change: float, served_by: str | None, dark: float = 1.0
+) -> None:
+    """Validation pictures as they would be logged, their features moved by `change`, their
+    brightness times `dark`."""
     known = trained.reference()
     embedding = known.embedding + change * known.embedding.std(axis=0)
     log.write(
         [
-            Logged(1.0, 0.01, int(p), "cat", float(c), [float(v) for v in row], served_by)
-            for p, c, row in zip(known.predicted, known.confidence, embedding, strict=True)
+            Logged(1.0, 0.01, int(p), "cat", float(c), [float(v) for v in row], served_by,
+                   brightness=dark * float(brightness), contrast=float(contrast))
+            for p, c, row, (brightness, contrast) in zip(
+                known.predicted, known.confidence, embedding, known.light, strict=True
+            )
         ]
         * 5
-    )
+    )  # fmt: skip
+
+
+def lights(trained: Trained, split: str) -> list[tuple[float, float]]:
+    """Brightness and contrast of a split's pictures in the order of their paths, by Pillow."""
+    preprocessing = load_models(trained.model()).members[0].description.preprocessing
+    found = []
+    for path in sorted((trained.pictures / split).rglob("*.png")):
+        seen = Preprocessing(preprocessing).picture(Image.open(path).convert("RGB"))
+        luma = np.asarray(seen) / 255 @ [0.299, 0.587, 0.114]
+        found.append((luma.mean(), luma.std()))
+    return found
+
+
+def test_the_reference_holds_the_light_of_the_validation_pictures(
+    entry: Entry, experiment: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = lights(trained, "val")
+    np.testing.assert_allclose(trained.reference().light, expected, rtol=0, atol=1e-12)
+    assert np.ptp(expected, axis=0).min() > 1e-4
+    both = f"{trained.model('head')},{trained.model('baseline')}"
+    assert entry("ensemble", "--models", both) == 0
+    with local_model(f"runs:/{newest(experiment).info.run_id}/model") as folder:
+        np.testing.assert_array_equal(Reference.load(folder).light, trained.reference().light)
+    monkeypatch.setattr(runs, "MOST_LIT", 5)
+    assert entry("head", "--data", str(trained.pictures)) == 0
+    with local_model(f"runs:/{newest(experiment).info.run_id}/model") as folder:
+        some = Reference.load(folder)
+    chosen = [0, 2, 5, 8, 11]
+    np.testing.assert_array_equal(some.light, trained.reference().light[chosen])
+    assert len(some.predicted) == len(expected) == 12
 
 
 def test_a_look_at_the_log_alarms_where_pictures_have_changed(
@@ -197,10 +241,48 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert run.data.metrics["drift/alarm"] == 1
     assert artifact(experiment, "drift.png").exists()
     assert json.loads(artifact(experiment, "drift.json").read_text())["alarm"] is True
+    requests_of(trained, RequestLog(url), 0.0, None, dark=0.3)
+    assert entry("monitor", *arguments) == 1
+    assert "ALARM: brightness differ" in capsys.readouterr().out
+    assert newest(experiment).data.metrics["drift/contrast_p"] == 1
     assert entry("monitor", *arguments, "--served_by", "champion") == 2
     RequestLog(url).write([logged("k", "champion")])
     assert entry("monitor", *arguments) == 2
     assert "another model's requests" in capsys.readouterr().err
+
+
+def test_models_and_logs_of_before_light_was_kept_are_compared_on_the_rest(
+    entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database, model = tmp_path / "requests.db", tmp_path / "model"
+    log = RequestLog(f"sqlite:///{database}")
+    requests_of(trained, log, 0.0, None)
+    arguments = ("--log", f"sqlite:///{database}", "--window", "60")
+    with local_model(trained.model()) as folder:
+        shutil.copytree(folder, model)
+    facts = load_file(model / REFERENCE_FILE)
+    facts.pop("light")
+    save_file(facts, model / REFERENCE_FILE)
+    assert entry("monitor", "--model", str(model), *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "No alarm" in printed
+    assert "Brightness and contrast are not compared" in printed
+
+    with sqlite3.connect(database) as old:
+        for name in ("brightness", "contrast"):
+            old.execute(f"ALTER TABLE tlkit_requests DROP COLUMN {name}")
+    assert entry("monitor", "--model", trained.model(), *arguments) == 0
+    assert "Brightness and contrast are not compared" in capsys.readouterr().out
+
+    # A server of now goes on with the table of then, and so does a second one.
+    for _ in range(2):
+        requests_of(trained, RequestLog(f"sqlite:///{database}"), 0.0, None, dark=0.3)
+    kept = RequestLog(f"sqlite:///{database}").read()
+    assert len(kept) == 180
+    known = [entry.brightness is not None for entry in kept]
+    assert known == [False] * 60 + [True] * 120
+    assert entry("monitor", "--model", trained.model(), *arguments) == 1
+    assert "ALARM: brightness differ" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,14 @@ def sample(n: int, seed: int, classes: int = CLASSES, k: int = 3) -> Sample:
         rng.choice(classes, n, p=frequencies),
         confidence.astype(np.float32),
         rng.standard_t(4, (n, k)).astype(np.float32),
+        np.column_stack([rng.beta(4, 4, n), rng.beta(8, 24, n)]),
     )
 
 
 def rows(of: Sample, chosen: NDArray[np.integer]) -> Sample:
-    return Sample(of.predicted[chosen], of.confidence[chosen], of.embedding[chosen])
+    return Sample(
+        of.predicted[chosen], of.confidence[chosen], of.embedding[chosen], of.light[chosen]
+    )
 
 
 def alarms(reference: Sample, window: Sample, classes: int = CLASSES) -> list[str]:
@@ -93,7 +96,7 @@ def test_psi_reads_as_usual() -> None:
 
 def test_findings_equal_scipy() -> None:
     reference, window = sample(2000, 1), sample(1500, 2)
-    mix, confidence, *embedding = drift(reference, window, CLASSES)
+    mix, confidence, *light, first, second, third = drift(reference, window, CLASSES)
     counts = [np.bincount(s.predicted, minlength=CLASSES) for s in (reference, window)]
     expected = chi2_contingency(np.stack(counts), correction=False)
     assert expected.expected_freq.min() >= 20
@@ -102,7 +105,13 @@ def test_findings_equal_scipy() -> None:
     assert mix.psi == population_stability_index(*counts)
     expected = ks_2samp(*(np.round(s.confidence.astype(float), 4) for s in (reference, window)))
     assert (confidence.statistic, confidence.p_value) == (expected.statistic, expected.pvalue)
-    for k, finding in enumerate(embedding):
+    assert [finding.name for finding in light] == ["brightness", "contrast"]
+    for k, finding in enumerate(light):
+        old, new = (np.round(s.light[:, k], 4) for s in (reference, window))
+        expected = ks_2samp(old, new)
+        assert (finding.statistic, finding.p_value) == (expected.statistic, expected.pvalue)
+        assert finding.psi == pytest.approx(quantile_stability_index(old, new))
+    for k, finding in enumerate((first, second, third)):
         old, new = reference.embedding[:, k], window.embedding[:, k]
         expected = ks_2samp(old, new)
         assert finding.name == f"embedding {k}"
@@ -188,6 +197,28 @@ def test_what_moved_alarms_and_nothing_else() -> None:
     assert alarms(reference, replace(window, confidence=lower)) == ["confidence"]
     moved = window.embedding + np.array([0, 1.5, 0])
     assert alarms(reference, replace(window, embedding=moved)) == ["embedding 1"]
+    darker = window.light * np.array([0.6, 1])
+    assert alarms(reference, replace(window, light=darker)) == ["brightness"]
+    flatter = window.light * np.array([1, 0.6])
+    assert alarms(reference, replace(window, light=flatter)) == ["contrast"]
+
+
+def test_light_is_compared_where_both_have_it() -> None:
+    reference, window = sample(200, 1), sample(100, 2)
+    without = ["class mix", "confidence", "embedding 0", "embedding 1", "embedding 2"]
+    none = np.empty((0, 2))
+    for pair in (
+        (replace(reference, light=none), window),
+        (reference, replace(window, light=none)),
+        (replace(reference, light=none), replace(window, light=none)),
+    ):
+        findings = drift(*pair, CLASSES)
+        assert [finding.name for finding in findings] == without
+        assert len(drift_figure(*pair, findings, class_names(CLASSES), "t").axes) == len(without)
+    few = drift(replace(reference, light=reference.light[:150]), window, CLASSES)
+    expected = ks_2samp(*(np.round(s.light[:, 0], 4) for s in (rows(reference, np.arange(150)),
+                                                                window)))  # fmt: skip
+    assert few[2].p_value == expected.pvalue
 
 
 def test_confidences_that_only_the_engine_tells_apart_are_no_drift() -> None:
@@ -198,11 +229,19 @@ def test_confidences_that_only_the_engine_tells_apart_are_no_drift() -> None:
 
 
 @pytest.mark.filterwarnings("error")
+def test_almost_the_same_pictures_are_compared_without_a_warning() -> None:
+    reference = sample(200, 0)
+    moved = reference.embedding + np.random.default_rng(1).normal(0, 1e-6, (200, 3))
+    for finding in drift(reference, replace(reference, embedding=moved), CLASSES):
+        assert finding.p_value == pytest.approx(1)
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("size", [1, 2, 5, 19])
 def test_small_windows_are_judged(size: int) -> None:
     for reference in (sample(200, 1), sample(1, 1)):
         findings = drift(reference, sample(size, 2), CLASSES)
-        assert len(findings) == 5
+        assert len(findings) == 7
         for finding in findings:
             assert 0 <= finding.p_value <= finding.adjusted_p_value <= 1
             assert math.isfinite(finding.psi)
@@ -233,6 +272,10 @@ def test_refuses_what_cannot_be_compared() -> None:
         ({"confidence": np.array([0.5, 1, 1.1])}, "confidence of row 2 is 1.1: needs 0 to 1"),
         ({"embedding": np.zeros(3)}, r"embeddings have shape \(3,\): needs \(3, k\)"),
         ({"embedding": np.full((3, 1), np.inf)}, "embedding of row 0 is not finite"),
+        ({"light": np.ones((3, 1))}, r"light has shape \(3, 1\): needs \(m, 2\), m at most 3"),
+        ({"light": np.ones((4, 2))}, r"light has shape \(4, 2\)"),
+        ({"light": np.array([[0, 1], [0.5, 1.1]])}, "light of row 1 is .*: needs 0 to 1"),
+        ({"light": np.array([[np.nan, 1]])}, "light of row 0 is .*: needs 0 to 1"),
     ],
 )
 def test_refuses_what_is_no_sample(changed: dict[str, NDArray[np.floating]], message: str) -> None:
@@ -255,10 +298,10 @@ def test_figure_is_legible(classes: int, k: int, size: int) -> None:
     findings = drift(reference, window, classes)
     figure = drift_figure(reference, window, findings, class_names(classes), "a long title " * 12)
     assert_legible(figure)
-    assert len(figure.axes) == 2 + min(k, 4)
+    assert len(figure.axes) == 4 + min(k, 6)
     seen = words(figure)
     assert {"reference", "window"} <= set(seen)
-    assert ("Of 8 embedding directions 4 are drawn." in seen) == (k == 8)
+    assert ("Of 8 embedding directions 6 are drawn." in seen) == (k == 8)
     assert ("28 others" in seen) == (classes == 40)
 
 
@@ -274,12 +317,14 @@ def test_figure_says_what_alarms_without_colour() -> None:
     assert [title.split("\n")[0] for title in titles] == [
         "class mix: ok",
         "confidence: ALARM",
+        "brightness: ok",
+        "contrast: ok",
         "embedding 0: ok",
         "embedding 1: ok",
         "embedding 2: ok",
     ]
     assert any(
-        text.startswith("ALARM in 1 of 5 tests: confidence; reference n = 200")
+        text.startswith("ALARM in 1 of 7 tests: confidence; reference n = 200")
         for text in words(figure)
     )
     bars = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]

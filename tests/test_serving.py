@@ -149,6 +149,22 @@ def test_a_validation_picture_is_logged_as_the_reference_has_it(
     known = trained.reference()
     np.testing.assert_allclose([list(e.embedding) for e in entries], known.embedding, atol=1e-3)
     np.testing.assert_allclose([e.confidence for e in entries], known.confidence, atol=1e-4)
+    assert [[e.brightness, e.contrast] for e in entries] == known.light.tolist()
+
+
+def test_the_light_of_a_picture_with_many_views_is_that_of_the_plain_one(
+    server: Server, trained: Trained
+) -> None:
+    pictures, _ = said_of_test(trained)
+    for views in (1, 3):
+        began = time.time()
+        assert server.ask(record(*pictures[:2]) | {"params": {"tta": views}}).ok
+        logged = RequestLog(server.log).read(since=began)
+        seen = [(entry.brightness, entry.contrast) for entry in logged]
+        if views == 1:
+            expected = seen
+    assert seen == expected
+    assert len(set(seen)) == 2
 
 
 def bomb(side: int = 50_000) -> bytes:
@@ -236,8 +252,9 @@ def test_mlflow_models_predict_says_the_same(trained: Trained, tmp_path: Path) -
     np.testing.assert_allclose(rows(answer), expected, atol=1e-5)
 
 
-def test_spark_says_the_same(trained: Trained) -> None:
+def test_spark_says_the_same(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     sql = pytest.importorskip("pyspark.sql")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # else the first python3 of the PATH
     pictures, expected = said_of_test(trained)
     with (
         sql.SparkSession.builder.master("local[2]")

@@ -1,6 +1,7 @@
 """Every hyperparameter: its default, its meaning, its check. Nothing else reads a configuration."""
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,17 @@ _SEARCH = {
     "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
     "dropout": {"low": 0.0, "high": 0.5},
 }
+
+
+def _numbers(text: str) -> list[float]:
+    """What stands between commas; not a number where it is none."""
+    found = []
+    for word in text.split(","):
+        try:
+            found.append(float(word))
+        except ValueError:
+            found.append(math.nan)
+    return found
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,12 @@ class Config(Settings):
     )
     val_fraction: float = share(0.15, "share of the pictures for validation where none is given")
     test_fraction: float = share(0.15, "share of the pictures for the test where none is given")
+    train_fraction: float = key(
+        1.0,
+        "share of the training pictures, drawn class by class, each the more often in an epoch",
+        "above 0, to 1",
+        lambda value: 0 < value <= 1,
+    )
     max_pixels: int = at_least(100_000_000, 1, "pixels a picture may decode to; more: quarantine")
     image_size: int | str = auto_or("auto", 16, "side in pixels; auto: the backbone's own")
     baseline_image_size: int = at_least(64, 16, "side in pixels for the baseline")
@@ -177,6 +195,18 @@ class Config(Settings):
     seeds: int = at_least(
         1, 1, "how often a phase is trained, with seed, seed + 1, ... on the same pictures"
     )
+
+    fractions: str = key(
+        "0.05, 0.1, 0.25, 0.5, 1",
+        "shares of the training pictures that curve trains on",
+        "numbers above 0, to 1, with commas between them",
+        lambda value: all(0 < share <= 1 for share in _numbers(value)),
+    )
+
+    @property
+    def fractions_in_order(self) -> list[float]:
+        """`fractions`, rising, each once."""
+        return sorted(set(_numbers(self.fractions)))
 
     @property
     def pictures_seed(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from tlkit.data.images import read_picture
@@ -21,6 +22,8 @@ from tlkit.evaluation.calibration import coverage, rescale
 from tlkit.evaluation.calibration_figure import calibration_figure
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.gradcam import grad_cam
+from tlkit.evaluation.gradcam_check import check_gradcam
+from tlkit.evaluation.gradcam_check_figure import gradcam_check_figure
 from tlkit.evaluation.metrics import (
     accuracy_interval,
     classification_metrics,
@@ -37,6 +40,7 @@ from tlkit.evaluation.tiles import (
     overlay,
 )
 from tlkit.features.inputs import Pictures
+from tlkit.models.freezing import from_the_top
 from tlkit.models.units import cam_target
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.predict import predict_probabilities
@@ -126,11 +130,14 @@ def write_outcome(
     phase: str,
     columns: Sequence[str],
     device: torch.device,
-) -> None:
+) -> dict[str, float]:
     """Write the figures and files of the contract that tell of the test.
 
     Args:
         classifier: whose Grad-CAM is drawn.
+
+    Returns:
+        `gradcam/...`: what the tests of the heat maps measured.
     """
     classes = outcome.classes
     matrix = confusion(outcome.probabilities, outcome.labels)
@@ -165,7 +172,7 @@ def write_outcome(
         ),
         folder / "mistakes.png",
     )
-    _write_gradcam(folder, outcome, classifier, pictures, phase, device)
+    return _write_gradcam(folder, outcome, classifier, pictures, phase, device)
 
 
 def calibration_facts(outcome: Outcome) -> dict[str, Any]:
@@ -186,24 +193,42 @@ def _write_gradcam(
     pictures: Pictures,
     phase: str,
     device: torch.device,
-) -> None:
-    layer, to_grid = cam_target(classifier.model)
+) -> dict[str, float]:
+    """The sheet, its overlays one by one, and the tests of whether the maps are to be trusted."""
+    indices = choose_indices(outcome.probabilities, outcome.labels, GRADCAM_TILES)
     preprocessing = pictures.views.preprocessing
-    tiles = []
-    for index in choose_indices(outcome.probabilities, outcome.labels, GRADCAM_TILES):
-        shown = _read(pictures, outcome.pictures[index], preprocessing)
-        inputs = preprocessing.tensor(shown)[None].to(device)
-        heat = grad_cam(classifier.model, layer, inputs, None, to_grid)[0].cpu().numpy()
-        tiles.append(_tile(outcome, pictures, index, heat))
+    shown = [_read(pictures, outcome.pictures[index], preprocessing) for index in indices]
+    inputs = torch.stack([preprocessing.tensor(picture) for picture in shown]).to(device)
+    heats = heat_maps(classifier.model, inputs, None).cpu().numpy()
+    tiles = [
+        _tile(outcome, pictures, index, heat) for index, heat in zip(indices, heats, strict=True)
+    ]
     _save(
         gradcam_sheet(tiles, f"{phase}: evidence for the predicted class (Grad-CAM)"),
         folder / "gradcam.png",
     )
     (folder / "gradcam").mkdir()
-    for number, tile in enumerate(tiles):
-        assert tile.heat is not None
+    for number, (tile, heat) in enumerate(zip(tiles, heats, strict=True)):
         name = f"{number:02d}-{Path(tile.path).stem}.png"
-        Image.fromarray(overlay(tile.picture, tile.heat)).save(folder / "gradcam" / name)
+        Image.fromarray(overlay(tile.picture, heat)).save(folder / "gradcam" / name)
+    check = check_gradcam(classifier.model, heat_maps, inputs, from_the_top(classifier.model))
+    _write_json(folder / "gradcam_check.json", check.as_dict())
+    _save(
+        gradcam_check_figure(check, tiles[0].picture, f"{phase}: are the heat maps to be trusted?"),
+        folder / "gradcam_check.png",
+    )
+    return check.metrics
+
+
+def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor | None) -> Tensor:
+    """Grad-CAM at the layer that fits the network: float32 (N, H, W) in 0..1.
+
+    Args:
+        inputs: float32 (N, 3, H, W), preprocessed.
+        classes: int64 (N,); None for the predicted ones.
+    """
+    layer, to_grid = cam_target(model)
+    return grad_cam(model, layer, inputs, classes, to_grid)
 
 
 def _read(pictures: Pictures, picture: Picture, preprocessing: Preprocessing) -> Image.Image:

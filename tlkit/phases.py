@@ -333,7 +333,14 @@ def train_phase(
     manifest = pictures.manifest
     count = len(manifest.of("train"))
     validation = plain_batches(len(manifest.of("val")), config.batch_size)
-    steps = len(epoch_batches(count, config.batch_size, config.seed, 0))
+    # A small part of the pictures takes as many steps as all of them: what differs is what there
+    # is to learn from, not how long is learned.
+    passes = round(1 / config.train_fraction)
+
+    def batches(epoch: int) -> list[list[int]]:
+        return epoch_batches(count, config.batch_size, config.seed, epoch, passes)
+
+    steps = len(batches(0))
     optimizer = adamw(
         model.named_parameters(),
         network.head,
@@ -353,9 +360,7 @@ def train_phase(
     result = fit(
         engine.trained,
         engine.train_mode,
-        lambda epoch: engine.inputs.training(
-            epoch, epoch_batches(count, config.batch_size, config.seed, epoch)
-        ),
+        lambda epoch: engine.inputs.training(epoch, batches(epoch)),
         validate,
         optimizer,
         Schedule(

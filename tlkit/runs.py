@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -41,6 +41,7 @@ from tlkit.phases import (
     train_phase,
 )
 from tlkit.serving.classifier import Classifier, probability_columns
+from tlkit.serving.light import light
 from tlkit.serving.reference import Reference, reference
 from tlkit.summary import (
     PhaseResult,
@@ -64,9 +65,13 @@ from tlkit.tracking import (
     newest_run,
     run,
 )
+from tlkit.training.batches import plain_batches
 from tlkit.training.loop import Result
 
 PACKAGE = Path(__file__).parent
+
+# Validation pictures whose brightness and contrast the reference holds.
+MOST_LIT = 2000
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,35 @@ def prepare_data(config: Config) -> Data:
         workers=machine_for(config).workers,
     )
     print(of_audit(report), file=sys.stderr)
-    return Data(manifest, report)
+    return thinned(Data(manifest, report), config.train_fraction, config.seed)
+
+
+def thinned(data: Data, fraction: float, seed: int) -> Data:
+    """With that share of the training pictures; the data digest is that of what is left."""
+    return data if fraction == 1 else replace(data, manifest=data.manifest.thinned(fraction, seed))
+
+
+def data_of(run_ids: Sequence[str]) -> tuple[Config, Data]:
+    """The configuration of the first run, and the pictures that all were trained on.
+
+    Raises:
+        UserError: runs on different pictures, or pictures that are no longer there.
+    """
+    digests = {find_run(run_id).tags.get(DIGEST_TAG, "") for run_id in run_ids}
+    if len(digests) > 1:
+        raise UserError(
+            f"the models were trained on {len(digests)} sets of pictures; one set wanted, so that "
+            "none was trained on another's test pictures"
+        )
+    with downloaded(run_ids[0], "config.yaml") as path:
+        config = Config.load(path, {})
+    data = prepare_data(config)
+    if data.manifest.digest not in digests:
+        raise UserError(
+            f"the pictures of {config.data} are no longer those of run {run_ids[0]}; "
+            "train the models again"
+        )
+    return config, data
 
 
 def run_data(config: Config) -> Data:
@@ -140,7 +173,7 @@ def run_phase(
         outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
         columns = probability_columns(data.manifest.classes)
         write_history(folder, phase, result.history, result.best_epoch)
-        write_outcome(
+        trust = write_outcome(
             folder,
             outcome,
             classifier,
@@ -149,7 +182,8 @@ def run_phase(
             columns=columns,
             device=machine.device,
         )
-        said = reference(features, softmax(logits / temperature, axis=1))
+        lit = _light(pictures, config.batch_size)
+        said = reference(features, softmax(logits / temperature, axis=1), lit)
         _log_model(tracker, classifier, said, data.manifest)
         low, high = outcome.interval
         metrics = {
@@ -158,6 +192,7 @@ def run_phase(
             "val/best_epoch": float(result.best_epoch),
             "temperature": temperature,
             **outcome.metrics,
+            **trust,
             "test/accuracy_low": low,
             "test/accuracy_high": high,
             "parameters/trainable": float(network.parameters(trainable=True)),
@@ -195,6 +230,20 @@ def _train(
         also=[config.unfreeze_depth],
     )
     return trained.result, trained.report, trained.validation()
+
+
+def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:
+    """Brightness and contrast of validation pictures, float64 (m, 2).
+
+    They are decoded once more for it, for the store keeps only what the frozen part made of them;
+    hence of at most 2,000, spread evenly over the split, whose classes may follow
+    one another.
+    """
+    count = len(pictures.manifest.of("val"))
+    chosen = np.linspace(0, count - 1, min(count, MOST_LIT)).astype(int).tolist()
+    batches = [[chosen[i] for i in batch] for batch in plain_batches(len(chosen), batch_size)]
+    preprocessing = pictures.views.preprocessing
+    return np.concatenate([light(t, preprocessing) for t, _ in pictures.plain("val", batches)])
 
 
 def run_repeats(phase: str, config: Config) -> list[PhaseResult]:

@@ -204,20 +204,25 @@ def _one_process_at_a_time() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Known:
-    """A run as the store has it."""
+    """A run as the store has it.
+
+    Attributes:
+        ended: milliseconds since 1970; 0 for a run that did not end.
+    """
 
     run_id: str
     name: str
     status: str
+    ended: int
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
 
 
-def children(parent: Tracker) -> list[Known]:
+def children(parent_id: str) -> list[Known]:
     """The runs directly under a run, oldest first."""
     found = mlflow.search_runs(
-        [parent.experiment_id],
-        filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'",
+        [_experiment_of(parent_id)],
+        filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'",
         order_by=["attributes.start_time ASC"],
         max_results=50_000,
         output_format="list",
@@ -241,7 +246,8 @@ def find_run(run_id: str) -> Known:
 
 def _known(found: Run) -> Known:
     info, data = found.info, found.data
-    return Known(info.run_id, info.run_name, info.status, data.tags, data.metrics)
+    ended = info.end_time or 0
+    return Known(info.run_id, info.run_name, info.status, ended, data.tags, data.metrics)
 
 
 def join(worker: Tracker, parent_id: str) -> Tracker:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tlkit.errors import UserError
@@ -53,6 +53,17 @@ class Manifest:
         rows = [(p.path, p.label, p.split, p.sha256) for p in self.pictures]
         text = json.dumps([self.classes, rows], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def thinned(self, fraction: float, seed: int) -> "Manifest":
+        """With that share of the training pictures of each class, rounded, at least one; of the
+        same seed a smaller share lies within a larger one."""
+        kept = [picture for picture in self.pictures if picture.split != "train"]
+        for label in range(len(self.classes)):
+            members = [picture for picture in self.of("train") if picture.label == label]
+            # By content, so that neither names nor other pictures change who is drawn.
+            members.sort(key=lambda p: hashlib.sha256(f"{seed} {p.sha256}".encode()).digest())
+            kept += members[: max(1, round(fraction * len(members)))]
+        return replace(self, pictures=tuple(kept))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Pictures per split and class, zeros included."""

@@ -21,17 +21,16 @@ from tlkit.features.inputs import Pictures
 from tlkit.models.features import last_features, stacked
 from tlkit.outcome import Outcome, labels_of, write_outcome
 from tlkit.phases import machine_for
-from tlkit.runs import PACKAGE, Data, log_dataset, prepare_data
+from tlkit.runs import PACKAGE, Data, data_of, log_dataset
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.light import light_seen
 from tlkit.serving.reference import reference
 from tlkit.serving.stream import classify_files
 from tlkit.summary import PhaseResult, table
 from tlkit.tracking import (
-    DIGEST_TAG,
     INIT_TAG,
     Tracker,
-    downloaded,
     find_run,
     register_model,
     run,
@@ -56,7 +55,7 @@ def run_ensemble(settings: EnsembleSettings) -> str:
         raise UserError(f"models={settings.models} is one model; two or more wanted")
     with run("ensemble", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
-        config, data = _data_of(run_ids)
+        config, data = data_of(run_ids)
         members = load_models(settings.models)
         if settings.average == "weights":
             _check_origin(run_ids)
@@ -82,25 +81,6 @@ def run_ensemble(settings: EnsembleSettings) -> str:
         return f"{text}\nThe model: runs:/{tracker.run_id}/model"
     version = register_model(tracker.run_id, settings.register)
     return f"{text}\nRegistered as {settings.register}, version {version}."
-
-
-def _data_of(run_ids: list[str]) -> tuple[Config, Data]:
-    """The configuration of the first run, and the pictures that all were trained on."""
-    digests = {find_run(run_id).tags.get(DIGEST_TAG, "") for run_id in run_ids}
-    if len(digests) > 1:
-        raise UserError(
-            f"the models were trained on {len(digests)} sets of pictures; one set wanted, so that "
-            "none was trained on another's test pictures"
-        )
-    with downloaded(run_ids[0], "config.yaml") as path:
-        config = Config.load(path, {})
-    data = prepare_data(config)
-    if data.manifest.digest not in digests:
-        raise UserError(
-            f"the pictures of {config.data} are no longer those of run {run_ids[0]}; "
-            "train the models again"
-        )
-    return config, data
 
 
 def _check_origin(run_ids: list[str]) -> None:
@@ -143,7 +123,7 @@ def _evaluate_and_log(
     """Read the test split once, and log all that a phase leaves of it, and the model."""
     manifest, first = data.manifest, ensemble.members[0]
     val, test = manifest.of("val"), manifest.of("test")
-    with last_features(first.model) as features:
+    with last_features(first.model) as features, light_seen(first) as light:
         on_val = _rows(ensemble, val, data, "val")
     rows = _rows(ensemble, test, data, "test")
     # A mean of calibrated probabilities has no temperature of its own.
@@ -162,7 +142,7 @@ def _evaluate_and_log(
     )
     with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
         folder = Path(name)
-        write_outcome(
+        trust = write_outcome(
             folder, outcome, first, pictures,
             phase="ensemble", columns=columns, device=torch.device("cpu"),
         )  # fmt: skip
@@ -173,7 +153,7 @@ def _evaluate_and_log(
     with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
         folder = Path(name)
         ensemble.save(folder)
-        reference(stacked(features).numpy(), on_val).save(folder)
+        reference(stacked(features).numpy(), on_val, np.concatenate(light)).save(folder)
         example = (manifest.root / test[0].path).read_bytes()
         code = PACKAGE / "serving" / "pyfunc.py"
         tracker.model({"classifier": folder}, code, PACKAGE, columns, {"image": example})
@@ -181,6 +161,7 @@ def _evaluate_and_log(
     return {
         "val/best_accuracy": float((on_val.argmax(axis=1) == labels_of(val)).mean()),
         **outcome.metrics,
+        **trust,
         "test/accuracy_low": low,
         "test/accuracy_high": high,
         "parameters/trainable": 0.0,

@@ -12,7 +12,7 @@ from tlkit.deployment.logs import opened, seconds_of, without_password
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError
-from tlkit.evaluation.drift import Finding, Sample, drift, psi_reading
+from tlkit.evaluation.drift import LIGHT, Finding, Sample, drift, psi_reading
 from tlkit.evaluation.drift_figure import drift_figure
 from tlkit.serving.reference import REFERENCE_FILE, Reference
 from tlkit.summary import columns
@@ -54,10 +54,10 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
                 {f"drift/{slug}_psi": finding.psi, f"drift/{slug}_p": finding.adjusted_p_value}
             )
         tracker.metrics({"drift/alarm": float(alarm), "drift/requests": float(len(window))})
-        verdict = _verdict(findings, settings.alpha)
+        verdict, remark = _verdict(findings, settings.alpha), _remark(findings)
         link = tracker.artifact_link("drift.png")
-        tracker.describe(f"**{verdict}**\n\n{title}.\n\n![drift]({link})")
-    return MonitorReport(f"{title}\n{_table(findings)}\n{verdict}", alarm)
+        tracker.describe(f"**{verdict}**{remark}\n\n{title}.\n\n![drift]({link})")
+    return MonitorReport(f"{title}\n{_table(findings)}\n{verdict}{remark}", alarm)
 
 
 def _reference(model: str) -> Sample:
@@ -68,7 +68,7 @@ def _reference(model: str) -> Sample:
                 "watch the model of a run of baseline, head or finetune"
             )
         known = Reference.load(folder)
-    return Sample(known.predicted, known.confidence, known.embedding)
+    return Sample(known.predicted, known.confidence, known.embedding, known.light)
 
 
 def _window(settings: MonitorSettings, reference: Sample) -> Sample:
@@ -87,10 +87,14 @@ def _window(settings: MonitorSettings, reference: Sample) -> Sample:
             f"{reference.directions}; these are another model's requests: narrow them by since or "
             "served_by"
         )
+    light = [
+        (entry.brightness, entry.contrast) for entry in entries if entry.brightness is not None
+    ]
     return Sample(
         np.array([entry.predicted for entry in entries]),
         np.array([entry.confidence for entry in entries]),
         np.array([list(entry.embedding) for entry in entries]).reshape(len(entries), -1),
+        np.array(light, dtype=np.float64).reshape(-1, len(LIGHT)),
     )
 
 
@@ -107,6 +111,15 @@ def _table(findings: Sequence[Finding]) -> str:
             )
         )
     return columns(rows)
+
+
+def _remark(findings: Sequence[Finding]) -> str:
+    if {*LIGHT} <= {finding.name for finding in findings}:
+        return ""
+    return (
+        " Brightness and contrast are not compared: the model, or what logged these requests, is "
+        "of before they were kept."
+    )
 
 
 def _verdict(findings: Sequence[Finding], alpha: float) -> str:

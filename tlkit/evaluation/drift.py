@@ -7,7 +7,8 @@ burst or film are not, and alarm too often.
 """
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,7 @@ from scipy.stats import chi2, ks_2samp
 from tlkit.evaluation.comparison import holm
 
 CLASS_MIX, CONFIDENCE = "class mix", "confidence"
+LIGHT = ("brightness", "contrast")
 
 # Pearson's statistic follows its limit far out in the tail, where a corrected family looks, only
 # from about here on; 5, the usual rule, gave up to 1.4 times the stated rate at p = 0.001.
@@ -26,8 +28,8 @@ _ENOUGH = 100
 _CHUNK = 1_000
 _SEED = 0
 
-# Engines and batch sizes differ by less. Unrounded, a model whose confidences crowd below 1
-# would alarm for the engine that it is served with.
+# Of confidence, brightness and contrast. Engines and batch sizes differ by less. Unrounded, a model
+# whose confidences crowd below 1 would alarm for the engine that it is served with.
 _DECIMALS = 4
 
 
@@ -37,14 +39,16 @@ class Sample:
 
     predicted: integer (n,). confidence: float (n,) in 0..1, of the predicted class. embedding:
     float (n, k), the pooled features along the first k principal directions of the validation
-    features; k may be 0.
+    features; k may be 0. light: float (m, 2) in 0..1, brightness and contrast of those of the
+    pictures that have them; m may be 0.
 
-    Raises ValueError where the three do not fit or are not finite.
+    Raises ValueError where these do not fit or are not finite.
     """
 
     predicted: NDArray[np.integer]
     confidence: NDArray[np.floating]
     embedding: NDArray[np.floating]
+    light: NDArray[np.floating] = field(default_factory=lambda: np.empty((0, 2)))
 
     def __post_init__(self) -> None:
         n = len(self)
@@ -62,6 +66,12 @@ class Sample:
         bad = np.flatnonzero(~np.isfinite(self.embedding).all(axis=1))
         if bad.size:
             raise ValueError(f"embedding of row {bad[0]} is not finite")
+        if self.light.ndim != 2 or self.light.shape[1] != len(LIGHT) or len(self.light) > n:
+            shape = self.light.shape
+            raise ValueError(f"light has shape {shape}: needs (m, {len(LIGHT)}), m at most {n}")
+        bad = np.flatnonzero(~((self.light >= 0) & (self.light <= 1)).all(axis=1))
+        if bad.size:
+            raise ValueError(f"light of row {bad[0]} is {self.light[bad[0]]}: needs 0 to 1")
 
     def __len__(self) -> int:
         return len(self.predicted)
@@ -76,10 +86,10 @@ class Sample:
 class Finding:
     """One quantity compared.
 
-    name: "class mix", "confidence" or "embedding 0", .... psi: population stability index.
-    statistic: Pearson's chi-square for the class mix, otherwise the largest distance between the
-    two distribution functions, 0..1. p_value: of this test alone. adjusted_p_value: after Holm.
-    alarm: whether the latter is at most alpha.
+    name: "class mix", "confidence", "brightness", "contrast" or "embedding 0", .... psi:
+    population stability index. statistic: Pearson's chi-square for the class mix, otherwise the
+    largest distance between the two distribution functions, 0..1. p_value: of this test alone.
+    adjusted_p_value: after Holm. alarm: whether the latter is at most alpha.
     """
 
     name: str
@@ -91,7 +101,9 @@ class Finding:
 
 
 def drift(reference: Sample, window: Sample, classes: int, *, alpha: float = 0.01) -> list[Finding]:
-    """Class mix, confidence and each embedding direction of `window` against `reference`.
+    """Class mix, confidence, brightness, contrast and embedding of `window` against `reference`.
+
+    Brightness and contrast are left out where one of the two has none.
 
     classes: predictions are 0..classes-1. alpha: without drift, the highest rate of looks with any
     alarm at all, 0.001..0.5. The rate is a mean over references: looks at one and the same
@@ -100,8 +112,9 @@ def drift(reference: Sample, window: Sample, classes: int, *, alpha: float = 0.0
 
     The class mix is compared by Pearson's chi-square test of homogeneity, by its permutation
     version (seeded, hence repeatable) where a count below 20 is expected; the others by the
-    two-sample Kolmogorov-Smirnov test, confidences rounded to 4 decimals. Holm's correction (1979)
-    raises an alarm in the same looks as Bonferroni's and names more of what moved.
+    two-sample Kolmogorov-Smirnov test, all but the embedding rounded to 4 decimals. Holm's
+    correction (1979) raises an alarm in the same looks as Bonferroni's and names more of what
+    moved.
 
     The alarm goes by the tests. The PSI says how much moved, but not whether: without drift it is
     about (bins - 1) (1/n + 1/m) (Yurdakul 2018), 0.2 for 10 bins and 200 against 50.
@@ -109,13 +122,17 @@ def drift(reference: Sample, window: Sample, classes: int, *, alpha: float = 0.0
     Raises ValueError where a sample is empty or the two do not fit.
     """
     _check(reference, window, classes, alpha)
-    tests = 2 + reference.directions
+    pairs = numeric_pairs(reference, window)
+    tests = 1 + len(pairs)
     # A permutation's p-value is at least 1 / draws: far enough below what raises an alarm.
     draws = math.ceil(20 * tests / alpha)
     was, now = (np.bincount(s.predicted, minlength=classes) for s in (reference, window))
     rows = [(CLASS_MIX, population_stability_index(was, now), *_homogeneity(was, now, draws))]
-    for name, old, new in numeric_pairs(reference, window):
-        result = ks_2samp(old, new)
+    for name, old, new in pairs:
+        with warnings.catch_warnings():
+            # Of samples that are almost the same; the limit, which it goes over to, is 1 as well.
+            warnings.filterwarnings("ignore", "ks_2samp: Exact", RuntimeWarning)
+            result = ks_2samp(old, new)
         psi = quantile_stability_index(old, new)
         rows.append((name, psi, float(result.statistic), float(result.pvalue)))
     adjusted = holm([p for *_, p in rows])
@@ -129,14 +146,17 @@ def numeric_pairs(
 
     def numbers(sample: Sample) -> dict[str, NDArray[np.float64]]:
         columns = np.asarray(sample.embedding, dtype=np.float64).T
-        confidence = np.asarray(sample.confidence, dtype=np.float64)
+        rounded = {
+            CONFIDENCE: sample.confidence,
+            **dict(zip(LIGHT, sample.light.T, strict=True)),
+        }
         return {
-            CONFIDENCE: np.round(confidence, _DECIMALS),
+            **{k: np.round(v.astype(np.float64), _DECIMALS) for k, v in rounded.items()},
             **{f"embedding {k}": column for k, column in enumerate(columns)},
         }
 
     old, new = numbers(reference), numbers(window)
-    return [(name, old[name], new[name]) for name in old]
+    return [(name, old[name], new[name]) for name in old if len(old[name]) and len(new[name])]
 
 
 def population_stability_index(reference_counts: ArrayLike, window_counts: ArrayLike) -> float:

@@ -17,6 +17,7 @@ from tlkit.evaluation.canvas import BLUE, PLAIN, VERMILLION, Heading, blank, sho
 from tlkit.evaluation.drift import (
     CLASS_MIX,
     CONFIDENCE,
+    LIGHT,
     Finding,
     Sample,
     numeric_pairs,
@@ -30,12 +31,19 @@ _BARS: tuple[dict[str, Any], ...] = (
     {"facecolor": VERMILLION, "edgecolor": "white", "hatch": "/////"},
 )
 _LINES: tuple[dict[str, Any], ...] = (
-    {"color": BLUE, "ls": "--", "lw": 1.8},
+    {"color": BLUE, "ls": "--", "lw": 1.8, "zorder": 3},  # seen where both are the same
     {"color": VERMILLION, "ls": "-", "lw": 1.8},
 )
-_DIRECTIONS = 4
+_DIRECTIONS = 6
+_COLUMNS = 3
 _MANY_CLASSES = 15
 _SHOWN_OF_MANY = 12
+
+_AXES = {
+    CONFIDENCE: "of the predicted class",
+    LIGHT[0]: "mean luma, 0 black to 1 white",
+    LIGHT[1]: "standard deviation of the luma",
+}
 
 # Inches, and points for text.
 _MIX_WIDTH = 3.2
@@ -56,7 +64,7 @@ def drift_figure(
     classes: Sequence[str],
     title: str,
 ) -> Figure:
-    """Class mix as bars; confidence and the first 4 embedding directions as distribution functions.
+    """Class mix as bars; all else as distribution functions, of the embedding 6 directions at most.
 
     findings: what `drift` says of the two samples. Beyond 15 classes the 12 whose shares differ
     most are shown, the others as one. A panel with an alarm says so and stands in a heavy frame.
@@ -71,15 +79,16 @@ def drift_figure(
     highest = max(int(sample.predicted.max()) for sample in (reference, window))
     if highest >= len(classes):
         raise ValueError(f"class {highest} is predicted: needs 0 to {len(classes) - 1}")
-    drawn = pairs[: 1 + _DIRECTIONS]
+    drawn = pairs[: len(pairs) - reference.directions + _DIRECTIONS]
     names, shares = _shown(reference, window, classes)
 
-    rows = min(2, len(drawn))
-    columns = math.ceil(len(drawn) / rows)
+    columns = min(_COLUMNS, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
     widest = max(text_width(name, _NAME[1]) for name in names)
     width = widest + 0.3 + _MIX_WIDTH + columns * (_LABELS + _PANEL[0])
-    body = max(rows * _PANEL[1], _ROW * len(names) + 1.1)
-    heading = Heading(title, _remarks(reference, window, findings, len(drawn)), width)
+    mix_height = _ROW * len(names) + 1.1
+    body = max(rows * _PANEL[1], mix_height)
+    heading = Heading(title, _remarks(reference, window, findings), width)
     height = _LEGEND + body + heading.height
     figure = blank(width, height)
     heading.draw(figure)
@@ -87,12 +96,12 @@ def drift_figure(
         "constrained", rect=(0, _LEGEND / height, 1, body / height), w_pad=0.08, h_pad=0.08
     )
     grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[_MIX_WIDTH, *columns * _PANEL[:1]])
-    mix = figure.add_subplot(grid[:, 0])
+    mix = figure.add_subplot(grid[: math.ceil(mix_height / _PANEL[1]), 0])
     _draw_mix(mix, names, shares, len(classes))
     _say(mix, by_name[CLASS_MIX])
     for i, (name, old, new) in enumerate(drawn):
         ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
-        _draw_distributions(ax, old, new, name == CONFIDENCE)
+        _draw_distributions(ax, old, new, _AXES.get(name, "projection"))
         _say(ax, by_name[name])
     _draw_legend(figure)
     return figure
@@ -133,11 +142,11 @@ def _draw_mix(ax: Axes, names: Sequence[str], shares: NDArray[np.float64], class
 
 
 def _draw_distributions(
-    ax: Axes, old: NDArray[np.float64], new: NDArray[np.float64], is_confidence: bool
+    ax: Axes, old: NDArray[np.float64], new: NDArray[np.float64], label: str
 ) -> None:
     for values, style in zip((old, new), _LINES, strict=True):
         ax.ecdf(values, **style)
-    ax.set_xlabel("confidence" if is_confidence else "projection", fontsize=_TEXT)
+    ax.set_xlabel(label, fontsize=_TEXT)
     ax.set_ylabel("share at or below", fontsize=_TEXT)
     ax.set_ylim(-0.03, 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -182,9 +191,7 @@ def _draw_legend(figure: Figure) -> None:
     )
 
 
-def _remarks(
-    reference: Sample, window: Sample, findings: Sequence[Finding], drawn: int
-) -> list[str]:
+def _remarks(reference: Sample, window: Sample, findings: Sequence[Finding]) -> list[str]:
     alarms = [finding.name for finding in findings if finding.alarm]
     said = f"ALARM in {len(alarms)} of {len(findings)} tests" if alarms else "no alarm"
     remarks = [
@@ -192,6 +199,6 @@ def _remarks(
         f"window n = {len(window)}",
         "The alarm goes by the adjusted p-value; the words for the PSI ignore the sample size.",
     ]
-    if reference.directions >= drawn:
-        remarks.append(f"Of {reference.directions} embedding directions {drawn - 1} are drawn.")
+    if reference.directions > _DIRECTIONS:
+        remarks.append(f"Of {reference.directions} embedding directions {_DIRECTIONS} are drawn.")
     return remarks

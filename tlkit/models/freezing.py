@@ -3,7 +3,9 @@
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tlkit.models.baseline import BaselineCNN
 from tlkit.models.cut import suffix
+from tlkit.models.units import units
 
 
 def freeze(model: nn.Module, unfreeze_depth: int) -> None:
@@ -46,3 +48,29 @@ def trained_names(model: nn.Module, unfreeze_depth: int) -> frozenset[str]:
     Raises UserError as `split` does.
     """
     return frozenset(suffix(model, unfreeze_depth).state_dict())
+
+
+def from_the_top(model: nn.Module) -> list[tuple[str, frozenset[str]]]:
+    """The whole model in at most five parts, the head first: a name and the state of each part.
+
+    A part holds the ones before it.
+    """
+    if isinstance(model, BaselineCNN):
+        names = frozenset(model.state_dict())
+        blocks = len(model.blocks)
+        parts = [(f"block {block}", f"blocks.{block - 1}.") for block in range(blocks, 0, -1)]
+        below = tuple(prefix for _, prefix in parts)
+        found = [("head", frozenset(name for name in names if not name.startswith(below)))]
+        for part, prefix in parts:
+            own = frozenset(name for name in names if name.startswith(prefix))
+            found.append((part, found[-1][1] | own))
+        return found
+    total = len(units(model))
+    depths = sorted({1, round(total / 4), round(total / 2), total} - {0})
+    return [
+        ("head", trained_names(model, 0)),
+        *(
+            ("all units" if depth == total else f"top {depth}", trained_names(model, depth))
+            for depth in depths
+        ),
+    ]

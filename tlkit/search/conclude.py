@@ -87,8 +87,8 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
 
 def _end_what_was_killed(parent: Tracker, own: Tracker) -> None:
     """End the runs of commands that were killed: no trial is under way, and we hold the lock."""
-    for child in children(parent):
-        below = children(Tracker(child.run_id, parent.experiment_id))
+    for child in children(parent.run_id):
+        below = children(child.run_id)
         for some in (child, *below):
             if some.status == "RUNNING" and some.run_id != own.run_id:
                 set_status(some.run_id, "KILLED")
@@ -108,7 +108,7 @@ def _why_none(study: Study) -> str:
 
 def _train_for_good(trial: FrozenTrial, search: Search, data: Data) -> PhaseResult:
     """The finetune run of a trial's configuration; the one of an earlier command, if there is."""
-    for child in children(search.parent):
+    for child in children(search.parent.run_id):
         same = child.tags.get(TRIAL_TAG) == str(trial.number)
         if same and child.tags.get(PHASE_TAG) == "finetune" and child.status == "FINISHED":
             return PhaseResult("finetune", child.run_id, dict(child.metrics))

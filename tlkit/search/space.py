@@ -31,7 +31,17 @@ _OF_UNFROZEN_UNITS = ("backbone_lr", "batch_norm")
 
 _REFUSED = {
     **dict.fromkeys(
-        ("data", "val_fraction", "test_fraction", "max_pixels", "seed", "data_seed", "seeds"),
+        (
+            "data",
+            "val_fraction",
+            "test_fraction",
+            "train_fraction",
+            "max_pixels",
+            "seed",
+            "data_seed",
+            "seeds",
+            "fractions",
+        ),
         "trials are compared on the same pictures",
     ),
     **dict.fromkeys(

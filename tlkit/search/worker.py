@@ -88,7 +88,7 @@ def settle_runs(study: Study, parent: Tracker) -> None:
     """Make tag and status of every trial's run say what the study says: a worker that was killed
     could not."""
     states = {str(trial.number): studies.state(trial) for trial in study.get_trials(deepcopy=False)}
-    for child in children(parent):
+    for child in children(parent.run_id):
         state = states.get(child.tags.get(TRIAL_TAG, ""))
         if child.tags.get(PHASE_TAG) != "trial" or state not in STATUS:
             continue

@@ -22,6 +22,7 @@ from tlkit.data.images import UnreadablePicture
 from tlkit.models.features import last_features, stacked
 from tlkit.serving.classifier import probability_columns
 from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.light import light_seen
 from tlkit.serving.reference import REFERENCE_FILE, Reference
 from tlkit.serving.request_log import PICTURES_VARIABLE, Entry, RequestLog, log_of_environment
 
@@ -151,13 +152,13 @@ class Served:
         logged = self.log is not None and is_served()
         try:
             if logged:
-                probabilities, embedding = self._with_embedding(asked)
+                probabilities, embedding, light = self._watched(asked)
             else:
                 probabilities = self.ensemble.probabilities(asked.pictures, asked.views)
         except UnreadablePicture as error:
             raise refused(str(error)) from None
         if logged:
-            self._write(came, asked, probabilities, embedding, routes)
+            self._write(came, asked, probabilities, embedding, light, routes)
         classes = self.ensemble.classes
         table = pd.DataFrame(probabilities, columns=probability_columns(classes))
         predicted = [
@@ -167,15 +168,19 @@ class Served:
         table.insert(0, "predicted", predicted)
         return table
 
-    def _with_embedding(self, asked: Question) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Probabilities, and the summed-up features of the first member: float64 (N, k)."""
+    def _watched(
+        self, asked: Question
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Probabilities, and what the first member saw: its features summed up, float64 (N, k),
+        and the brightness and contrast of the plain views, float64 (N, 2)."""
+        first = self.ensemble.members[0]
+        with self._lock, last_features(first.model) as found, light_seen(first) as lit:
+            rows = self.ensemble.probabilities(asked.pictures, asked.views)
+        light = np.concatenate(lit).reshape(len(rows), asked.views, 2)[:, 0]
         if self.reference is None:
-            rows = self.ensemble.probabilities(asked.pictures, asked.views)
-            return rows, np.empty((len(rows), 0))
-        with self._lock, last_features(self.ensemble.members[0].model) as found:
-            rows = self.ensemble.probabilities(asked.pictures, asked.views)
+            return rows, np.empty((len(rows), 0)), light
         features = stacked(found).numpy().reshape(len(rows), asked.views, -1).mean(axis=1)
-        return rows, self.reference.project(features)
+        return rows, self.reference.project(features), light
 
     def _write(
         self,
@@ -183,6 +188,7 @@ class Served:
         asked: Question,
         probabilities: NDArray[np.float64],
         embedding: NDArray[np.float64],
+        light: NDArray[np.float64],
         routes: Sequence[Route] | None,
     ) -> None:
         assert self.log is not None
@@ -200,6 +206,8 @@ class Served:
                     [float(value) for value in embedding[index]],
                     **(vars(routes[index]) if routes else {}),
                     picture=asked.pictures[index] if with_pictures else None,
+                    brightness=float(light[index, 0]),
+                    contrast=float(light[index, 1]),
                 )
             )
         try:

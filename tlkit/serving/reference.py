@@ -1,6 +1,6 @@
 """What a model said of its validation pictures: what later requests are compared with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ class Reference:
         predicted: int64 (n,).
         confidence: float64 (n,) in 0..1, after calibration.
         embedding: float64 (n, k).
+        light: float64 (m, 2), brightness and contrast of m <= n of the pictures; none of them for
+            a model that was saved before they were kept.
     """
 
     mean: NDArray[np.float64]
@@ -30,6 +32,7 @@ class Reference:
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float64]
     embedding: NDArray[np.float64]
+    light: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
 
     def project(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Features (n, d) as embeddings, float64 (n, k)."""
@@ -49,8 +52,12 @@ class Reference:
         return cls(**load_file(folder / REFERENCE_FILE))
 
 
-def reference(features: NDArray[np.floating], probabilities: NDArray[np.floating]) -> Reference:
-    """The reference for features (n, d) and calibrated probabilities (n, classes)."""
+def reference(
+    features: NDArray[np.floating],
+    probabilities: NDArray[np.floating],
+    light: NDArray[np.float64],
+) -> Reference:
+    """For features (n, d), calibrated probabilities (n, classes), and light (m, 2)."""
     rows = np.asarray(features, dtype=np.float64)
     mean = rows.mean(axis=0)
     _, _, directions = np.linalg.svd(rows - mean, full_matrices=False)
@@ -64,4 +71,5 @@ def reference(features: NDArray[np.floating], probabilities: NDArray[np.floating
         probabilities.argmax(axis=1).astype(np.int64),
         probabilities.max(axis=1).astype(np.float64),
         (rows - mean) @ kept,
+        light,
     )

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import sqlalchemy
-from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import JSON
 
@@ -31,7 +33,11 @@ _requests = Table(
     Column("key", String(MAX_KEY), index=True),
     Column("share", Float),
     Column("picture", LargeBinary),
+    Column("brightness", Float),
+    Column("contrast", Float),
 )
+# What a table that an earlier version made does not have.
+_LATER = ("brightness", "contrast")
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Entry:
         key: of the request, for a router.
         share: of the requests that the challenger is to get, for a router.
         picture: its bytes, where they are to be logged.
+        brightness: mean of the luma that the network sees, 0..1.
+        contrast: its standard deviation; like the brightness, None in logs of earlier versions.
     """
 
     time: float
@@ -59,6 +67,8 @@ class Entry:
     key: str | None = None
     share: float | None = None
     picture: bytes | None = None
+    brightness: float | None = None
+    contrast: float | None = None
 
 
 class RequestLog:
@@ -71,13 +81,26 @@ class RequestLog:
     def write(self, entries: Sequence[Entry]) -> None:
         """Append, all or none. Raises SQLAlchemyError where the database cannot be written."""
         rows = [vars(entry) | {"embedding": list(entry.embedding)} for entry in entries]
+        if not self._made:
+            self._make()
         with self._engine.begin() as connection:
-            if not self._made:  # by several servers at once, maybe
-                connection.execute(CreateTable(_requests, if_not_exists=True))
-                for index in _requests.indexes:
-                    connection.execute(CreateIndex(index, if_not_exists=True))
             connection.execute(_requests.insert(), rows)
         self._made = True
+
+    def _make(self) -> None:
+        """The table, and columns that it lacks; by several servers at once, maybe."""
+        with self._engine.begin() as connection:
+            connection.execute(CreateTable(_requests, if_not_exists=True))
+            for index in _requests.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))
+            missing = _missing(connection)
+        for name in missing:
+            kind = _requests.c[name].type.compile(self._engine.dialect)
+            # Another server may have been faster; whatever else is wrong, the next entry says.
+            with suppress(DBAPIError), self._engine.begin() as connection:
+                connection.execute(
+                    sqlalchemy.text(f"ALTER TABLE {_requests.name} ADD COLUMN {name} {kind}")
+                )
 
     def read(
         self, *, since: float = 0.0, last: int | None = None, served_by: str | None = None
@@ -89,12 +112,13 @@ class RequestLog:
         Args:
             served_by: only those that this model of a router answered.
         """
-        columns = [column for column in _requests.c if column.name not in ("id", "picture")]
-        query = sqlalchemy.select(*columns).where(_requests.c.time >= since)
-        if served_by is not None:
-            query = query.where(_requests.c.served_by == served_by)
-        query = query.order_by(_requests.c.id.desc()).limit(last)
         with self._engine.connect() as connection:
+            unread = {"id", "picture", *_missing(connection)}
+            columns = [column for column in _requests.c if column.name not in unread]
+            query = sqlalchemy.select(*columns).where(_requests.c.time >= since)
+            if served_by is not None:
+                query = query.where(_requests.c.served_by == served_by)
+            query = query.order_by(_requests.c.id.desc()).limit(last)
             rows = list(connection.execute(query).mappings())
         return [Entry(**row) for row in reversed(rows)]
 
@@ -112,6 +136,15 @@ class RequestLog:
         )
         with self._engine.connect() as connection:
             return [(key, served_by, share) for key, served_by, share in connection.execute(query)]
+
+
+def _missing(connection: Connection) -> list[str]:
+    """Columns that a table which an earlier version made lacks."""
+    inspector = sqlalchemy.inspect(connection)
+    if not inspector.has_table(_requests.name):
+        return []
+    present = {column["name"] for column in inspector.get_columns(_requests.name)}
+    return [name for name in _LATER if name not in present]
 
 
 def log_of_environment() -> RequestLog | None:

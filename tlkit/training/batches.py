@@ -3,15 +3,21 @@
 import torch
 
 
-def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices 0 to count - 1 in a shuffled order, cut into batches.
+def epoch_batches(
+    count: int, batch_size: int, seed: int, epoch: int, passes: int = 1
+) -> list[list[int]]:
+    """Indices 0 to count - 1 in a shuffled order, `passes` times, cut into batches.
 
     A last batch of a single picture joins the one before it: batch norm in training cannot take
     the variance of one value.
     """
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    order = torch.randperm(count, generator=generator).tolist()
-    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    order = [
+        index
+        for _ in range(passes)
+        for index in torch.randperm(count, generator=generator).tolist()
+    ]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [batches[-2] + batches[-1]]
     return batches

@@ -1,0 +1,15 @@
+"""Finished runs against one another on the same test pictures, with a report to read."""
+
+from tlkit.cli import main
+from tlkit.evidence.compare import run_compare
+from tlkit.evidence.settings import CompareSettings
+from tlkit.tracking import ui_command
+
+
+def task(settings: CompareSettings) -> None:
+    print(run_compare(settings))
+    print(f"Look at it: {ui_command()}")
+
+
+if __name__ == "__main__":
+    main(task, CompareSettings)

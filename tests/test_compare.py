@@ -1,0 +1,257 @@
+"""`-e compare`: runs against one another, and the report that a person reads."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from mlflow.entities import Run
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from tests.conftest import Entry, Trained, run_entry
+from tlkit.evaluation.comparison import compare_paired
+from tlkit.evidence.gathered import Gathered
+from tlkit.evidence.page import as_svg
+from tlkit.evidence.pairs import compare_all, verdict
+from tlkit.evidence.shown import choose_pictures
+
+
+def said(name: str, predicted: np.ndarray, labels: np.ndarray, seed: int = 0) -> Gathered:
+    """A run that predicted these classes."""
+    rng = np.random.default_rng(seed)
+    confidence = rng.uniform(0.55, 0.99, len(labels))
+    probabilities = np.empty((len(labels), 2))
+    probabilities[np.arange(len(labels)), predicted] = confidence
+    probabilities[np.arange(len(labels)), 1 - predicted] = 1 - confidence
+    paths = tuple(f"test/{index}.jpg" for index in range(len(labels)))
+    return Gathered(name, "head", name, {}, paths, labels, probabilities, 1.0, [], {})
+
+
+def three_runs() -> list[Gathered]:
+    rng = np.random.default_rng(1)
+    labels = np.arange(300) % 2
+    hard = rng.random(300)
+    return [
+        said(name, np.where(hard + 0.2 * rng.random(300) < share, labels, 1 - labels), labels, seed)
+        for seed, (name, share) in enumerate([("baseline", 0.7), ("head", 0.9), ("finetune", 0.93)])
+    ]
+
+
+def test_pairs_are_those_of_statsmodels() -> None:
+    runs = three_runs()
+    pairs = compare_all(runs)
+    assert [(pair.candidate, pair.reference) for pair in pairs] == [
+        ("head", "baseline"), ("finetune", "baseline"), ("finetune", "head"),
+    ]  # fmt: skip
+    by_name = {one.name: one.right for one in runs}
+    raw = []
+    for pair in pairs:
+        a, b = by_name[pair.candidate], by_name[pair.reference]
+        table = pd.crosstab(a, b).to_numpy()
+        raw.append(mcnemar(table, exact=True).pvalue)
+        assert pair.found.p_value == pytest.approx(raw[-1])
+        assert pair.found.difference == pytest.approx(a.mean() - b.mean())
+    adjusted = multipletests(raw, method="holm")[1]
+    assert [pair.p_holm for pair in pairs] == pytest.approx(list(adjusted))
+
+
+def test_the_verdict_names_what_is_better_and_what_is_not_told_apart() -> None:
+    runs = three_runs()
+    text = verdict(runs, compare_all(runs))
+    best = max(runs, key=lambda one: one.right.mean())
+    assert text.startswith(f"{best.name}, right on {best.right.sum()} of 300 test pictures")
+    assert "is better than baseline (+" in text
+    same = [runs[2], said("other", runs[2].predicted, runs[2].labels)]
+    assert "is not told apart from" in verdict(same, compare_all(same))
+    assert "better" not in verdict(same, compare_all(same))
+
+
+def test_two_seeds_of_one_model_are_told_apart_in_at_most_5_of_100() -> None:
+    claimed = 0
+    for repeat in range(100):
+        rng = np.random.default_rng(repeat)
+        labels = np.arange(200) % 2
+        # Each picture has its difficulty, and each training its own luck with it.
+        chance = rng.beta(8, 1, 200)
+        runs = [
+            said(name, np.where(rng.random(200) < chance, labels, 1 - labels), labels)
+            for name in ("seed 0", "seed 1")
+        ]
+        claimed += compare_all(runs)[0].told_apart
+    assert claimed <= 5
+
+
+def test_pictures_are_chosen_by_the_rule_that_the_report_states() -> None:
+    runs = three_runs()
+    right = np.stack([one.right for one in runs])
+    confidence = np.stack([one.probabilities.max(axis=1) for one in runs])
+    chosen = choose_pictures(runs, 12)
+    assert len(set(chosen)) == 12
+    split, none = chosen[:6], chosen[6:9]
+    assert all(right[:, place].any() and not right[:, place].all() for place in split)
+    surest = [confidence[~right[:, place], place].max() for place in split]
+    assert surest == sorted(surest, reverse=True)
+    assert not right[:, none].any()
+    agreed = chosen[9:]
+    assert right[:, agreed].all()
+    assert {int(runs[0].labels[place]) for place in agreed} == {0, 1}
+
+
+class Page(HTMLParser):
+    """What a report calls for, shows and says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures: list[dict[str, str | None]] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "img":
+            self.pictures.append(found)
+        self.addresses += [
+            str(found[name]) for name in ("src", "href", "xlink:href") if name in found
+        ]
+        if "id" in found:
+            self.ids.append(str(found["id"]))
+
+
+@pytest.fixture(scope="module")
+def compared(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run `compare` of the session's two trainings, newest by itself."""
+    mlflow.set_experiment("trained for prediction")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLKIT_CACHE", str(tmp_path_factory.mktemp("compared")))
+        assert run_entry("compare", "--pictures", "4", "--timed", "3") == 0
+    (found,) = mlflow.search_runs(
+        experiment_names=["trained for prediction"],
+        filter_string="attributes.run_name = 'compare'",
+        output_format="list",
+    )
+    return found
+
+
+def artifact(found: Run, name: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=found.info.run_id, artifact_path=name))
+
+
+def test_a_comparison_is_what_the_runs_predicted(trained: Trained, compared: Run) -> None:
+    head, baseline = trained.evaluated("head"), trained.evaluated("baseline")
+    labels = head["label"].to_numpy()
+    wanted = compare_paired(
+        (head["predicted"] == labels).to_numpy(),
+        (baseline["predicted"] == labels).to_numpy(),
+        np.unique(labels, return_inverse=True)[1],
+    )
+    content = json.loads(artifact(compared, "comparison.json").read_text())
+    (pair,) = content["pairs"]
+    assert (pair["candidate"], pair["reference"]) == ("head", "baseline")
+    assert pair["found"]["difference"] == pytest.approx(wanted.difference)
+    assert pair["found"]["p_value"] == pytest.approx(wanted.p_value)
+    assert compared.data.metrics["difference/head-baseline"] == pytest.approx(wanted.difference)
+    cost = content["runs"]["head"]["cost"]
+    assert cost["latency"] > 0
+    assert cost["megabytes"] * 1e6 > 4 * cost["parameters"]
+    pictures = pd.read_csv(artifact(compared, "pictures.csv"))
+    assert list(pictures["path"]) == list(head.index)
+    right = (head["predicted"] == head["label"]).astype(int)
+    assert list(pictures["right_head"]) == list(right)
+    assert (
+        compared.data.tags["tlkit.data_digest"]
+        == trained.runs["head"].data.tags["tlkit.data_digest"]
+    )
+    assert content["verdict"] in compared.data.tags["mlflow.note.content"]
+
+
+def test_the_report_needs_nothing_else(compared: Run) -> None:
+    text = artifact(compared, "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert len(page.pictures) >= 4 * 3
+    assert all(str(picture["alt"]).strip() for picture in page.pictures)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert len(page.ids) == len(set(page.ids))
+    drawings = re.findall(r'<svg role="img" aria-label="[^"]+"', text)
+    assert len(drawings) == 4  # accuracies, curves, reliability, deletion
+
+
+def test_a_name_cannot_break_out_of_the_page() -> None:
+    assert "<script" not in as_svg(Figure(), "one", '"><script>alert(1)</script>')
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_report_in_a_browser(compared: Run, width: int, scheme: str) -> None:
+    api = pytest.importorskip("playwright.sync_api")
+    faults: list[str] = []
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(artifact(compared, "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for picture in page.locator("img").all():
+            assert picture.evaluate("one => one.complete && one.naturalWidth > 0")
+        for shown in page.locator("img, svg").all():
+            box = shown.bounding_box()
+            assert box is not None
+            assert min(box["width"], box["height"]) > 20
+        # Sorting moves rows and leaves what is copied the same.
+        table = page.locator("#results table").first
+        before = table.inner_text().split("\n")
+        heading = table.get_by_role("button", name="accuracy", exact=True)
+        heading.focus()
+        page.keyboard.press("Enter")
+        rising = table.inner_text().split("\n")
+        page.keyboard.press("Enter")
+        falling = table.inner_text().split("\n")
+        assert sorted(before) == sorted(rising) == sorted(falling)
+        cells = table.locator("tbody tr td:nth-child(2)").all_inner_texts()
+        values = [float(cell) for cell in cells]
+        assert values == sorted(values, reverse=True)
+        browser.close()
+    assert faults == []
+
+
+def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(
+    entry: Entry, make_folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = str(make_folder())
+    assert entry("head", "--data", pictures, "--seeds", "2") == 0
+    parent, one = (
+        mlflow.search_runs(filter_string=f"attributes.run_name = '{name}'", output_format="list")[
+            0
+        ].info.run_id
+        for name in ("head-seeds", "head")
+    )
+    assert entry("compare", "--runs", parent, "--pictures", "2", "--timed", "1") == 0
+    assert "test pictures" in capsys.readouterr().out
+    assert entry("compare", "--runs", one) == 2
+    assert "two or more wanted" in capsys.readouterr().err
+    assert entry("compare") == 2
+    assert "only head was trained" in capsys.readouterr().err
+    other = str(make_folder("others", counts=(8, 4, 4)))
+    assert entry("baseline", "--data", other) == 0
+    newest = mlflow.search_runs(
+        filter_string="attributes.run_name = 'baseline'", output_format="list"
+    )[0].info.run_id
+    assert entry("compare", "--runs", f"{one},{newest}") == 2
+    err = capsys.readouterr().err
+    assert "do not have the same data" in err
+    assert "Traceback" not in err
+    assert entry("compare", "--runs", "0" * 32) == 2
+    assert "no run" in capsys.readouterr().err

@@ -1,0 +1,79 @@
+"""`-e curve`, and training on a share of the pictures."""
+
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from tests.conftest import Entry, MakeFolder
+from tlkit.data.manifest import Manifest, Picture
+from tlkit.training.batches import epoch_batches
+
+
+def manifest(count: int) -> Manifest:
+    pictures = [
+        Picture(f"{split}/{index}", index % 3, split, f"{split}{index:064d}")
+        for split in ("train", "val")
+        for index in range(count)
+    ]
+    return Manifest(Path(), ("a", "b", "c"), tuple(pictures))
+
+
+def test_a_share_is_stratified_and_holds_the_smaller_ones() -> None:
+    whole = manifest(90)
+    some, more = whole.thinned(0.1, 0), whole.thinned(0.5, 0)
+    assert some.counts()["train"] == {"a": 3, "b": 3, "c": 3}
+    assert set(some.of("train")) < set(more.of("train")) < set(whole.of("train"))
+    assert some.of("val") == whole.of("val")
+    assert whole.thinned(0.1, 1).of("train") != some.of("train")
+    assert whole.thinned(0.001, 0).counts()["train"] == {"a": 1, "b": 1, "c": 1}
+    assert whole.thinned(1.0, 5).digest == whole.digest
+
+
+def test_passes_show_each_picture_equally_often() -> None:
+    batches = epoch_batches(10, 8, 0, 3, passes=4)
+    flat = [index for batch in batches for index in batch]
+    assert sorted(flat) == sorted(list(range(10)) * 4)
+    assert epoch_batches(10, 8, 0, 3, passes=1) == epoch_batches(10, 8, 0, 3)
+
+
+def test_a_curve_is_a_point_for_each_phase_and_share(
+    entry: Entry, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = str(make_folder())
+    assert entry("curve", "--data", pictures, "--fractions", "1, 0.5", "--head_lr", "0.02") == 0
+    runs = {run.info.run_id: run for run in mlflow.search_runs(output_format="list")}
+    (parent,) = (run for run in runs.values() if run.info.run_name == "curve")
+    children = [run for run in runs.values() if run is not parent]
+    assert sorted((run.info.run_name, run.data.params["train_fraction"]) for run in children) == [
+        ("baseline", "0.5"), ("baseline", "1.0"), ("head", "0.5"), ("head", "1.0"),
+    ]  # fmt: skip
+    path = mlflow.artifacts.download_artifacts(run_id=parent.info.run_id, artifact_path="curve.csv")
+    points = pd.read_csv(path)
+    assert list(points["pictures"]) == [12, 12, 24, 24]
+    for point in points.itertuples():
+        wanted = [
+            run.data.metrics["test/accuracy"]
+            for run in children
+            if run.info.run_name == point.phase
+            and float(run.data.params["train_fraction"]) == point.pictures / 24
+        ]
+        assert [point.accuracy] == pytest.approx(wanted)
+        assert point.low <= point.accuracy <= point.high
+    full = [run for run in children if run.data.params["train_fraction"] == "1.0"]
+    assert {run.data.tags["tlkit.data_digest"] for run in full} == {
+        parent.data.tags["tlkit.data_digest"]
+    }
+    names = [one.path for one in mlflow.MlflowClient().list_artifacts(parent.info.run_id)]
+    assert names == ["curve.csv", "curve.png"]
+
+
+def test_a_share_for_one_training_is_refused_and_so_is_nonsense(
+    entry: Entry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry("curve", "--train_fraction", "0.5") == 2
+    assert "fractions" in capsys.readouterr().err
+    for wrong in ("0", "1.5", "a, 1", ""):
+        assert entry("curve", "--fractions", wrong) == 2
+        assert "fractions=" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""The tests of heat maps: Grad-CAM of a network that learned passes, maps that ignore it fail."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tlkit.evaluation.gradcam_check import GradcamCheck, check_gradcam
+from tlkit.evaluation.gradcam_check_figure import gradcam_check_figure
+from tlkit.models.baseline import BaselineCNN
+from tlkit.models.freezing import from_the_top
+from tlkit.outcome import heat_maps
+
+SIDE, PATCH = 64, 24
+
+
+def striped(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Faint noise, with a patch somewhere whose stripes lie (class 0) or stand (class 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures = 0.3 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    labels = torch.arange(count) % 2
+    stripes = (torch.arange(PATCH) // 2 % 2 * 2.0 - 1).expand(3, PATCH, PATCH)
+    for picture, label in zip(pictures, labels, strict=True):
+        x, y = torch.randint(0, SIDE - PATCH, (2,), generator=generator).tolist()
+        patch = stripes if label else stripes.transpose(1, 2)
+        picture[:, y : y + PATCH, x : x + PATCH] += patch
+    return pictures, labels
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = BaselineCNN(2, 0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for step in range(60):
+        pictures, labels = striped(32, step)
+        loss = F.cross_entropy(model(pictures), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    pictures, labels = striped(64, 1000)
+    assert (model(pictures).argmax(1) == labels).float().mean() > 0.95
+    return model
+
+
+def edges(model: nn.Module, inputs: Tensor, classes: Tensor | None) -> Tensor:
+    """An edge detector: it looks like an explanation and does not ask the model."""
+    grey = inputs.mean(dim=1, keepdim=True)
+    across = F.pad((grey[..., 1:] - grey[..., :-1]).abs(), (0, 1))
+    down = F.pad((grey[..., 1:, :] - grey[..., :-1, :]).abs(), (0, 0, 0, 1))
+    heat = (across + down)[:, 0]
+    return heat / heat.amax(dim=(1, 2), keepdim=True)
+
+
+def blob(model: nn.Module, inputs: Tensor, classes: Tensor | None) -> Tensor:
+    """The middle of the picture, where photographers put things."""
+    line = torch.linspace(-1, 1, inputs.shape[-1])
+    return torch.exp(-4 * (line[:, None] ** 2 + line**2)).expand(len(inputs), -1, -1)
+
+
+def check(network: nn.Module, explain: Callable[..., Tensor]) -> GradcamCheck:
+    return check_gradcam(network, explain, striped(12, 7)[0], from_the_top(network))
+
+
+def test_grad_cam_of_a_network_that_learned_passes(network: nn.Module) -> None:
+    found = check(network, heat_maps)
+    assert found.follows_weights
+    assert found.points_at_evidence
+    assert found.metrics["gradcam/insertion_p_value"] < 0.05
+    assert "follow the weights" in found.text
+    assert "hurts more" in found.text
+
+
+@pytest.mark.parametrize("fake", [edges, blob])
+def test_a_map_that_does_not_ask_the_model_fails(
+    network: nn.Module, fake: Callable[..., Tensor]
+) -> None:
+    found = check(network, fake)
+    assert not found.follows_weights
+    assert found.metrics["gradcam/similarity_randomised"] == pytest.approx(1)
+    assert "do not follow" in found.text
+
+
+def test_a_map_that_points_away_from_the_evidence_fails(network: nn.Module) -> None:
+    found = check(network, lambda *asked: 1 - heat_maps(*asked))
+    assert not found.points_at_evidence
+    assert found.metrics["gradcam/deletion_gain"] < 0
+    assert "does not hurt more" in found.text
+
+
+def test_curves_begin_at_the_picture_and_the_model_is_left_alone(network: nn.Module) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    inputs = striped(12, 7)[0]
+    found = check(network, heat_maps)
+    rows = network(inputs).double().softmax(1).detach()
+    best = rows.max(dim=1).values.numpy()
+    np.testing.assert_allclose(found.deletion[:, 0], best, atol=1e-6)
+    np.testing.assert_allclose(found.deletion_random[:, 0], best, atol=1e-6)
+    np.testing.assert_array_equal(found.insertion[:, 0], found.insertion_random[:, 0])
+    assert found.removed[-1] == 0.5
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_similarity_is_spearmans(network: nn.Module) -> None:
+    inputs = striped(2, 3)[0]
+    maps = torch.rand(3, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    answers = iter(maps)
+    found = check_gradcam(network, lambda *_: next(answers), inputs, from_the_top(network)[:2])
+    for stage, picture in np.ndindex(2, 2):
+        wanted = spearmanr(maps[0, picture].ravel(), maps[1 + stage, picture].ravel()).statistic
+        assert found.similarity[stage, picture] == pytest.approx(wanted)
+
+
+def test_flat_maps_are_like_nothing(network: nn.Module) -> None:
+    found = check(network, lambda model, inputs, classes: torch.zeros(len(inputs), SIDE, SIDE))
+    assert (found.similarity == 0).all()
+    assert found.follows_weights
+    assert not found.points_at_evidence
+
+
+def test_the_figure_is_drawn(network: nn.Module) -> None:
+    picture = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    figure = gradcam_check_figure(check(network, heat_maps), picture, "$1: a name")
+    figure.canvas.draw()
+    titles = [ax.get_title() for sub in figure.subfigs for ax in sub.axes]
+    assert titles[0] == "trained"
+    assert titles[-2:] == ["deletion", "insertion"]

@@ -1,0 +1,179 @@
+"""Several models in one figure: accuracies, differences, curves, reliability, learning curves.
+
+Black and white are the page's: `tlkit.evidence.page` makes them follow its light or dark.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from tlkit.evaluation.calibration import reliability
+from tlkit.evaluation.canvas import BLUE, GREEN, PLAIN, PURPLE, VERMILLION, blank, shorten
+
+# A line is known by its marker too; from the fifth on colours come again with other markers.
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE)
+_MARKERS = "osD^vP*X"
+_STYLES = ("-", "--", "-.", ":")
+_NAME_INCHES = 2.2
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval, under a name."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def forest(accuracies: Sequence[Interval], differences: Sequence[Interval]) -> Figure:
+    """Accuracies above, differences between models below, each with its interval."""
+    rows = len(accuracies) + len(differences)
+    figure = blank(7.5, 1.7 + 0.34 * rows)
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    upper, lower = figure.subplots(
+        2, 1, height_ratios=(len(accuracies) + 0.5, len(differences) + 0.5)
+    )
+    _intervals(upper, accuracies, "test accuracy")
+    _intervals(lower, differences, "difference of test accuracy; 0: none")
+    lower.axvline(0, color="black", lw=1, ls=":")
+    return figure
+
+
+def _intervals(ax: Axes, rows: Sequence[Interval], label: str) -> None:
+    for place, row in enumerate(reversed(rows)):
+        colour = COLOURS[(len(rows) - 1 - place) % len(COLOURS)]
+        ax.plot((row.low, row.high), (place, place), "-", color=colour, lw=2.5)
+        ax.plot(row.value, place, "o", color=colour, ms=7)
+    names = [shorten(row.name, _NAME_INCHES, 9) for row in reversed(rows)]
+    ax.set_yticks(range(len(rows)), names, fontsize=9, **PLAIN)
+    ax.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4))
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    ax.grid(axis="x", alpha=0.3)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def curves_over_one_another(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Validation loss and accuracy of each model by epoch.
+
+    histories: by name, rows with "epoch", "val/loss" and "val/accuracy" (0..1).
+    """
+    figure = blank(9.0, 3.6)
+    figure.set_layout_engine("constrained", w_pad=0.1)
+    for ax, key, label in zip(
+        figure.subplots(1, 2),
+        ("val/loss", "val/accuracy"),
+        ("validation loss", "validation accuracy"),
+        strict=True,
+    ):
+        for place, (name, history) in enumerate(histories.items()):
+            ax.plot(
+                [row["epoch"] for row in history], [row[key] for row in history],
+                **_style(place), ms=4, lw=1.8, label=shorten(name, _NAME_INCHES, 9),
+            )  # fmt: skip
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _plain(ax)
+    return figure
+
+
+def reliabilities(
+    models: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    labels: NDArray[np.integer],
+) -> Figure:
+    """Accuracy against confidence of each model, before and after its temperature.
+
+    models: by name, probabilities before and after, float64 (n, classes).
+    """
+    columns = min(3, len(models))
+    rows = -(-len(models) // columns)
+    figure = blank(3.4 * columns, 3.3 * rows)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    boxes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (name, both) in zip(boxes, models.items(), strict=False):
+        ax.plot((0, 1), (0, 1), ":", color="black", lw=1)
+        for place, (when, found) in enumerate(
+            zip(("before", "after"), (reliability(rows, labels) for rows in both), strict=True)
+        ):
+            full = found.count > 0
+            style = _style(place)
+            ax.plot(found.confidence[full], found.accuracy[full], **style, ms=4, lw=1.4, label=when)
+        ax.set_title(shorten(name, _NAME_INCHES, 11), fontsize=11, **PLAIN)
+        ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        _plain(ax)
+    for ax in boxes[len(models) :]:
+        ax.remove()
+    return figure
+
+
+def faithfulness(checks: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Deletion above and insertion below, a column for each model.
+
+    checks: by name, `GradcamCheck.as_dict`.
+    """
+    figure = blank(max(5.0, 3.2 * len(checks)), 5.2)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    boxes = figure.subplots(2, len(checks), squeeze=False, sharey=True)
+    for column, (name, check) in enumerate(checks.items()):
+        for ax, kind, label in (
+            (boxes[0, column], "deletion", "share of the cells blurred"),
+            (boxes[1, column], "insertion", "share of the cells sharp"),
+        ):
+            for place, (order, key) in enumerate(
+                (("random order", f"{kind}_random"), ("hottest first", kind))
+            ):
+                mean = np.mean(check[key], axis=0)
+                ax.plot(check["removed"], mean, **_style(place), ms=4, lw=1.6, label=order)
+            ax.set(xlabel=label, ylim=(-0.02, 1.02))
+            _plain(ax)
+        boxes[0, column].set_title(shorten(name, _NAME_INCHES, 11), fontsize=11, **PLAIN)
+    for row in boxes:
+        row[0].set_ylabel("probability of the class")
+    return figure
+
+
+def learning_curves(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> Figure:
+    """Test accuracy against the number of training pictures, with intervals.
+
+    curves: by name, (pictures, accuracy, low, high) in rising order of pictures.
+    """
+    figure = blank(7.5, 4.4)
+    figure.set_layout_engine("constrained")
+    ax = figure.subplots()
+    for place, (name, points) in enumerate(curves.items()):
+        x, value, low, high = (np.array(column) for column in zip(*points, strict=True))
+        style = _style(place)
+        ax.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+        ax.plot(x, value, **style, ms=6, lw=1.8, label=name)
+    ax.set_xscale("log")
+    counts = sorted({point[0] for points in curves.values() for point in points})
+    ax.set_xticks(counts, [f"{count:,}" for count in counts])
+    ax.minorticks_off()
+    ax.set(xlabel="training pictures (log scale)", ylabel="test accuracy")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    _plain(ax)
+    return figure
+
+
+def _style(place: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "linestyle": _STYLES[place % len(_STYLES)],
+    }
+
+
+def _plain(ax: Axes) -> None:
+    ax.legend(fontsize=9, framealpha=0.0)
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,210 @@
+"""Is a heat map to be trusted? It has to follow the weights, and to point at what counts."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata, wilcoxon
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
+
+# Heat maps, float (N, H, W) in 0..1, for pictures (N, 3, H, W) and classes (N,).
+Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+# Rank correlation with the map of random weights above which a map does not depend on the weights.
+SIMILAR = 0.5
+SIGNIFICANCE = 0.05
+# Cells a side, and steps until half of them are deleted or inserted: beyond, too little is left of
+# a picture, or too little missing, for the order to matter.
+CELLS = 8
+STEPS = 8
+LAST = 0.5
+_SHARES = LAST * np.arange(STEPS + 1) / STEPS
+
+
+@dataclass(frozen=True)
+class GradcamCheck:
+    """What the two tests measured on n pictures.
+
+    Attributes:
+        stages: what had random weights, from the top down; each includes those before it.
+        example: float32 (stages + 1, H, W), the maps of the first picture, that of the trained
+            weights first.
+        similarity: float64 (stages, n) in -1..1, Spearman's rank correlation of the map with that
+            of the trained weights.
+        removed: float64 (steps + 1,) in 0..0.5, share of the cells.
+        deletion, deletion_random: float64 (n, steps + 1), probability of the predicted class with
+            that share of the cells blurred, the hottest first, or in random order.
+        insertion, insertion_random: the same with that share sharp and the others blurred.
+    """
+
+    stages: tuple[str, ...]
+    example: NDArray[np.float32]
+    similarity: NDArray[np.float64]
+    removed: NDArray[np.float64]
+    deletion: NDArray[np.float64]
+    deletion_random: NDArray[np.float64]
+    insertion: NDArray[np.float64]
+    insertion_random: NDArray[np.float64]
+
+    @property
+    def follows_weights(self) -> bool:
+        """Whether the maps of random weights are others."""
+        return self.metrics["gradcam/similarity_randomised"] < SIMILAR
+
+    @property
+    def points_at_evidence(self) -> bool:
+        """Whether deleting the hottest cells hurts more than deleting random ones."""
+        return self.metrics["gradcam/deletion_p_value"] < SIGNIFICANCE
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`gradcam/...`: mean similarity to the maps of random weights; areas under the curves, by
+        how much they differ from those of random order, and Wilcoxon's one-sided test of that."""
+        worse = _area(self.deletion_random) - _area(self.deletion)
+        better = _area(self.insertion) - _area(self.insertion_random)
+        return {
+            "gradcam/similarity_randomised": float(self.similarity[-1].mean()),
+            "gradcam/deletion_gain": float(worse.mean()),
+            "gradcam/deletion_p_value": _greater(worse),
+            "gradcam/insertion_gain": float(better.mean()),
+            "gradcam/insertion_p_value": _greater(better),
+        }
+
+    @property
+    def text(self) -> str:
+        """The verdict in a sentence."""
+        values = self.metrics
+        follows = "follow" if self.follows_weights else "do not follow"
+        points = "hurts more" if self.points_at_evidence else "does not hurt more"
+        return (
+            f"The heat maps {follows} the weights (rank correlation with the maps of random "
+            f"weights {values['gradcam/similarity_randomised']:.2f}, below {SIMILAR:g} wanted), "
+            f"and deleting the hottest cells {points} than deleting random ones (area under the "
+            f"probability {values['gradcam/deletion_gain']:+.3f}, p = "
+            f"{values['gradcam/deletion_p_value']:.2g}; {self.deletion.shape[0]} pictures)."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "verdict": self.text,
+            "follows_weights": self.follows_weights,
+            "points_at_evidence": self.points_at_evidence,
+            **self.metrics,
+            "stages": list(self.stages),
+            "similarity": self.similarity.round(4).tolist(),
+            "removed": self.removed.tolist(),
+            **{
+                name: getattr(self, name).round(4).tolist()
+                for name in ("deletion", "deletion_random", "insertion", "insertion_random")
+            },
+        }
+
+
+def check_gradcam(
+    model: nn.Module,
+    explain: Explain,
+    inputs: Tensor,
+    stages: Sequence[tuple[str, frozenset[str]]],
+    *,
+    seed: int = 0,
+) -> GradcamCheck:
+    """Both tests of the maps of the predicted classes.
+
+    Randomising from the top down is the cascading test of Adebayo et al. 2018 (section 3.1); each
+    weight is drawn anew from a normal with the mean and the deviation of its tensor, so that
+    signals keep their scale. Deletion and insertion are those of Petsiuk et al. 2018 (section
+    4.3), over cells instead of pixels, with a blurred picture in place of what is missing: single
+    pixels would be noise that a network has never seen. The random order is the control.
+
+    Args:
+        model: in eval mode; left as it is.
+        inputs: float (n, 3, H, W), n >= 1, preprocessed, on the model's device.
+        stages: from the top down, a name and the names of all parameters that are random then.
+    """
+    with torch.no_grad():
+        classes = model(inputs).argmax(dim=1)
+    maps = explain(model, inputs, classes)
+    drawn = [explain(_randomised(model, names, seed), inputs, classes) for _, names in stages]
+    blurred = gaussian_blur(inputs, _odd(inputs.shape[-1] // 4), inputs.shape[-1] / 16)
+    heat = F.adaptive_avg_pool2d(maps[:, None], CELLS).flatten(1)
+    rng = np.random.default_rng(seed)
+    hot = heat.argsort(dim=1, descending=True, stable=True)
+    random = torch.from_numpy(np.stack([rng.permutation(CELLS**2) for _ in inputs])).to(hot)
+
+    def curve(order: Tensor, base: Tensor, put: Tensor) -> NDArray[np.float64]:
+        return _probabilities(model, base, put, order, classes)
+
+    return GradcamCheck(
+        stages=tuple(name for name, _ in stages),
+        example=torch.stack([each[0] for each in (maps, *drawn)]).float().cpu().numpy(),
+        similarity=np.array([_rank_correlations(maps, each) for each in drawn]),
+        removed=_SHARES,
+        deletion=curve(hot, inputs, blurred),
+        deletion_random=curve(random, inputs, blurred),
+        insertion=curve(hot, blurred, inputs),
+        insertion_random=curve(random, blurred, inputs),
+    )
+
+
+def _randomised(model: nn.Module, names: frozenset[str], seed: int) -> nn.Module:
+    """A copy with these parameters drawn anew."""
+    drawn = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in drawn.named_parameters():
+            if name in names:
+                # Drawn on the CPU, so that every device has the same.
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                spread = parameter.std() if parameter.numel() > 1 else 0.0
+                parameter.copy_(parameter.mean() + spread * noise)
+    return drawn
+
+
+def _rank_correlations(first: Tensor, second: Tensor) -> list[float]:
+    """Spearman's, a picture; 0 where a map is flat, which agrees with nothing."""
+    found = []
+    for one, other in zip(
+        first.flatten(1).cpu().numpy(), second.flatten(1).cpu().numpy(), strict=True
+    ):
+        a, b = rankdata(one), rankdata(other)
+        flat = a.std() == 0 or b.std() == 0
+        found.append(0.0 if flat else float(np.corrcoef(a, b)[0, 1]))
+    return found
+
+
+def _probabilities(
+    model: nn.Module, base: Tensor, put: Tensor, order: Tensor, classes: Tensor
+) -> NDArray[np.float64]:
+    """Of the classes, with more and more cells of `put` in `base`: float64 (n, STEPS + 1)."""
+    rank = order.argsort(dim=1)
+    columns = []
+    for share in _SHARES:
+        taken = (rank < round(share * CELLS**2)).to(base.dtype)
+        mask = F.interpolate(taken.view(-1, 1, CELLS, CELLS), size=base.shape[-2:], mode="nearest")
+        with torch.no_grad():
+            rows = model(torch.lerp(base, put, mask)).double().softmax(dim=1)
+        columns.append(rows.gather(1, classes[:, None])[:, 0].cpu().numpy())
+    return np.stack(columns, axis=1)
+
+
+def _area(curves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Under each curve, by the width of its range, so in 0..1: float64 (n,)."""
+    return np.asarray(np.trapezoid(curves, _SHARES, axis=1) / LAST, dtype=np.float64)
+
+
+def _greater(differences: NDArray[np.float64]) -> float:
+    """Wilcoxon's signed-rank test of "not above 0"; 1 where there is no difference."""
+    if not np.any(differences):
+        return 1.0
+    return float(wilcoxon(differences, alternative="greater").pvalue)
+
+
+def _odd(number: int) -> int:
+    return number + 1 - number % 2

@@ -1,0 +1,1 @@
+"""What several runs say together: the comparison and its report, the learning curve."""

@@ -1,0 +1,105 @@
+"""Runs against one another on the same test pictures: a run called `compare`, and its report."""
+
+import csv
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from tlkit.deployment.models import load_models
+from tlkit.evidence.costs import Cost, costs_of
+from tlkit.evidence.gathered import Gathered, choose_runs, gather
+from tlkit.evidence.page import Report, write_report
+from tlkit.evidence.pairs import Pair, compare_all, verdict
+from tlkit.evidence.settings import CompareSettings
+from tlkit.evidence.shown import show_mistakes, show_side_by_side
+from tlkit.runs import data_of, log_dataset
+from tlkit.tracking import Tracker, run
+
+
+def run_compare(settings: CompareSettings) -> str:
+    """Compare, write the report and log it all.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        UserError: no such runs, runs on different data, or pictures that are no longer there.
+    """
+    with run("compare", system_metrics=False) as tracker:
+        tracker.params(settings.as_dict())
+        chosen = choose_runs(settings.runs, tracker.experiment_id)
+        run_ids = [one.run_id for one in chosen]
+        config, data = data_of(run_ids)
+        log_dataset(tracker, config, data)
+        runs = gather(chosen)
+        pairs = compare_all(runs)
+        models = [load_models(f"runs:/{run_id}/model") for run_id in run_ids]
+        paths = runs[0].paths[: settings.timed]
+        files = [(data.manifest.root / path).read_bytes() for path in paths]
+        costs = costs_of(runs, models, files)
+        report = Report(
+            verdict=verdict(runs, pairs),
+            source=config.data,
+            digest=data.manifest.digest,
+            classes=data.manifest.classes,
+            runs=runs,
+            pairs=pairs,
+            costs=costs,
+            audit=data.report,
+            side_by_side=show_side_by_side(runs, models, data.manifest, settings.pictures),
+            mistakes=show_mistakes(runs, data.manifest),
+        )
+        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+            folder = Path(name)
+            write_report(report, folder / "report.html")
+            _write_files(folder, runs, pairs, costs, report.verdict)
+            tracker.artifacts(folder)
+        _log(tracker, runs, pairs, report.verdict)
+    return f"{report.verdict}\nThe report: artifact report.html of run {tracker.run_id}"
+
+
+def _write_files(
+    folder: Path,
+    runs: Sequence[Gathered],
+    pairs: Sequence[Pair],
+    costs: Sequence[Cost],
+    said: str,
+) -> None:
+    content = {
+        "verdict": said,
+        "runs": {
+            one.name: {"run_id": one.run_id, "metrics": dict(one.metrics), "cost": asdict(cost)}
+            for one, cost in zip(runs, costs, strict=True)
+        },
+        "pairs": [
+            {**asdict(pair), "kappa": None if np.isnan(pair.kappa) else pair.kappa}
+            for pair in pairs
+        ],
+    }
+    (folder / "comparison.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with (folder / "pictures.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "right_by", *(f"right_{one.name}" for one in runs)])
+        for place, path in enumerate(runs[0].paths):
+            right = [bool(one.right[place]) for one in runs]
+            writer.writerow([path, sum(right), *(int(value) for value in right)])
+
+
+def _log(tracker: Tracker, runs: Sequence[Gathered], pairs: Sequence[Pair], said: str) -> None:
+    tracker.tags({"tlkit.compared": ",".join(one.run_id for one in runs)})
+    for pair in pairs:
+        name = f"{pair.candidate}-{pair.reference}".replace("(", "").replace(")", "")
+        tracker.metrics(
+            {
+                f"difference/{name}": pair.found.difference,
+                f"difference_low/{name}": pair.found.low,
+                f"difference_high/{name}": pair.found.high,
+                f"p_holm/{name}": pair.p_holm,
+            }
+        )
+    link = tracker.artifact_link("report.html")
+    tracker.describe(f"**{said}**\n\n[The report]({link}), also under Artifacts.")

@@ -1,0 +1,130 @@
+"""Learning from less: accuracy against the number of training pictures, as a run called `curve`."""
+
+import csv
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tlkit.config import Config
+from tlkit.errors import UserError
+from tlkit.evaluation.compared_figures import learning_curves
+from tlkit.evaluation.comparison import repeated
+from tlkit.runs import log_dataset, prepare_data, run_phase, thinned
+from tlkit.summary import columns, of_data
+from tlkit.tracking import run
+
+PHASES = ("baseline", "head")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A phase on some of the training pictures.
+
+    Attributes:
+        low, high: 95 % interval: of one training, for the chance of the test pictures; of several
+            seeds, of their mean.
+    """
+
+    phase: str
+    pictures: int
+    accuracy: float
+    low: float
+    high: float
+
+
+def run_curve(config: Config) -> str:
+    """Train each phase on each of the `fractions`, `seeds` times, as children of one run.
+
+    Returns:
+        The accuracies as a table, and what they say.
+
+    Raises:
+        UserError: as `run_phase`, or for a `train_fraction`.
+    """
+    if config.train_fraction != 1:
+        raise UserError(
+            f"train_fraction={config.train_fraction:g} is for one training; curve takes the shares "
+            "from fractions"
+        )
+    with run("curve", system_metrics=False) as tracker:
+        tracker.params(config.as_dict())
+        data = prepare_data(config)
+        log_dataset(tracker, config, data)
+        points: list[Point] = []
+        # The larger part first: it holds the smaller ones, whose outputs are then stored.
+        for fraction in reversed(config.fractions_in_order):
+            for phase in PHASES:
+                results = []
+                for seed in range(config.seed, config.seed + config.seeds):
+                    one = replace(
+                        config,
+                        seed=seed,
+                        seeds=1,
+                        data_seed=config.pictures_seed,
+                        train_fraction=fraction,
+                    )
+                    part = thinned(data, fraction, seed)
+                    results.append(run_phase(phase, one, data=part, parent=tracker.run_id).metrics)
+                points.append(_point(phase, len(part.manifest.of("train")), results))
+        points.reverse()
+        curves = {
+            phase: [
+                (point.pictures, point.accuracy, point.low, point.high)
+                for point in points
+                if point.phase == phase
+            ]
+            for phase in PHASES
+        }
+        said = _said(curves)
+        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+            folder = Path(name)
+            learning_curves(curves).savefig(folder / "curve.png")
+            _write(folder / "curve.csv", points)
+            tracker.artifacts(folder)
+        for point in points:
+            tracker.metrics({f"{point.phase}/test_accuracy": point.accuracy}, step=point.pictures)
+        link = tracker.artifact_link("curve.png")
+        tracker.describe(f"{said}\n\n{of_data(config, data.manifest)}\n\n![learning curve]({link})")
+    return f"{_table(points)}\n{said}"
+
+
+def _point(phase: str, pictures: int, results: Sequence[dict[str, float]]) -> Point:
+    if len(results) == 1:
+        (one,) = results
+        accuracy, low, high = (
+            one[name] for name in ("test/accuracy", "test/accuracy_low", "test/accuracy_high")
+        )
+    else:
+        found = repeated([one["test/accuracy"] for one in results])
+        accuracy, low, high = found.mean, found.low, found.high
+    return Point(phase, pictures, accuracy, low, high)
+
+
+def _said(curves: dict[str, list[tuple[int, float, float, float]]]) -> str:
+    """How few pictures the head needs to do as well as the baseline with all of them."""
+    pictures, best, *_ = curves["baseline"][-1]
+    enough = [count for count, accuracy, *_ in curves["head"] if accuracy >= best]
+    if not enough:
+        return f"The head never reaches the baseline's {best:.3f} on {pictures:,} pictures."
+    return (
+        f"The head on {enough[0]:,} pictures is at least as accurate as the baseline on "
+        f"{pictures:,} ({best:.3f})."
+    )
+
+
+def _table(points: Sequence[Point]) -> str:
+    rows = [["phase", "pictures", "test accuracy", "95 % interval"]]
+    rows += [
+        [one.phase, f"{one.pictures:,}", f"{one.accuracy:.3f}", f"{one.low:.3f} to {one.high:.3f}"]
+        for one in points
+    ]
+    return columns(rows)
+
+
+def _write(path: Path, points: Sequence[Point]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["phase", "pictures", "accuracy", "low", "high"])
+        for one in points:
+            writer.writerow([one.phase, one.pictures, one.accuracy, one.low, one.high])

@@ -1,0 +1,192 @@
+"""What finished runs left behind, brought together on the test pictures that they share."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlkit.errors import UserError
+from tlkit.evaluation.calibration import rescale
+from tlkit.phases import PHASES
+from tlkit.tracking import (
+    DIGEST_TAG,
+    PHASE_TAG,
+    TRIAL_TAG,
+    Known,
+    children,
+    downloaded,
+    find_run,
+    newest_run,
+)
+
+_TESTED = (*PHASES, "ensemble")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A run that read the test split, and what it said of it.
+
+    Attributes:
+        name: unlike that of the other runs of the comparison.
+        paths: of the test pictures.
+        labels: int64 (n,).
+        probabilities: float64 (n, classes), calibrated.
+        temperature: what they were calibrated with.
+        history: of its epochs; empty for an ensemble.
+        check: `gradcam_check.json`; empty for runs of before it existed.
+    """
+
+    name: str
+    phase: str
+    run_id: str
+    metrics: Mapping[str, float]
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    temperature: float
+    history: Sequence[Mapping[str, float]]
+    check: Mapping[str, Any]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """int64 (n,)."""
+        predicted: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return predicted
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """bool (n,)."""
+        return np.equal(self.predicted, self.labels)
+
+    @property
+    def uncalibrated(self) -> NDArray[np.float64]:
+        """Probabilities before the temperature, float64 (n, classes)."""
+        return rescale(self.probabilities, 1 / self.temperature)
+
+
+def choose_runs(wanted: str, experiment_id: str) -> list[Known]:
+    """The runs that `runs=` names, in the order of the phases.
+
+    Raises:
+        UserError: no such run, none that read the test split, fewer than two, or runs on different
+            data.
+    """
+    if wanted == "auto":
+        return _newest(experiment_id)
+    found: dict[str, Known] = {}
+    for run_id in (word.strip() for word in wanted.split(",")):
+        for one in _tested(find_run(run_id)):
+            found[one.run_id] = one
+    if len(found) < 2:
+        raise UserError(
+            f"runs={wanted} is one training; two or more wanted, or a suite's or a search's run id"
+        )
+    runs = sorted(found.values(), key=lambda one: _TESTED.index(one.tags[PHASE_TAG]))
+    digests = {one.run_id: one.tags.get(DIGEST_TAG, "") for one in runs}
+    if len(set(digests.values())) > 1:
+        said = ", ".join(f"{run_id[:8]} {digest}" for run_id, digest in digests.items())
+        raise UserError(
+            f"these runs do not have the same data ({said}); compare runs with one data digest"
+        )
+    return runs
+
+
+def _tested(one: Known) -> list[Known]:
+    """The run itself, or the trainings below it."""
+    if one.tags.get(PHASE_TAG) in _TESTED:
+        if one.status != "FINISHED":
+            raise UserError(f"run {one.run_id} is {one.status}; a finished one wanted")
+        return [one]
+    found = [
+        child
+        for child in children(one.run_id)
+        if child.tags.get(PHASE_TAG) in _TESTED and child.status == "FINISHED"
+    ]
+    if not found:
+        raise UserError(
+            f"run {one.run_id} ({one.tags.get(PHASE_TAG, 'of another program')}) read no test "
+            "pictures, nor did runs below it; name runs of baseline, head, finetune or ensemble"
+        )
+    return found
+
+
+def _newest(experiment_id: str) -> list[Known]:
+    """The newest run of each phase, on the data of the newest of them all."""
+    last = [newest_run(experiment_id, {PHASE_TAG: phase}) for phase in PHASES]
+    runs = [find_run(run_id) for run_id in last if run_id]
+    if not runs:
+        raise UserError("no finished baseline, head or finetune here; `mlflow run .` makes them")
+    digest = max(runs, key=lambda one: one.ended).tags[DIGEST_TAG]
+    same = [newest_run(experiment_id, {PHASE_TAG: phase, DIGEST_TAG: digest}) for phase in PHASES]
+    found = [find_run(run_id) for run_id in same if run_id]
+    if len(found) < 2:
+        raise UserError(
+            f"only {found[0].name} was trained on the newest data (digest {digest}); train another "
+            "phase on it, or name the runs: -P runs=RUN_ID,RUN_ID"
+        )
+    return found
+
+
+def gather(runs: Sequence[Known]) -> list[Gathered]:
+    """Read what each run left.
+
+    Raises:
+        UserError: an artifact is gone, or the runs do not have the same test pictures.
+    """
+    names = _names(runs)
+    gathered = [_gather(one, name) for one, name in zip(runs, names, strict=True)]
+    first = gathered[0]
+    for other in gathered[1:]:
+        if other.paths != first.paths or not np.array_equal(other.labels, first.labels):
+            raise UserError(
+                f"runs {first.run_id} and {other.run_id} do not have the same test pictures"
+            )
+    return gathered
+
+
+def _gather(one: Known, name: str) -> Gathered:
+    phase = one.tags[PHASE_TAG]
+    with downloaded(one.run_id, "predictions.csv") as path, path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = [column for column in rows[0] if column.startswith("probability_")]
+    classes = [column.removeprefix("probability_") for column in columns]
+    return Gathered(
+        name=name,
+        phase=phase,
+        run_id=one.run_id,
+        metrics=one.metrics,
+        paths=tuple(row["path"] for row in rows),
+        labels=np.array([classes.index(row["label"]) for row in rows], dtype=np.int64),
+        probabilities=np.array([[float(row[column]) for column in columns] for row in rows]),
+        temperature=one.metrics.get("temperature", 1.0),
+        history=[] if phase == "ensemble" else _json(one.run_id, "history.json"),
+        check=_json(one.run_id, "gradcam_check.json", missing={}),
+    )
+
+
+def _json(run_id: str, path: str, missing: Any = None) -> Any:
+    try:
+        with downloaded(run_id, path) as file:
+            return json.loads(Path(file).read_text(encoding="utf-8"))
+    except UserError:
+        if missing is None:
+            raise
+        return missing
+
+
+def _names(runs: Sequence[Known]) -> list[str]:
+    """The phase, with what tells it from another run of the same phase."""
+    phases = [one.tags[PHASE_TAG] for one in runs]
+    return [
+        phase
+        if phases.count(phase) == 1
+        else f"{phase} (trial {one.tags[TRIAL_TAG]})"
+        if TRIAL_TAG in one.tags
+        else f"{phase} {one.run_id[:6]}"
+        for phase, one in zip(phases, runs, strict=True)
+    ]
