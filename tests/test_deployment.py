@@ -120,11 +120,12 @@ def test_a_key_always_goes_to_the_same_model_and_shares_are_kept() -> None:
 
 
 def test_a_router_answers_as_the_model_that_it_names(
-    entry: Entry, experiment: str, trained: Trained
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path
 ) -> None:
     models = {"champion": trained.model("head"), "challenger": trained.model("baseline")}
     arguments = [word for name, uri in models.items() for word in (f"--{name}", uri)]
     assert entry("route", *arguments, "--register", "pets-router") == 0
+    assert not (tmp_path / "requests.db").exists()  # MLflow asked it its example: no request
     router = mlflow.pyfunc.load_model("models:/pets-router/1")
     picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
     keys = [str(number) for number in range(12)]

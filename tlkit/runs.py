@@ -43,6 +43,7 @@ from tlkit.phases import (
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.light import light
 from tlkit.serving.reference import Reference, reference
+from tlkit.serving.request_log import unlogged
 from tlkit.summary import (
     PhaseResult,
     markdown_table,
@@ -389,4 +390,5 @@ def _log_model(
         classifier.save(Path(folder))
         said.save(Path(folder))
         code = PACKAGE / "serving" / "pyfunc.py"
-        tracker.model({"classifier": Path(folder)}, code, PACKAGE, columns, {"image": example})
+        with unlogged():
+            tracker.model({"classifier": Path(folder)}, code, PACKAGE, columns, {"image": example})

@@ -26,6 +26,7 @@ from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.light import light_seen
 from tlkit.serving.reference import reference
+from tlkit.serving.request_log import unlogged
 from tlkit.serving.stream import classify_files
 from tlkit.summary import PhaseResult, table
 from tlkit.tracking import (
@@ -156,7 +157,8 @@ def _evaluate_and_log(
         reference(stacked(features).numpy(), on_val, np.concatenate(light)).save(folder)
         example = (manifest.root / test[0].path).read_bytes()
         code = PACKAGE / "serving" / "pyfunc.py"
-        tracker.model({"classifier": folder}, code, PACKAGE, columns, {"image": example})
+        with unlogged():
+            tracker.model({"classifier": folder}, code, PACKAGE, columns, {"image": example})
     low, high = outcome.interval
     return {
         "val/best_accuracy": float((on_val.argmax(axis=1) == labels_of(val)).mean()),

@@ -12,6 +12,7 @@ from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import RouteSettings
 from tlkit.runs import PACKAGE
 from tlkit.serving.classifier import probability_columns
+from tlkit.serving.request_log import unlogged
 from tlkit.tracking import local_model, register_model, run
 
 
@@ -37,13 +38,14 @@ def run_route(settings: RouteSettings) -> str:
         for role, address in addresses.items():
             with local_model(address) as model:  # two folders may be called alike
                 shutil.copytree(model, folder / role)
-        tracker.model(
-            {role: folder / role for role in addresses} | {"router": file},
-            PACKAGE / "serving" / "router.py",
-            PACKAGE,
-            ["served_by", *probability_columns(classes)],
-            {"image": _grey_picture(), "key": "a user"},
-        )
+        with unlogged():
+            tracker.model(
+                {role: folder / role for role in addresses} | {"router": file},
+                PACKAGE / "serving" / "router.py",
+                PACKAGE,
+                ["served_by", *probability_columns(classes)],
+                {"image": _grey_picture(), "key": "a user"},
+            )
         address = f"runs:/{tracker.run_id}/model"
         if settings.register != "none":
             version = register_model(tracker.run_id, settings.register)

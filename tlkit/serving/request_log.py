@@ -1,8 +1,8 @@
 """What a served model was asked and said, in any database that SQLAlchemy reaches."""
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import sqlalchemy
@@ -11,8 +11,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import JSON
 
-# Where a server logs to, as an SQLAlchemy URL such as sqlite:///requests.db; unset: nowhere.
+# Where a server logs to, as an SQLAlchemy URL such as sqlite:///requests.db; unset: nowhere, and
+# for a router its default.
 LOG_VARIABLE = "TLKIT_REQUEST_LOG"
+NOWHERE = "none"
 # "1" where the pictures themselves are to be logged too.
 PICTURES_VARIABLE = "TLKIT_LOG_PICTURES"
 
@@ -147,7 +149,21 @@ def _missing(connection: Connection) -> list[str]:
     return [name for name in _LATER if name not in present]
 
 
-def log_of_environment() -> RequestLog | None:
-    """The log that TLKIT_REQUEST_LOG names, if it is set."""
-    url = os.environ.get(LOG_VARIABLE)
-    return RequestLog(url) if url else None
+def log_of_environment(default: str = NOWHERE) -> RequestLog | None:
+    """The log that TLKIT_REQUEST_LOG names, or the default; None where that is "none"."""
+    url = os.environ.get(LOG_VARIABLE) or default
+    return None if url == NOWHERE else RequestLog(url)
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Log nothing for as long as the block lasts: MLflow asks a model that it logs its example."""
+    before = os.environ.get(LOG_VARIABLE)
+    os.environ[LOG_VARIABLE] = NOWHERE
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[LOG_VARIABLE]
+        else:
+            os.environ[LOG_VARIABLE] = before

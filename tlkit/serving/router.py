@@ -13,7 +13,7 @@ import pandas as pd
 
 from tlkit.serving.answer import Question, Route, Served, question, refused
 from tlkit.serving.guard import guard_server
-from tlkit.serving.request_log import MAX_KEY, RequestLog, log_of_environment
+from tlkit.serving.request_log import MAX_KEY, log_of_environment
 
 KEY_COLUMN = "key"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -41,7 +41,7 @@ class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
         guard_server()
         settings = json.loads(Path(context.artifacts["router"]).read_text(encoding="utf-8"))
         self._share, self._salt = float(settings["share"]), str(settings["salt"])
-        log = log_of_environment() or RequestLog(DEFAULT_LOG)
+        log = log_of_environment(DEFAULT_LOG)
         self._served = {
             name: Served.load(Path(context.artifacts[name]), log) for name in (CHAMPION, CHALLENGER)
         }
