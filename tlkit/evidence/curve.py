@@ -67,7 +67,7 @@ def run_curve(config: Config) -> str:
                     part = thinned(data, fraction, seed)
                     results.append(run_phase(phase, one, data=part, parent=tracker.run_id).metrics)
                 points.append(_point(phase, len(part.manifest.of("train")), results))
-        points.reverse()
+        points.sort(key=lambda point: (point.pictures, PHASES.index(point.phase)))
         curves = {
             phase: [
                 (point.pictures, point.accuracy, point.low, point.high)
