@@ -10,12 +10,12 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Entry, Trained, run_entry
 from matplotlib.figure import Figure
 from mlflow.entities import Run
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from tests.conftest import Entry, Trained, run_entry
 from tlkit.evaluation.comparison import compare_paired
 from tlkit.evidence.gathered import Gathered
 from tlkit.evidence.page import as_svg

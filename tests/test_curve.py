@@ -5,8 +5,8 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from conftest import Entry, MakeFolder
 
-from tests.conftest import Entry, MakeFolder
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.training.batches import epoch_batches
 

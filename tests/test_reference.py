@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from mlflow.entities import Run
 from test_architecture import ALLOWED, LEAVES
 
+from docs import left_by_runs as tables
 from docs import make_reference as made
-from docs.make_reference import Left
+from docs.left_by_runs import Left
 from tlkit import runs
 from tlkit.cli import main
 from tlkit.config import Config
@@ -79,9 +80,9 @@ def left_by(run: Run) -> dict[str, set[str]]:
 
 
 TABLES: dict[str, list[Left]] = {
-    "metrics": [row for rows in made.METRICS.values() for row in rows],
-    "tags": list(made.TAGS),
-    "artifacts": [row for rows in made.ARTIFACTS.values() for row in rows],
+    "metrics": [row for rows in tables.METRICS.values() for row in rows],
+    "tags": list(tables.TAGS),
+    "artifacts": [row for rows in tables.ARTIFACTS.values() for row in rows],
 }
 
 
@@ -129,7 +130,7 @@ def everything(tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch)
     run("suite", *data)
     trained = {each.info.run_name: each for each in runs_of(experiment)}
     ids = {name: each.info.run_id for name, each in trained.items()}
-    baseline, head, finetune = (f"runs:/{ids[phase]}/model" for phase in made.PHASES)
+    baseline, head, finetune = (f"runs:/{ids[phase]}/model" for phase in tables.PHASES)
     from_head = (*data, "--init_from", ids["head"])
     again = run("finetune", *from_head, "--backbone_lr", "0.01")
     run("ensemble", "--models", f"{finetune},{again}", "--average", "weights")
@@ -232,16 +233,16 @@ def test_runs_leave_exactly_what_is_described(everything: Everything) -> None:
     faults = list(undescribed(everything.runs))
     for kind in TABLES:
         faults += differences(everything.runs, kind)
-    assert not faults, "docs/make_reference.py:\n" + "\n".join(faults)
+    assert not faults, "docs/left_by_runs.py:\n" + "\n".join(faults)
     for run in everything.runs:
         name = run.info.run_name
-        assert bool(run.outputs.model_outputs) == (name in made.MODELS), name
+        assert bool(run.outputs.model_outputs) == (name in tables.MODELS), name
         digests = [each.dataset.digest for each in run.inputs.dataset_inputs]
         assert digests == [v for k, v in run.data.tags.items() if k == "tlkit.data_digest"], name
     registered = mlflow.MlflowClient().get_registered_model(NAME)
     versions = mlflow.MlflowClient().search_model_versions(f"name = '{NAME}'")
     assert (len(versions), "champion" in registered.aliases) == (2, True)
-    assert set(registered.tags).union(*(each.tags for each in versions)) == set(made.REGISTRY)
+    assert set(registered.tags).union(*(each.tags for each in versions)) == set(tables.REGISTRY)
     assert {name: code for name, code in everything.codes.items() if code} == {"monitor": 1}
 
 
@@ -260,7 +261,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "sys.exit"
     }
-    assert in_code | {0} == set(made.EXIT_CODES)
+    assert in_code | {0} == set(tables.EXIT_CODES)
 
     def code_of(task: Callable[[Config], None]) -> int:
         with pytest.raises(SystemExit) as stop:
@@ -290,7 +291,7 @@ def test_environment_variables() -> None:
             elif isinstance(node, ast.Subscript) and "os.environ" in ast.unparse(node.value):
                 asked.add(ast.unparse(node.slice))
     names = {texts[name] if name in texts else ast.literal_eval(name) for name in asked}
-    assert names == set(made.VARIABLES)
+    assert names == set(tables.VARIABLES)
 
 
 # ---- docs/ARCHITECTURE.md

@@ -46,6 +46,12 @@ class Config(Settings):
         "above 0, to 1",
         lambda value: 0 < value <= 1,
     )
+    fractions: str = key(
+        "0.05, 0.1, 0.25, 0.5, 1",
+        "shares of the training pictures that curve trains on",
+        "numbers above 0, to 1, with commas between them",
+        lambda value: all(0 < share <= 1 for share in _numbers(value)),
+    )
     max_pixels: int = at_least(100_000_000, 1, "pixels a picture may decode to; more: quarantine")
     image_size: int | str = auto_or("auto", 16, "side in pixels; auto: the backbone's own")
     baseline_image_size: int = at_least(64, 16, "side in pixels for the baseline")
@@ -194,13 +200,6 @@ class Config(Settings):
     )
     seeds: int = at_least(
         1, 1, "how often a phase is trained, with seed, seed + 1, ... on the same pictures"
-    )
-
-    fractions: str = key(
-        "0.05, 0.1, 0.25, 0.5, 1",
-        "shares of the training pictures that curve trains on",
-        "numbers above 0, to 1, with commas between them",
-        lambda value: all(0 < share <= 1 for share in _numbers(value)),
     )
 
     @property

@@ -72,7 +72,7 @@ from tlkit.training.loop import Result
 PACKAGE = Path(__file__).parent
 
 # Validation pictures whose brightness and contrast the reference holds.
-MOST_LIT = 2000
+MOST_LIT = 500
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:
     """Brightness and contrast of validation pictures, float64 (m, 2).
 
     They are decoded once more for it, for the store keeps only what the frozen part made of them;
-    hence of at most 2,000, spread evenly over the split, whose classes may follow
+    hence of at most MOST_LIT, spread evenly over the split, whose classes may follow
     one another.
     """
     count = len(pictures.manifest.of("val"))

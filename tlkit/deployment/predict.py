@@ -22,10 +22,9 @@ from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally
 from tlkit.errors import UserError
 from tlkit.evaluation.figures import confusion_matrix
-from tlkit.evaluation.gradcam import grad_cam
 from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
 from tlkit.files import cache_folder, disk_faults_told
-from tlkit.models.units import cam_target
+from tlkit.outcome import heat_maps
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.stream import Prediction, classify_files
@@ -154,9 +153,8 @@ def _tile(
     preprocessing = Preprocessing(member.description.preprocessing)
     shown = preprocessing.picture(read_picture(prediction.path, member.description.max_pixels))
     best = int(prediction.probabilities.argmax())
-    layer, to_grid = cam_target(member.model)
     inputs = preprocessing.tensor(shown)[None]
-    heat = grad_cam(member.model, layer, inputs, torch.tensor([best]), to_grid)[0].numpy()
+    heat = heat_maps(member.model, inputs, torch.tensor([best]))[0].numpy()
     return Tile(
         picture=np.asarray(shown),
         true=None if label is None else classes[label],

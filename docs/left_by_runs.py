@@ -1,0 +1,492 @@
+"""What runs leave in MLflow, name by name, with its meaning.
+
+A meaning cannot be read off the code. That these tables name exactly what runs leave is asserted by
+tests/test_reference.py; `docs.make_reference` puts them into docs/REFERENCE.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something that runs leave in MLflow.
+
+    Attributes:
+        name: as it is logged; `*` stands for any text.
+        runs: names of the runs that leave it, `*` as above.
+        when: in which of them, in words; "" for all.
+    """
+
+    name: str
+    runs: tuple[str, ...]
+    meaning: str
+    when: str = ""
+
+
+def left(runs: tuple[str, ...], meanings: Mapping[str, str], when: str = "") -> list[Left]:
+    """What the same runs leave, by name."""
+    return [Left(name, runs, meaning, when) for name, meaning in meanings.items()]
+
+
+PHASES = ("baseline", "head", "finetune")
+TESTED = (*PHASES, "ensemble")
+TRAINED = (*PHASES, "trial-*")
+SEEDS, TRIAL = ("*-seeds",), ("trial-*",)
+OF_DATA = (*TESTED, "data", "suite", *SEEDS, "tune", "compare", "curve")
+USES = ("predict", "promote", "route", "abtest", "monitor", "export")
+ALL = (*OF_DATA, *TRIAL, "cache", *USES)
+# Runs with a logged model called `model`.
+MODELS = (*TESTED, "route")
+
+_CACHED = "with `engine: cached`"
+_KNOWN = "where folders are called after classes"
+_CHAMPION = "where there is a champion"
+_OUTCOMES = "where both have outcomes"
+
+METRICS: Mapping[str, Sequence[Left]] = {
+    "Of each epoch (the step is the epoch, from 0)": [
+        *left(
+            TRAINED,
+            {
+                "train/loss": "cross-entropy of the augmented views while the weights move, with "
+                "dropout, label smoothing and class weights",
+                "train/accuracy": "share of the same that was classified right",
+                "val/loss": "cross-entropy of the validation pictures, without smoothing, class "
+                "weights or temperature; the lowest one chooses the epoch",
+                "val/accuracy": "share of the validation pictures classified right",
+                "lr/head": "learning rate at the beginning of the epoch, of the head; in "
+                "`baseline`, of the whole network",
+            },
+        ),
+        *left(
+            ("finetune", *TRIAL),
+            {"lr/backbone": "the same of the unfrozen units"},
+            "with units to train",
+        ),
+    ],
+    "Of the epoch whose weights were kept": [
+        *left(
+            (*TRAINED, "tune", "ensemble"),
+            {
+                "val/best_accuracy": "validation accuracy of the kept weights; in `tune`, of the "
+                "best trial so far (the step is the number of trials made)"
+            },
+        ),
+        *left((*TRAINED, "tune"), {"val/best_loss": "validation loss of the same"}),
+        *left(TRAINED, {"val/best_epoch": "which epoch that was, from 0"}),
+        *left(
+            PHASES,
+            {
+                "temperature": "what logits are divided by, fitted on the validation pictures; 1 "
+                "where they do not tell it from 1"
+            },
+        ),
+    ],
+    "Of the test pictures, read once": [
+        *left(
+            (*TESTED, "tune"),
+            {
+                "test/accuracy": "share classified right; in `tune`, these four are those of "
+                "`tlkit.best_run`",
+                "test/accuracy_low": "lower end of its 95 % interval (Wilson)",
+                "test/accuracy_high": "upper end",
+                "test/f1": "mean over the classes, weighted by their frequency",
+            },
+        ),
+        *left(
+            TESTED,
+            {
+                "test/precision": "as `test/f1`",
+                "test/recall": "as `test/f1`",
+                "test/loss": "mean negative log-likelihood in nats, calibrated",
+                "test/ece": "expected calibration error in 15 bins, 0 to 1, calibrated",
+                "test/loss_uncalibrated": "the loss with temperature 1",
+                "test/ece_uncalibrated": "the calibration error with temperature 1",
+                "test/auroc": "area under the ROC curve; with more than two classes, the mean of "
+                "each against the rest, weighted by frequency",
+            },
+        ),
+        *left(
+            SEEDS,
+            {
+                "test/accuracy_mean": "mean of `test/accuracy` over the seeds",
+                "test/accuracy_deviation": "its standard deviation",
+                "test/accuracy_mean_low": "lower end of the mean's 95 % interval",
+                "test/accuracy_mean_high": "upper end",
+            },
+        ),
+        *left(
+            ("suite", "curve"),
+            {
+                "*/test_accuracy": "`test/accuracy` of each phase, by its name; in `curve`, the "
+                "step is the number of training pictures"
+            },
+        ),
+    ],
+    "Of the heat maps": left(
+        TESTED,
+        {
+            "gradcam/similarity_randomised": "rank correlation of the Grad-CAM maps with those of "
+            "random weights, -1 to 1; high means that they do not depend on the weights",
+            "gradcam/deletion_gain": "how much less area is under the probability when the "
+            "hottest cells are deleted first, than in random order",
+            "gradcam/deletion_p_value": "Wilcoxon's one-sided test of that",
+            "gradcam/insertion_gain": "how much more area when the hottest are inserted first",
+            "gradcam/insertion_p_value": "Wilcoxon's one-sided test of that",
+        },
+    ),
+    "Of the cost": [
+        *left(
+            TESTED,
+            {
+                "parameters/trainable": "numbers that training may change; in `ensemble`, 0",
+                "parameters/total": "numbers of the network, or of all members",
+            },
+        ),
+        *left(
+            TRAINED,
+            {
+                "time/prefix_seconds": "wall time of finding or computing the outputs of the "
+                "frozen part; in `baseline`, the decoded pictures"
+            },
+        ),
+        *left(PHASES, {"time/train_seconds": "wall time of training and validation"}),
+        *left((*TRAINED, "ensemble"), {"time/total_seconds": "wall time until it is logged"}),
+        *left(
+            TRAINED,
+            {
+                "features/wanted": "outputs of the frozen part that it trains on",
+                "features/hits": "those that were in the store already",
+                "features/bytes": "what they take on the disk",
+            },
+            _CACHED,
+        ),
+        *left(
+            TRAINED,
+            {
+                "features/compute_seconds": "seconds to compute an output",
+                "features/write_seconds": "seconds to store it",
+                "features/read_seconds": "seconds to read it",
+            },
+            "where so many are computed that it can be measured",
+        ),
+        *left(
+            PHASES,
+            {"system/*": "MLflow's own: processor, memory, disk, network"},
+            "every 10 seconds",
+        ),
+    ],
+    "Of a search": left(
+        ("tune",),
+        {
+            "trials/complete": "trials that came to their end",
+            "trials/pruned": "trials that were stopped as bad",
+            "trials/failed": "trials that ended with an error",
+            "trials/interrupted": "trials that were stopped from outside",
+        },
+    ),
+    "Of a comparison (`CANDIDATE-REFERENCE` are two runs' names)": left(
+        ("compare",),
+        {
+            "difference/*": "test accuracy, candidate minus reference",
+            "difference_low/*": "lower end of its interval (bootstrap)",
+            "difference_high/*": "upper end",
+            "p_holm/*": "exact McNemar test, corrected for the number of pairs after Holm",
+        },
+    ),
+    "Of predictions": [
+        *left(
+            ("predict",),
+            {
+                "predict/pictures": "pictures classified",
+                "predict/unreadable": "files that are no picture",
+                "predict/abstained": "pictures left without a class",
+            },
+        ),
+        *left(
+            ("predict",),
+            {
+                "predict/accuracy": "share classified right",
+                "predict/accuracy_low": "lower end of its 95 % interval (Wilson)",
+                "predict/accuracy_high": "upper end",
+                "predict/precision": "as `test/precision`",
+                "predict/recall": "as `test/recall`",
+                "predict/f1": "as `test/f1`",
+                "predict/loss": "as `test/loss`",
+            },
+            _KNOWN,
+        ),
+        *left(
+            ("predict",),
+            {
+                "predict/answered": "share that was given a class",
+                "predict/answered_accuracy": "accuracy among those",
+            },
+            f"{_KNOWN} and `abstain` leaves some open",
+        ),
+    ],
+    "Of a promotion": left(
+        ("promote",),
+        {
+            "promote/difference": "accuracy, candidate minus champion",
+            "promote/low": "lower end of its interval (bootstrap)",
+            "promote/high": "upper end",
+            "promote/p_value": "exact McNemar test, two-sided",
+            "promote/p_better": "the same, one-sided, for a better candidate",
+            "promote/only_candidate": "pictures that it alone got right",
+            "promote/only_reference": "pictures that the champion alone got right",
+            "promote/both": "pictures that both got right",
+            "promote/neither": "pictures that neither got right",
+            "promote/pictures": "test pictures that both have",
+            "promote/left_out": "test pictures that only one of them has",
+        },
+        _CHAMPION,
+    ),
+    "Of live traffic": [
+        *left(
+            ("abtest",),
+            {
+                "abtest/*_keys": "keys that `champion` or `challenger` served",
+                "abtest/*_known": "those with an outcome",
+                "abtest/*_successes": "those with a success",
+            },
+        ),
+        *left(
+            ("abtest",),
+            {
+                "abtest/difference": "success rate, challenger minus champion",
+                "abtest/low": "lower end of its interval, valid at every look",
+                "abtest/high": "upper end",
+            },
+            _OUTCOMES,
+        ),
+        *left(
+            ("monitor",),
+            {
+                "drift/alarm": "1 for an alarm, 0 for none",
+                "drift/requests": "requests that were looked at",
+                "drift/*_psi": "population stability index of `class_mix`, `confidence`, "
+                "`brightness`, `contrast`, `embedding_0`, ...",
+                "drift/*_p": "p-value of the same, corrected after Holm",
+            },
+        ),
+    ],
+    "Of an export": left(
+        ("export",),
+        {
+            "export/difference": "largest difference of a probability from PyTorch",
+            "export/pictures": "pictures that it was checked on",
+        },
+    ),
+}
+
+TAGS: Sequence[Left] = [
+    *left(
+        ALL,
+        {
+            "tlkit.phase": "name of the run; of a trial, `trial`",
+            "mlflow.note.content": "the description on top of the run in MLflow's UI",
+        },
+    ),
+    *left(
+        TRAINED,
+        {"mlflow.parentRunId": "the run that this one is a child of"},
+        "where another one began it",
+    ),
+    *left(
+        OF_DATA,
+        {
+            "tlkit.data_digest": "digest of the manifest, equal for the same data; MLflow's "
+            "data set of the run has the same"
+        },
+    ),
+    *left(
+        PHASES,
+        {"tlkit.settings": "hash over all that a head depends on besides the data"},
+    ),
+    *left(
+        PHASES,
+        {"features/decision": "`store`, or why outputs are computed again in every epoch"},
+        _CACHED,
+    ),
+    *left(("finetune",), {"tlkit.init_from": "id of the run whose weights it began from"}),
+    *left(
+        TRIAL,
+        {
+            "tlkit.trial": "its number in the study",
+            "tlkit.trial_state": "running, complete, pruned, failed or interrupted",
+        },
+    ),
+    *left(("finetune",), {"tlkit.trial": "the trial that it trains for good"}, "below `tune`"),
+    *left(
+        ("tune",),
+        {
+            "tlkit.best.*": "value of each searched key in the best trial",
+            "tlkit.best_trial": "its number",
+            "tlkit.best_run": "id of the `finetune` run that trained it for good",
+        },
+    ),
+    *left(("compare",), {"tlkit.compared": "ids of the runs, with commas between them"}),
+    *left(
+        ("ensemble",),
+        {"tlkit.in_soup": "ids of the runs whose weights are in it"},
+        "with `average: weights`",
+    ),
+    *left(
+        ("promote",),
+        {"tlkit.verdict": "champion, challenger or refused"},
+        "where a candidate was judged",
+    ),
+    *left(
+        ("abtest",), {"tlkit.winner": "control (the champion), treatment (the other), or none yet"}
+    ),
+]
+
+ARTIFACTS: Mapping[str, Sequence[Left]] = {
+    "Of the data and the configuration": [
+        *left(
+            (*TESTED, "data"),
+            {
+                "config.yaml": "every key with its effective value; `-P config=` reads it",
+                "data/manifest.csv": "path, label, split and sha256 of every picture",
+            },
+        ),
+        *left(
+            (*PHASES, "data"),
+            {
+                "data/audit.json": "what was unreadable, copied, alike or put into two classes",
+                "data/samples.png": "some pictures, before and after augmentation",
+                "environment.json": "Python, platform, device, number format, threads, versions of "
+                "packages, git commit",
+            },
+        ),
+    ],
+    "Of training": left(
+        PHASES,
+        {
+            "history.json": "the metrics of each epoch",
+            "curves.png": "the same as curves",
+            "checkpoints/*.safetensors": "`best` and `last` epoch: all that training may change",
+            "checkpoints/*.json": "what the checkpoint is of: phase, backbone, weights, classes, "
+            "epoch, metrics",
+        },
+    ),
+    "Of the test pictures": left(
+        TESTED,
+        {
+            "predictions.csv": "path, label, predicted class, a probability for each class",
+            "classification_report.json": "precision, recall and F1 of each class",
+            "confusion_matrix.json": "counts; rows are true classes, columns predicted ones",
+            "confusion_matrix.png": "the same as a figure",
+            "calibration.json": "the temperature, and what abstaining costs and gains",
+            "calibration.png": "reliability before and after the temperature, and abstaining",
+            "mistakes.png": "the most confident mistakes, up to 24",
+            "gradcam.png": "pictures with the evidence for the predicted class, up to 12",
+            "gradcam/*.png": "the overlays one by one",
+            "gradcam_check.json": "whether these heat maps are to be trusted, in numbers",
+            "gradcam_check.png": "the same as a figure",
+        },
+    ),
+    "Of a search": [
+        *left(
+            ("tune",),
+            {
+                "best.yaml": "configuration of the best trial; `-P config=` reads it",
+                "trials.csv": "number, state, keys, loss, accuracy, seconds, epochs, error of each",
+                "optimization_history.png": "the value of each trial, and the best so far",
+                "slice.png": "the value over each key",
+                "parallel_coordinate.png": "a line a trial, through the values of its keys",
+                "intermediate_values.png": "the value after each epoch",
+                "timeline.png": "when each trial ran, and how it ended",
+            },
+        ),
+        *left(
+            ("tune",),
+            {"param_importances.png": "how much each key explains"},
+            "where trials differ in a key",
+        ),
+        *left(
+            ("tune",),
+            {"pareto_front.png": "trials by both objectives"},
+            "with a `second_objective`, in place of `intermediate_values.png`",
+        ),
+    ],
+    "Of several runs": [
+        *left(
+            ("compare",),
+            {
+                "report.html": "all of it on one page, which needs no network",
+                "comparison.json": "the verdict, the runs with their costs, and every pair",
+                "pictures.csv": "which test pictures each run got right",
+            },
+        ),
+        *left(
+            ("curve",),
+            {
+                "curve.png": "accuracy against training pictures, with intervals",
+                "curve.csv": "phase, pictures, accuracy, ends of its interval",
+            },
+        ),
+    ],
+    "Of the use of a model": [
+        *left(
+            ("predict",),
+            {
+                "predictions.csv": "path, predicted class, a probability for each class",
+                "predictions.json": "the same, with an `error` for what is no picture",
+                "unreadable.csv": "path and reason of what is no picture",
+            },
+        ),
+        *left(("predict",), {"confusion_matrix.png": "true and predicted classes"}, _KNOWN),
+        *left(
+            ("predict",),
+            {
+                "gradcam.png": "the first pictures with the evidence, up to 24",
+                "gradcam/*.png": "an overlay for each picture",
+            },
+            "with `gradcam: true`",
+        ),
+        *left(("promote",), {"comparison.json": "both versions and the metrics"}, _CHAMPION),
+        *left(("abtest",), {"abtest.json": "the counts of both models, and the test"}),
+        *left(
+            ("monitor",),
+            {
+                "drift.json": "PSI, statistic, p-values and alarm of each quantity",
+                "drift.png": "the requests beside the validation pictures",
+            },
+        ),
+        *left(
+            ("export",),
+            {
+                "model.onnx": "normalised pictures to calibrated probabilities",
+                "model.json": "classes and preprocessing",
+            },
+        ),
+    ],
+}
+
+REGISTRY: Mapping[str, str] = {
+    "tlkit.champions": "of the name: the versions that were champion, the present one last",
+    "tlkit.verdict": "of a version: champion, challenger, refused or rolled back",
+    "tlkit.reason": "of a version: why, in a sentence",
+}
+
+EXIT_CODES: Mapping[int, str] = {
+    0: "it is done",
+    1: "an error of ours, with its traceback; of `monitor`, an alarm",
+    2: "a mistake that the user can put right: one line, `error: ...`, on standard error",
+    130: "interrupted by Ctrl-C",
+}
+
+VARIABLES: Mapping[str, str] = {
+    "TLKIT_CACHE": "folder for downloads, unpacked archives, drawn pictures and stored outputs; "
+    "unset: the user's cache folder",
+    "TLKIT_REQUEST_LOG": "where a served model logs what it is asked, an SQLAlchemy address such "
+    "as `sqlite:///requests.db`; `none`: nowhere; "
+    "unset: nowhere, and a router to `requests.db` in its folder",
+    "TLKIT_LOG_PICTURES": "`1`: it logs the pictures too",
+    "MLFLOW_RUN_ID": "set by `mlflow run`: the run that it began, which becomes ours",
+    "CUBLAS_WORKSPACE_CONFIG": "set to `:4096:8` on a GPU where it is unset, so that the same "
+    "command gives the same bits",
+}
