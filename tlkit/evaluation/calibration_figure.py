@@ -7,7 +7,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from tlkit.evaluation.calibration import Reliability, reliability, rescale
-from tlkit.evaluation.canvas import BLUE, DIM, GREEN, VERMILLION, Heading, blank, percent
+from tlkit.evaluation.canvas import BLUE, DIM, GREEN, VERMILLION, Heading, blank, panels, percent
 from tlkit.evaluation.metrics import expected_calibration_error
 
 
@@ -33,11 +33,9 @@ def calibration_figure(
         ],
         width,
     )
-    height = 4.2 + heading.height
-    figure = blank(width, height)
+    figure = blank(width, 4.2 + heading.height)
     heading.draw(figure)
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 4.2 / height), w_pad=0.12, h_pad=0.08)
-    axes = figure.subplots(1, 3)
+    axes = panels(figure, 3, 4.2)
     for ax, name, rows in ((axes[0], "before", before), (axes[1], "after", probabilities)):
         error = expected_calibration_error(rows, labels)
         _reliability(ax, reliability(rows, labels), f"{name}: calibration error {percent(error)}")

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from tlkit.evaluation.canvas import (
@@ -20,6 +20,7 @@ from tlkit.evaluation.canvas import (
     VERMILLION,
     Heading,
     blank,
+    panels,
     percent,
     shorten,
     text_width,
@@ -56,12 +57,12 @@ def curves(
 
     Raises ValueError where the history holds none of these keys.
     """
-    panels = {
+    shown = {
         name: [line for line in lines if any(line[0] in row for row in history)]
         for name, lines in _PANELS.items()
     }
-    panels = {name: lines for name, lines in panels.items() if lines}
-    if not panels:
+    shown = {name: lines for name, lines in shown.items() if lines}
+    if not shown:
         raise ValueError(f"nothing to draw in a history of {len(history)} epochs")
     if best_epoch is None:
         losses = [
@@ -70,15 +71,11 @@ def curves(
             if math.isfinite(row.get("val/loss", math.nan))
         ]
         best_epoch = int(min(losses)[1]) if losses else None
-    width = 0.8 + 4.4 * len(panels)
+    width = 4.7 * len(shown)
     heading = Heading(title, [], width)
-    height = 3.9 + heading.height
-    figure = blank(width, height)
+    figure = blank(width, 4 + heading.height)
     heading.draw(figure)
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 4 / height), w_pad=0.1, h_pad=0.08)
-    for ax, (name, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    for ax, (name, lines) in zip(panels(figure, len(shown), 4), shown.items(), strict=True):
         _draw_panel(ax, name, lines, history, best_epoch)
     return figure
 
@@ -127,6 +124,7 @@ def _log_axis(ax: Axes, rates: Sequence[float]) -> None:
         low, high = math.log10(min(positive)), math.log10(max(positive))
         ax.set_yscale("log")
         ax.set_ylim(10 ** math.floor(low) / 1.6, 10 ** math.ceil(high) * 1.6)
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
 def confusion_matrix(matrix: NDArray[np.integer], classes: Sequence[str], title: str) -> Figure:

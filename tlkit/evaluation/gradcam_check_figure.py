@@ -7,11 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tlkit.evaluation.canvas import BLUE, DIM, VERMILLION, Heading, blank
+from tlkit.evaluation.canvas import BLUE, DIM, VERMILLION, Heading, blank, panels
 from tlkit.evaluation.gradcam_check import SIMILAR, GradcamCheck
 from tlkit.evaluation.tiles import overlay
 
 _WIDTH = 12.0
+# Heights in inches: of the pictures, and of the curves below.
 _STRIP, _PANELS = 2.1, 3.6
 
 
@@ -25,18 +26,17 @@ def gradcam_check_figure(check: GradcamCheck, picture: NDArray[np.uint8], title:
     height = _STRIP + _PANELS + heading.height
     figure = blank(_WIDTH, height)
     heading.draw(figure)
-    figure.set_layout_engine(
-        "constrained", rect=(0, 0, 1, (_STRIP + _PANELS) / height), w_pad=0.1, h_pad=0.08
-    )
-    strip, panels = figure.subfigures(2, 1, height_ratios=(_STRIP, _PANELS), squeeze=False)[:, 0]
     names = ["trained", *(f"random: {stage}" for stage in check.stages)]
-    for ax, name, heat in zip(
-        strip.subplots(1, len(names), squeeze=False)[0], names, check.example, strict=True
-    ):
+    side = min(_STRIP - 0.4, _WIDTH / len(names) - 0.15)
+    for place, (name, heat) in enumerate(zip(names, check.example, strict=True)):
+        edge = _WIDTH * (place + 0.5) / len(names) - side / 2
+        ax = figure.add_axes(
+            (edge / _WIDTH, (_PANELS + 0.05) / height, side / _WIDTH, side / height)
+        )
         ax.imshow(overlay(picture, heat))
         ax.set(xticks=[], yticks=[])
         ax.set_title(name, fontsize=9)
-    left, middle, right = panels.subplots(1, 3)
+    left, middle, right = panels(figure, 3, _PANELS)
     _similarity(left, check)
     _curves(middle, "deletion", check.removed, check.deletion, check.deletion_random)
     middle.set_xlabel("share of the cells blurred")
