@@ -21,9 +21,9 @@ from tlkit.data.transforms import Preprocessing
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.serving.classifier import Classifier
+from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import REFERENCE_FILE, Reference
-from tlkit.serving.request_log import Entry as Logged
-from tlkit.serving.request_log import RequestLog
+from tlkit.serving.request_log import RequestLog, open_log
 from tlkit.serving.router import assign
 from tlkit.tracking import local_model
 
@@ -142,17 +142,18 @@ def logged(key: str, served_by: str, share: float = 0.5) -> Logged:
     return Logged(1.0, 0.01, 0, "cat", 0.9, [], served_by, key, share)
 
 
+@pytest.mark.parametrize("kept", ["sqlite:///{}/requests.db", "parquet:///{}/requests"])
 def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
-    entry: Entry, experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    entry: Entry, experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    url = kept.format(tmp_path)
     arguments = ("--log", url)
     assert entry("abtest", *arguments) == 2
     assert "cannot be read" in capsys.readouterr().err
     generator = np.random.default_rng(0)
     keys = [f"k{number}" for number in range(4000)]
     names = [assign(key, "tlkit", 0.5) for key in keys]
-    log = RequestLog(url)
+    log = open_log(url)
     log.write([logged(key, name) for key, name in zip(keys, names, strict=True)])
     log.write([logged(keys[0], names[0])])  # asks again, and counts once
     assert entry("abtest", *arguments) == 0
@@ -230,24 +231,24 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     url = f"sqlite:///{tmp_path / 'requests.db'}"
-    requests_of(trained, RequestLog(url), 0.0, None)
+    requests_of(trained, open_log(url), 0.0, None)
     arguments = ("--model", trained.model(), "--log", url, "--window", "60")
     assert entry("monitor", *arguments) == 0
     assert "No alarm" in capsys.readouterr().out
     assert newest(experiment).data.metrics["drift/alarm"] == 0
-    requests_of(trained, RequestLog(url), 3.0, "challenger")
+    requests_of(trained, open_log(url), 3.0, "challenger")
     assert entry("monitor", *arguments, "--served_by", "challenger") == 1
     assert "ALARM: embedding" in capsys.readouterr().out
     run = newest(experiment)
     assert run.data.metrics["drift/alarm"] == 1
     assert artifact(experiment, "drift.png").exists()
     assert json.loads(artifact(experiment, "drift.json").read_text())["alarm"] is True
-    requests_of(trained, RequestLog(url), 0.0, None, dark=0.3)
+    requests_of(trained, open_log(url), 0.0, None, dark=0.3)
     assert entry("monitor", *arguments) == 1
     assert "ALARM: brightness differ" in capsys.readouterr().out
     assert newest(experiment).data.metrics["drift/contrast_p"] == 1
     assert entry("monitor", *arguments, "--served_by", "champion") == 2
-    RequestLog(url).write([logged("k", "champion")])
+    open_log(url).write([logged("k", "champion")])
     assert entry("monitor", *arguments) == 2
     assert "another model's requests" in capsys.readouterr().err
 
@@ -256,7 +257,7 @@ def test_models_and_logs_of_before_light_was_kept_are_compared_on_the_rest(
     entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database, model = tmp_path / "requests.db", tmp_path / "model"
-    log = RequestLog(f"sqlite:///{database}")
+    log = open_log(f"sqlite:///{database}")
     requests_of(trained, log, 0.0, None)
     arguments = ("--log", f"sqlite:///{database}", "--window", "60")
     with local_model(trained.model()) as folder:
@@ -277,8 +278,8 @@ def test_models_and_logs_of_before_light_was_kept_are_compared_on_the_rest(
 
     # A server of now goes on with the table of then, and so does a second one.
     for _ in range(2):
-        requests_of(trained, RequestLog(f"sqlite:///{database}"), 0.0, None, dark=0.3)
-    kept = RequestLog(f"sqlite:///{database}").read()
+        requests_of(trained, open_log(f"sqlite:///{database}"), 0.0, None, dark=0.3)
+    kept = open_log(f"sqlite:///{database}").read()
     assert len(kept) == 180
     known = [entry.brightness is not None for entry in kept]
     assert known == [False] * 60 + [True] * 120

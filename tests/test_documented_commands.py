@@ -28,8 +28,9 @@ from mlflow.projects._project_spec import load_project
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.phases import PHASES
+from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import Reference
-from tlkit.serving.request_log import Entry, RequestLog
+from tlkit.serving.request_log import open_log
 from tlkit.tracking import PHASE_TAG, local_model, register_model
 
 TUTORIAL = "docs/TUTORIAL.md"
@@ -291,9 +292,9 @@ class Reader:
         if module == "route":
             self.share = float(flags.get("share", 0.5))
         if module == "monitor" and not (self.folder / flags["log"].split("/")[-1]).exists():
-            RequestLog(flags["log"]).write(asked_before(flags["model"]))
+            open_log(flags["log"]).write(asked_before(flags["model"]))
         if module == "abtest":
-            RequestLog(flags["log"]).write(routed(self.share))
+            open_log(flags["log"]).write(routed(self.share))
             rows = "\n".join(f"key {number},{number % 2}" for number in range(60))
             (self.folder / flags["outcomes"]).write_text(f"key,success\n{rows}\n")
 

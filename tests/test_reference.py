@@ -26,8 +26,9 @@ from tlkit.errors import UserError
 from tlkit.evidence import curve
 from tlkit.features import fill
 from tlkit.search import conclude, figures
+from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import Reference
-from tlkit.serving.request_log import Entry, RequestLog
+from tlkit.serving.request_log import open_log
 from tlkit.serving.router import assign
 from tlkit.summary import PhaseResult
 from tlkit.tracking import local_model
@@ -175,13 +176,13 @@ def log_changed_requests(log: str, model: str) -> None:
         known = Reference.load(folder)
     far = known.embedding + 10 * known.embedding.std(axis=0)
     asked = [Entry(1.0, 0.1, 0, "cat", 0.9, [float(value) for value in row]) for row in far]
-    RequestLog(log).write(asked * 10)
+    open_log(log).write(asked * 10)
 
 
 def log_routed_requests(log: str, outcomes: Path) -> None:
     keys = [str(number) for number in range(20)]
     pd.DataFrame({"key": keys, "success": 1}).to_csv(outcomes, index=False)
-    RequestLog(log).write(
+    open_log(log).write(
         [Entry(1.0, 0.1, 0, "cat", 0.9, [], assign(key, "", 0.5), key, 0.5) for key in keys]
     )
 

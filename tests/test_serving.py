@@ -22,7 +22,7 @@ import pytest
 import requests
 from conftest import Trained
 
-from tlkit.serving.request_log import RequestLog
+from tlkit.serving.request_log import open_log
 
 pytestmark = pytest.mark.slow
 JSON = {"content-type": "application/json"}
@@ -128,7 +128,7 @@ def test_requests_are_logged_without_their_pictures(server: Server, trained: Tra
     pictures, expected = said_of_test(trained)
     began = time.time()
     server.ask(record(*pictures))
-    entries = RequestLog(server.log).read(since=began)
+    entries = open_log(server.log).read(since=began)
     assert [entry.predicted for entry in entries] == list(expected.argmax(axis=1))
     np.testing.assert_allclose([e.confidence for e in entries], expected.max(axis=1), atol=1e-5)
     known = trained.reference()
@@ -145,7 +145,7 @@ def test_a_validation_picture_is_logged_as_the_reference_has_it(
     names = list(listed[listed["split"] == "val"]["path"])
     began = time.time()
     server.ask(record(*((trained.pictures / name).read_bytes() for name in names)))
-    entries = RequestLog(server.log).read(since=began)
+    entries = open_log(server.log).read(since=began)
     known = trained.reference()
     np.testing.assert_allclose([list(e.embedding) for e in entries], known.embedding, atol=1e-3)
     np.testing.assert_allclose([e.confidence for e in entries], known.confidence, atol=1e-4)
@@ -159,7 +159,7 @@ def test_the_light_of_a_picture_with_many_views_is_that_of_the_plain_one(
     for views in (1, 3):
         began = time.time()
         assert server.ask(record(*pictures[:2]) | {"params": {"tta": views}}).ok
-        logged = RequestLog(server.log).read(since=began)
+        logged = open_log(server.log).read(since=began)
         seen = [(entry.brightness, entry.contrast) for entry in logged]
         if views == 1:
             expected = seen

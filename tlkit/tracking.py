@@ -38,6 +38,7 @@ SERVING_PACKAGES = (
     "numpy",
     "pandas",
     "pillow",
+    "pyarrow",
     "safetensors",
     "sqlalchemy",
     "timm",

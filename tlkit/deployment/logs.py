@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
 from tlkit.errors import UserError
-from tlkit.serving.request_log import RequestLog
+from tlkit.serving.request_log import LOG_FAULTS, RequestLog, open_log
 
 
 def without_password(address: str) -> str:
@@ -32,8 +32,8 @@ def seconds_of(since: str) -> float:
 def opened(address: str) -> Iterator[RequestLog]:
     """The log at an address; a UserError for one that cannot be read while the block lasts."""
     try:
-        yield RequestLog(address)
-    except (SQLAlchemyError, ImportError) as error:
+        yield open_log(address)
+    except LOG_FAULTS as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"log={without_password(address)} cannot be read ({reason}); the address that "

@@ -6,7 +6,7 @@ from typing import Any
 from tlkit.keys import Settings, at_least, auto_or, choice, key, required, share
 
 _MODEL = "runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or a folder"
-_LOG = "an SQLAlchemy address such as sqlite:///requests.db"
+_LOG = "an SQLAlchemy address such as sqlite:///requests.db, or parquet:///FOLDER"
 _TIME = "none, or a time such as 2026-11-23T08:00"
 
 

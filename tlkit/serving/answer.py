@@ -16,15 +16,21 @@ import pandas as pd
 from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
-from sqlalchemy.exc import SQLAlchemyError
 
 from tlkit.data.images import UnreadablePicture
+from tlkit.errors import UserError
 from tlkit.models.features import last_features, stacked
 from tlkit.serving.classifier import probability_columns
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.light import light_seen
+from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import REFERENCE_FILE, Reference
-from tlkit.serving.request_log import PICTURES_VARIABLE, Entry, RequestLog, log_of_environment
+from tlkit.serving.request_log import (
+    LOG_FAULTS,
+    PICTURES_VARIABLE,
+    RequestLog,
+    log_of_environment,
+)
 
 INPUT_COLUMN = "image"
 ABSTAINED = ""
@@ -212,5 +218,5 @@ class Served:
             )
         try:
             self.log.write(entries)
-        except SQLAlchemyError as error:  # whoever asked gets the answer all the same
+        except (*LOG_FAULTS, UserError) as error:  # whoever asked gets the answer all the same
             _logger.warning("the request log cannot be written: %s", error)

@@ -1,158 +1,43 @@
-"""What a served model was asked and said, in any database that SQLAlchemy reaches."""
+"""What a served model was asked and said: where it is kept, and how it is opened."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-import sqlalchemy
-from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, MetaData, String, Table
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateIndex, CreateTable
-from sqlalchemy.types import JSON
+from pyarrow.lib import ArrowException
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-# Where a server logs to, as an SQLAlchemy URL such as sqlite:///requests.db; unset: nowhere, and
-# for a router its default.
+from tlkit.serving.parquet_log import ParquetLog
+from tlkit.serving.sql_log import SqlLog
+
+# Where a server logs to, as `open_log` takes it; unset: nowhere, and for a router its default.
 LOG_VARIABLE = "TLKIT_REQUEST_LOG"
 NOWHERE = "none"
 # "1" where the pictures themselves are to be logged too.
 PICTURES_VARIABLE = "TLKIT_LOG_PICTURES"
 
-# Characters of a router's key.
-MAX_KEY = 255
-
-_requests = Table(
-    "tlkit_requests",
-    MetaData(),
-    Column("id", Integer, primary_key=True),
-    Column("time", Float, nullable=False, index=True),
-    Column("seconds", Float, nullable=False),
-    Column("predicted", Integer, nullable=False),
-    Column("class_name", String(255), nullable=False),
-    Column("confidence", Float, nullable=False),
-    Column("embedding", JSON, nullable=False),
-    Column("served_by", String(255)),
-    Column("key", String(MAX_KEY), index=True),
-    Column("share", Float),
-    Column("picture", LargeBinary),
-    Column("brightness", Float),
-    Column("contrast", Float),
-)
-# What a table that an earlier version made does not have.
-_LATER = ("brightness", "contrast")
+RequestLog = SqlLog | ParquetLog
+# What a log raises that cannot be opened, read or written.
+LOG_FAULTS = (SQLAlchemyError, ArrowException, OSError, ImportError)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One picture of a request.
+def open_log(address: str) -> RequestLog:
+    """The log at an SQLAlchemy address, or in the folder of a parquet:///FOLDER.
 
-    Attributes:
-        time: seconds since 1970, when the request came.
-        seconds: from then to its answer, the whole request's.
-        predicted: index of the class.
-        embedding: as `Reference.project` gives it; empty where there is no reference.
-        served_by: which of a router's models answered.
-        key: of the request, for a router.
-        share: of the requests that the challenger is to get, for a router.
-        picture: its bytes, where they are to be logged.
-        brightness: mean of the luma that the network sees, 0..1.
-        contrast: its standard deviation; like the brightness, None in logs of earlier versions.
+    Raises one of LOG_FAULTS where the address is none, or its driver is not installed.
     """
-
-    time: float
-    seconds: float
-    predicted: int
-    class_name: str
-    confidence: float
-    embedding: Sequence[float]
-    served_by: str | None = None
-    key: str | None = None
-    share: float | None = None
-    picture: bytes | None = None
-    brightness: float | None = None
-    contrast: float | None = None
-
-
-class RequestLog:
-    """The table `tlkit_requests` of a database; made with the first entry where it is absent."""
-
-    def __init__(self, url: str) -> None:
-        self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
-        self._made = False
-
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Append, all or none. Raises SQLAlchemyError where the database cannot be written."""
-        rows = [vars(entry) | {"embedding": list(entry.embedding)} for entry in entries]
-        if not self._made:
-            self._make()
-        with self._engine.begin() as connection:
-            connection.execute(_requests.insert(), rows)
-        self._made = True
-
-    def _make(self) -> None:
-        """The table, and columns that it lacks; by several servers at once, maybe."""
-        with self._engine.begin() as connection:
-            connection.execute(CreateTable(_requests, if_not_exists=True))
-            for index in _requests.indexes:
-                connection.execute(CreateIndex(index, if_not_exists=True))
-            missing = _missing(connection)
-        for name in missing:
-            kind = _requests.c[name].type.compile(self._engine.dialect)
-            # Another server may have been faster; whatever else is wrong, the next entry says.
-            with suppress(DBAPIError), self._engine.begin() as connection:
-                connection.execute(
-                    sqlalchemy.text(f"ALTER TABLE {_requests.name} ADD COLUMN {name} {kind}")
-                )
-
-    def read(
-        self, *, since: float = 0.0, last: int | None = None, served_by: str | None = None
-    ) -> list[Entry]:
-        """Entries from a time on, oldest first; of those the `last` ones, or all.
-
-        Raises SQLAlchemyError where there is no such database or table.
-
-        Args:
-            served_by: only those that this model of a router answered.
-        """
-        with self._engine.connect() as connection:
-            unread = {"id", "picture", *_missing(connection)}
-            columns = [column for column in _requests.c if column.name not in unread]
-            query = sqlalchemy.select(*columns).where(_requests.c.time >= since)
-            if served_by is not None:
-                query = query.where(_requests.c.served_by == served_by)
-            query = query.order_by(_requests.c.id.desc()).limit(last)
-            rows = list(connection.execute(query).mappings())
-        return [Entry(**row) for row in reversed(rows)]
-
-    def assignments(self, *, since: float = 0.0) -> list[tuple[str, str, float]]:
-        """Key, model and share of a router's requests from a time on, oldest first, each once.
-
-        Raises as `read`.
-        """
-        columns = (_requests.c.key, _requests.c.served_by, _requests.c.share)
-        query = (
-            sqlalchemy.select(*columns)
-            .where(_requests.c.time >= since, _requests.c.key.is_not(None))
-            .group_by(*columns)
-            .order_by(sqlalchemy.func.min(_requests.c.id))
-        )
-        with self._engine.connect() as connection:
-            return [(key, served_by, share) for key, served_by, share in connection.execute(query)]
-
-
-def _missing(connection: Connection) -> list[str]:
-    """Columns that a table which an earlier version made lacks."""
-    inspector = sqlalchemy.inspect(connection)
-    if not inspector.has_table(_requests.name):
-        return []
-    present = {column["name"] for column in inspector.get_columns(_requests.name)}
-    return [name for name in _LATER if name not in present]
+    url = make_url(address)
+    if url.drivername == "parquet":
+        return ParquetLog(Path(url.database or "."))
+    return SqlLog(address)
 
 
 def log_of_environment(default: str = NOWHERE) -> RequestLog | None:
     """The log that TLKIT_REQUEST_LOG names, or the default; None where that is "none"."""
-    url = os.environ.get(LOG_VARIABLE) or default
-    return None if url == NOWHERE else RequestLog(url)
+    address = os.environ.get(LOG_VARIABLE) or default
+    return None if address == NOWHERE else open_log(address)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import pandas as pd
 
 from tlkit.serving.answer import Question, Route, Served, question, refused
 from tlkit.serving.guard import guard_server
-from tlkit.serving.request_log import MAX_KEY, log_of_environment
+from tlkit.serving.log_entry import MAX_KEY
+from tlkit.serving.request_log import log_of_environment
 
 KEY_COLUMN = "key"
 CHAMPION, CHALLENGER = "champion", "challenger"
