@@ -210,6 +210,12 @@ def test_the_report_in_a_browser(compared: Run, width: int, scheme: str) -> None
             box = shown.bounding_box()
             assert box is not None
             assert min(box["width"], box["height"]) > 20
+        for caption in page.locator("caption").all():
+            words = caption.evaluate(
+                "one => { const range = document.createRange(); range.selectNodeContents(one);"
+                " return range.getBoundingClientRect().right }"
+            )
+            assert words <= width
         # Sorting moves rows and leaves what is copied the same.
         table = page.locator("#results table").first
         before = table.inner_text().split("\n")
