@@ -301,8 +301,21 @@ def test_figure_is_legible(classes: int, k: int, size: int) -> None:
     assert len(figure.axes) == 4 + min(k, 6)
     seen = words(figure)
     assert {"reference", "window"} <= set(seen)
-    assert ("Of 8 embedding directions 6 are drawn." in seen) == (k == 8)
+    said = "Of 8 embedding directions the 6 that differ most are drawn."
+    assert (said in seen) == (k == 8)
     assert ("28 others" in seen) == (classes == 40)
+
+
+def test_figure_draws_the_directions_that_differ_most() -> None:
+    reference, window = sample(200, 1, 2, 8), sample(200, 2, 2, 8)
+    moved = window.embedding.copy()
+    moved[:, 7] += 2 * moved[:, 7].std()
+    window = replace(window, embedding=moved)
+    findings = drift(reference, window, 2)
+    figure = drift_figure(reference, window, findings, ["cat", "dog"], "title")
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title().startswith("embedding")]
+    assert len(titles) == 6
+    assert titles[-1].startswith("embedding 7: ALARM")
 
 
 def test_figure_says_what_alarms_without_colour() -> None:

@@ -10,6 +10,10 @@ from tlkit.evaluation.calibration import Reliability, reliability, rescale
 from tlkit.evaluation.canvas import BLUE, DIM, GREEN, VERMILLION, Heading, blank, panels, percent
 from tlkit.evaluation.metrics import expected_calibration_error
 
+# Shares of the pictures: from here on the accuracy among those answered is drawn; and so near to
+# one another, points share a label.
+_FEWEST_ANSWERED, _ONE_LABEL = 0.05, 0.12
+
 
 def calibration_figure(
     probabilities: NDArray[np.float64],
@@ -69,14 +73,27 @@ def _risk(ax: Axes, probabilities: NDArray[np.float64], labels: NDArray[np.integ
     hits = (probabilities.argmax(axis=1) == labels)[order]
     answered = np.arange(1, len(hits) + 1)
     accuracy = np.cumsum(hits) / answered
-    ax.plot(answered / len(hits), accuracy, color=GREEN, lw=1.8)
+    # One mistake among the first few would set the scale.
+    drawn = answered >= _FEWEST_ANSWERED * len(hits)
+    ax.plot(answered[drawn] / len(hits), accuracy[drawn], color=GREEN, lw=1.8)
+    low = min(float(accuracy[drawn].min()), 0.95)
+    near: list[list[tuple[float, int]]] = []
     for threshold in (0.5, 0.8, 0.9, 0.99):
         kept = int((confidences >= threshold).sum())
-        if kept:
-            ax.plot(kept / len(hits), accuracy[kept - 1], "o", ms=7, mfc="none", mec=DIM)
-            ax.annotate(f"{threshold:g}", (kept / len(hits), accuracy[kept - 1]), xytext=(0, -14),
-                        textcoords="offset points", ha="center", fontsize=8, color=DIM)  # fmt: skip
-    low = min(float(accuracy.min()), 0.95)
+        if not kept:
+            continue
+        ax.plot(kept / len(hits), accuracy[kept - 1], "o", ms=7, mfc="none", mec=DIM)
+        low = min(low, float(accuracy[kept - 1]))
+        if near and near[-1][0][1] - kept < _ONE_LABEL * len(hits):
+            near[-1].append((threshold, kept))
+        else:
+            near.append([(threshold, kept)])
+    for group in near:
+        (first, most), (last, _) = group[0], group[-1]
+        x, y = most / len(hits), min(float(accuracy[kept - 1]) for _, kept in group)
+        ax.annotate(f"{first:g} to {last:g}" if len(group) > 1 else f"{first:g}", (x, y),
+                    xytext=(0, -16), textcoords="offset points", fontsize=8, color=DIM,
+                    ha="right" if x > 0.9 else "center")  # fmt: skip
     ax.set(title="answering only above a confidence", xlabel="pictures answered",
            ylabel="accuracy among them", xlim=(0, 1.03), ylim=(low - 0.04, 1.01))  # fmt: skip
     for axis in (ax.xaxis, ax.yaxis):

@@ -64,7 +64,8 @@ def drift_figure(
     classes: Sequence[str],
     title: str,
 ) -> Figure:
-    """Class mix as bars; all else as distribution functions, of the embedding 6 directions at most.
+    """Class mix as bars; all else as distribution functions, of the embedding the 6 directions that
+    differ most.
 
     findings: what `drift` says of the two samples. Beyond 15 classes the 12 whose shares differ
     most are shown, the others as one. A panel with an alarm says so and stands in a heavy frame.
@@ -79,7 +80,9 @@ def drift_figure(
     highest = max(int(sample.predicted.max()) for sample in (reference, window))
     if highest >= len(classes):
         raise ValueError(f"class {highest} is predicted: needs 0 to {len(classes) - 1}")
-    drawn = pairs[: len(pairs) - reference.directions + _DIRECTIONS]
+    directions = [name for name, *_ in pairs[len(pairs) - reference.directions :]]
+    calm = sorted(directions, key=lambda name: by_name[name].p_value)[_DIRECTIONS:]
+    drawn = [pair for pair in pairs if pair[0] not in calm]
     names, shares = _shown(reference, window, classes)
 
     columns = min(_COLUMNS, len(drawn))
@@ -200,5 +203,8 @@ def _remarks(reference: Sample, window: Sample, findings: Sequence[Finding]) -> 
         "The alarm goes by the adjusted p-value; the words for the PSI ignore the sample size.",
     ]
     if reference.directions > _DIRECTIONS:
-        remarks.append(f"Of {reference.directions} embedding directions {_DIRECTIONS} are drawn.")
+        remarks.append(
+            f"Of {reference.directions} embedding directions the {_DIRECTIONS} that differ most "
+            "are drawn."
+        )
     return remarks
