@@ -1,7 +1,7 @@
 # Training: docker build -t tlkit . && docker run --rm -v "$PWD/mlruns:/app/mlruns" tlkit
 FROM python:3.11-slim
 
-# Inductor compiles for the processor it finds; ONNX Runtime, the default on a CPU, needs no compiler.
+# On a CPU the frozen part needs no compiler of the system: ONNX Runtime and OpenVINO bring their own.
 RUN useradd --create-home --uid 1000 tlkit \
     && mkdir --parents /app/mlruns /cache \
     && chown --recursive tlkit /app /cache

@@ -1,17 +1,22 @@
-"""Twenty configurations over rates and depths 0 to 3: `engine: cached` from an empty store against
-`engine: plain`, of which a sample is timed and scaled.
+"""Twenty configurations over rates and depths 0 to 3: `engine: cached` from an empty store, and
+`-e tune` with its pruning, against `engine: plain`, of which a sample is timed and scaled.
 
     python -m benchmarks.sweep --data FOLDER [--backbone NAME] [--weights auto|none|FILE]
         [--configurations 20] [--sample 2] [--KEY VALUE ...]
 """
 
+import json
+import os
 import random
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import in_own_process, machine_name, start
+from benchmarks.measure import ROOT, in_own_process, machine_name, start
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.files import cache_folder
@@ -27,6 +32,11 @@ RECIPE = {
     "early_stopping": "0",
 }
 DEPTHS = (0, 1, 2, 3)
+SEARCH = {
+    "unfreeze_depth": {"low": 0, "high": 3},
+    "head_lr": {"low": 1e-4, "high": 1e-2, "log": True},
+    "backbone_lr": {"low": 1e-6, "high": 1e-3, "log": True},
+}
 
 
 def configurations(base: Config, count: int) -> list[Config]:
@@ -44,7 +54,34 @@ def configurations(base: Config, count: int) -> list[Config]:
 
 
 def measure(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each configuration, in order, by one engine."""
+    """Seconds of each configuration, in order, by one engine, or of a search."""
+    return search(arguments) if arguments.pop("tune") else sweep(arguments)
+
+
+def search(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The whole of `-e tune`, the training of the best and of the default for good included."""
+    trials = arguments.pop("configurations")
+    del arguments["sample"]
+    if Path(arguments["data"]).exists():
+        arguments["data"] = str(Path(arguments["data"]).resolve())
+    found = {**arguments, "trials": trials, "search": json.dumps(SEARCH)}
+    # In a folder of its own, with a tracking store of its own, as a user would run it.
+    with tempfile.TemporaryDirectory(prefix="tlkit-tune-") as folder:
+        started = time.perf_counter()
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "experiments.tune"),
+                *(part for key, value in found.items() for part in (f"--{key}", str(value))),
+            ],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=sys.stderr,
+            check=True,
+        )
+        return {"seconds": [time.perf_counter() - started]}
+
+
+def sweep(arguments: dict[str, Any]) -> dict[str, Any]:
     count, sample = int(arguments.pop("configurations")), int(arguments.pop("sample"))
     base = Config.load(None, arguments)
     manifest = prepare_data(base).manifest
@@ -70,18 +107,21 @@ def main() -> None:
     prepare_data(config)
     data_cache = (cache_folder() / "data").resolve()
     found = {
-        engine: in_own_process("benchmarks.sweep", {**own, "engine": engine}, data_cache)
-        for engine in ("cached", "plain")
-    }
+        way: in_own_process("benchmarks.sweep", {**own, "engine": engine, "tune": tune}, data_cache)
+        for way, engine, tune in (
+            ("cached", "cached", False), ("tune", "cached", True), ("plain", "plain", False),
+        )
+    }  # fmt: skip
     count, timed = int(own["configurations"]), len(found["plain"]["seconds"])
-    cached = sum(found["cached"]["seconds"])
+    cached, tune = (sum(found[way]["seconds"]) for way in ("cached", "tune"))
     plain = sum(found["plain"]["seconds"]) / timed * count
     print(f"{machine_name()}; {config.backbone}, {count} configurations, depths 0 to 3")
     print("| engine | seconds |")
     print("|---|---|")
     print(f"| cached | {cached:.0f} |")
+    print(f"| cached, the command `tune` with {count} trials | {tune:.0f} |")
     print(f"| plain ({timed} timed, scaled to {count}) | {plain:.0f} |")
-    print(f"plain / cached: {plain / cached:.1f}")
+    print(f"plain / cached: {plain / cached:.1f}; plain / tune: {plain / tune:.1f}")
 
 
 if __name__ == "__main__":

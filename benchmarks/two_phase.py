@@ -24,6 +24,7 @@ from tlkit.models.cut import split
 from tlkit.outcome import evaluate
 from tlkit.phases import Machine, Network, machine_for, open_store
 from tlkit.runs import Data, prepare_data
+from tlkit.training.precision import autocast
 
 RECIPE = {
     "head_epochs": "3",
@@ -68,11 +69,13 @@ def floor(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(suffix(outputs), labels).backward()
+        with autocast(machine.device, machine.dtype):
+            logits = suffix(outputs)
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
 
     def look() -> None:
-        with torch.no_grad():
+        with torch.no_grad(), autocast(machine.device, machine.dtype):
             suffix(outputs)
 
     train, val = len(data.manifest.of("train")), len(data.manifest.of("val"))

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,10 +21,11 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor, nn
 
+from tlkit.data.images import read_picture
 from tlkit.data.prepare import prepare
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.features import fill
-from tlkit.features.compilers import INDUCTOR, ONNX_RUNTIME, compiler_for
+from tlkit.features.compilers import INDUCTOR, ONNX_RUNTIME, OPENVINO, compiler_for
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
 from tlkit.features.prefix import Nothing, Prefix
@@ -31,6 +34,7 @@ from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
 from tlkit.models.units import units
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 FAMILIES = {
     "test_resnet": 32,
@@ -391,7 +395,7 @@ def test_storing_must_take_less_time_than_computing_again(
 ) -> None:
     report = Report(rates=rates)
     some = fill._Fill(
-        store, prefix_of(model_of(), 2), Rendition(pictures, "train", 0), uses, report, None
+        store, prefix_of(model_of(), 2), [Rendition(pictures, "train", 0)], uses, report, None
     )  # type: ignore[arg-type]
     assert some._is_worthwhile() is decision
 
@@ -535,12 +539,14 @@ def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_compiler_follows_from_device_and_precision() -> None:
     assert compiler_for(CPU, torch.float32) == ONNX_RUNTIME
-    assert compiler_for(CPU, torch.bfloat16) == INDUCTOR
+    assert compiler_for(CPU, torch.bfloat16) == OPENVINO
     assert compiler_for(torch.device("cuda"), torch.float32) == INDUCTOR
 
 
 @pytest.mark.parametrize(
-    "compiler", [ONNX_RUNTIME, pytest.param(INDUCTOR, marks=pytest.mark.slow)], indirect=True
+    "compiler",
+    [ONNX_RUNTIME, OPENVINO, pytest.param(INDUCTOR, marks=pytest.mark.slow)],
+    indirect=True,
 )
 def test_compiled_outputs_are_near_and_kept_apart(
     compiler: str, pictures: Pictures, store: Store
@@ -549,14 +555,16 @@ def test_compiled_outputs_are_near_and_kept_apart(
     plain, _ = stored_inputs(store, prefix, pictures, 1)
     compiled, report = stored_inputs(store, prefix, pictures, 1, "on")
     assert report.hits == 0
-    torch.testing.assert_close(training(compiled), training(plain), rtol=1e-4, atol=1e-4)
+    near = 0.05 if compiler == OPENVINO else 1e-4  # which computes in bfloat16
+    torch.testing.assert_close(training(compiled).float(), training(plain), rtol=near, atol=near)
     again, report = stored_inputs(store, prefix, pictures, 1, "auto")
     assert report.hits == report.wanted
     assert torch.equal(training(again), training(compiled))
 
 
+@pytest.mark.parametrize("compiler", [ONNX_RUNTIME, OPENVINO], indirect=True)
 @pytest.mark.parametrize("family", [*FAMILIES, "tf_efficientnet_lite0"])
-def test_compiled_outputs_do_not_depend_on_where_a_pass_began(family: str) -> None:
+def test_compiled_outputs_do_not_depend_on_where_a_pass_began(family: str, compiler: str) -> None:
     size = FAMILIES.get(family, 64)
     model = model_of(family, size)
     for layer in model.modules():
@@ -567,7 +575,9 @@ def test_compiled_outputs_do_not_depend_on_where_a_pass_began(family: str) -> No
     compiled = replace(prefix_of(model, 0), compiled=True)
     [direct] = compiled.outputs(pictures, whole, [0])
     layers, _ = split(model, 0)
-    torch.testing.assert_close(direct, layers(pictures).detach(), rtol=1e-4, atol=1e-4)
+    expected = layers(pictures).detach()
+    near = 0.1 if compiler == OPENVINO else 1e-4
+    torch.testing.assert_close(direct.float(), expected, rtol=near, atol=near)
     for depth in (1, whole // 2, whole - 1):
         fresh = replace(prefix_of(model, 0), compiled=True)
         [middle] = fresh.outputs(pictures, whole, [depth])
@@ -576,6 +586,110 @@ def test_compiled_outputs_do_not_depend_on_where_a_pass_began(family: str) -> No
         both = list(compiled.outputs(pictures, whole, [depth, 0]))
         assert torch.equal(both[0], middle)
         assert torch.equal(both[1], direct)
+
+
+def test_a_signal_reaches_a_process_in_which_compiled_code_came_and_went() -> None:
+    """OpenVINO gives a thread a stack for its signals. In a process of its own, which may end."""
+    code = (
+        "import os, signal, torch\n"
+        "from torch import nn\n"
+        "from tlkit.features.compilers import with_openvino\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('alive', flush=True))\n"
+        "layers, x = nn.Conv2d(3, 4, 1).eval(), torch.ones(32, 3, 8, 8)\n"
+        "with torch.no_grad():\n"
+        "    first = with_openvino(layers, x, maps=True)\n"
+        "    second = with_openvino(layers, x, maps=True)\n"
+        "    del first\n"
+        "    del second\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+def test_nobody_is_told_that_openvino_is_in_use() -> None:
+    code = (
+        "import sys, tlkit.features.compilers\n"
+        "names = [name for name, module in sys.modules.items() if module]\n"
+        "print([name for name in names if 'openvino_telemetry' in name])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_views_of_one_reading_are_those_of_several(pictures: Pictures) -> None:
+    batches = [[3, 37, 11], [0]]
+    for together, first, second in zip(
+        pictures.several("train", [0, 1], batches),
+        pictures.view(0, batches),
+        pictures.view(1, batches),
+        strict=True,
+    ):
+        assert torch.equal(together[0], first[0])
+        assert torch.equal(together[1], second[0])
+    [[plain]], [(expected, _)] = (
+        pictures.several("val", [None], [[0, 1]]),
+        pictures.plain("val", [[0, 1]]),
+    )
+    assert torch.equal(plain, expected)
+
+
+def test_all_views_come_from_one_reading(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def recorded(path: Path, max_pixels: int) -> Image.Image:
+        read.append(path)
+        return read_picture(path, max_pixels)
+
+    monkeypatch.setattr("tlkit.data.datasets.read_picture", recorded)
+    three = replace(pictures, count=3)
+    stored_inputs(store, prefix_of(model_of(), 2), three, 3)
+    assert len(read) == 40 + 8
+
+
+def test_a_view_that_is_partly_stored_is_completed_beside_one_that_is_not(
+    pictures: Pictures, store: Store, tmp_path: Path
+) -> None:
+    prefix = prefix_of(model_of(), 2)
+    stored_inputs(store, prefix, pictures, 1)  # view 0 whole
+    whole, _ = stored_inputs(
+        Store(tmp_path / "whole", 10**9), prefix, replace(pictures, count=3), 3
+    )
+    rendition = Rendition(pictures, "train", 1)
+    [(images, _)] = rendition.load([[3, 5]])
+    [outputs] = prefix.outputs(images, prefix.whole, [2])
+    with store.entry(prefix.key(2, rendition.key())).filling() as filling:
+        filling.append([rendition.names[index] for index in (3, 5)], prefix.rows(outputs))
+    inputs, report = stored_inputs(store, prefix, replace(pictures, count=3), 3)
+    assert report.hits == 40 + 8 + 2
+    for epoch in range(3):
+        assert torch.equal(training(inputs, epoch), training(whole, epoch))
+
+
+def test_views_without_augmentation_are_one(pictures: Pictures, store: Store) -> None:
+    """They share an entry, whose lock is to be taken once."""
+    plain = replace(pictures, views=replace(pictures.views, augment="none"))
+    inputs, report = stored_inputs(store, prefix_of(model_of(), 2), plain, 2)
+    assert report.decision == "store"
+    assert torch.equal(training(inputs, 0), training(inputs, 1))
+
+
+def test_a_budget_for_some_keeps_as_much_of_each_view(
+    pictures: Pictures, store: Store, tmp_path: Path
+) -> None:
+    whole, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 2)
+    row = whole.val.rows.mapped[0].nbytes
+    small = Store(tmp_path / "small", 40 * row)
+    some, report = stored_inputs(small, prefix_of(model_of(), 2), pictures, 2)
+    assert report.decision.startswith("recompute: no room")
+    first, second = (int((view.rows.slots >= 0).sum()) for view in some.views)
+    assert first == second > 10
+    for epoch in (0, 1):
+        assert torch.equal(training(whole, epoch), training(some, epoch))
 
 
 @pytest.mark.parametrize("also", [(), (3,), (4,)])
@@ -600,7 +714,7 @@ def test_a_compiled_cut_is_derived_from_one_that_is_stored(
     assert torch.equal(training(derived), training(direct))
 
 
-@pytest.mark.parametrize("compiler", [ONNX_RUNTIME, INDUCTOR], indirect=True)
+@pytest.mark.parametrize("compiler", [ONNX_RUNTIME, OPENVINO, INDUCTOR], indirect=True)
 def test_without_a_compiler_it_runs_uncompiled_and_says_so(
     compiler: str,
     pictures: Pictures,

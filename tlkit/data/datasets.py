@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -37,15 +38,28 @@ class OneView:
 
 
 @dataclass(frozen=True)
-class PictureDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures in the order given, rendered plain or as one of their views.
+class SeveralViews:
+    """Views of a picture, None for the plain one, that are read and resized once for all of them:
+    as bytes, uint8 (views, H, W, 3), for so many float32 tensors are slow to hand over."""
 
-    Items are (float32 tensor (3, H, W), int64 scalar label).
+    views: Views
+    numbers: tuple[int | None, ...]
+
+    def __call__(self, image: Image, sha256: str) -> Tensor:
+        pictures = self.views.pictures(image, sha256, self.numbers)
+        return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+
+
+@dataclass(frozen=True)
+class PictureDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures in the order given, rendered plain, as one of their views, or as several.
+
+    Items are (what `render` gives, int64 scalar label).
     """
 
     root: Path
     pictures: Sequence[Picture]
-    render: Plain | OneView
+    render: Plain | OneView | SeveralViews
     max_pixels: int
 
     def __len__(self) -> int:
@@ -66,7 +80,7 @@ class PictureDataset(Dataset[tuple[Tensor, Tensor]]):
 def loader(
     dataset: PictureDataset, batches: list[list[int]], *, workers: int, pin: bool
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of (float32 (N, 3, H, W), int64 (N,)) in exactly the order of `batches`."""
+    """Batches of (items (N, ...), int64 (N,)) in exactly the order of `batches`."""
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,9 +41,7 @@ class Preprocessing:
 
     def picture(self, picture: Image.Image) -> Image.Image:
         """An RGB picture resized and cropped as the network sees it, before normalisation."""
-        resize, crop, _ = self._steps
-        result: Image.Image = crop(resize(picture))
-        return result
+        return self.crop(self.resize(picture))
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """An RGB picture to a float32 tensor (3, H, W), normalised."""
@@ -69,10 +67,14 @@ class Preprocessing:
         mean, std = (torch.tensor(self.config[name]).view(3, 1, 1) for name in ("mean", "std"))
         return mean, std
 
-    def resized(self, picture: Image.Image, change: Step) -> Image.Image:
-        """As `picture`, with `change` applied between resizing and cropping."""
-        resize, crop, _ = self._steps
-        result: Image.Image = crop(change(resize(picture)))
+    def resize(self, picture: Image.Image) -> Image.Image:
+        """An RGB picture resized, not yet cropped."""
+        result: Image.Image = self._steps[0](picture)
+        return result
+
+    def crop(self, picture: Image.Image) -> Image.Image:
+        """What `resize` gave, cropped as the network sees it."""
+        result: Image.Image = self._steps[1](picture)
         return result
 
 
@@ -95,15 +97,29 @@ class Views:
     augment: str
     seed: int
 
+    def pictures(
+        self, picture: Image.Image, sha256: str, views: Sequence[int | None]
+    ) -> Iterator[Image.Image]:
+        """These views, None for the plain one, of an RGB picture whose content has the hash
+        `sha256`; it is resized once."""
+        change = _AUGMENTATIONS[self.augment]
+        resized = self.preprocessing.resize(picture)
+        for view in views:
+            if view is None:
+                yield self.preprocessing.crop(resized)
+                continue
+            # A served model renders in several threads, and they share the generator.
+            with _generator, torch.random.fork_rng(devices=[]):
+                # The default generator alone: seeding CUDA from a loader's worker would start it.
+                torch.default_generator.manual_seed(_view_seed(self.seed, view, sha256))
+                changed = change(resized)
+            # After augmenting, so that a rotation brings in real pixels, not black corners.
+            yield self.preprocessing.crop(changed)
+
     def picture(self, picture: Image.Image, sha256: str, view: int) -> Image.Image:
         """View `view` of an RGB picture whose content has the hash `sha256`."""
-        change = _AUGMENTATIONS[self.augment]
-        # A served model renders in several threads, and they share the generator.
-        with _generator, torch.random.fork_rng(devices=[]):
-            # The default generator alone: seeding CUDA from a loader's worker would start it.
-            torch.default_generator.manual_seed(_view_seed(self.seed, view, sha256))
-            # Augmenting before the crop lets a rotation bring in real pixels, not black corners.
-            return self.preprocessing.resized(picture, change)
+        [result] = self.pictures(picture, sha256, [view])
+        return result
 
     def __call__(self, picture: Image.Image, sha256: str, view: int) -> Tensor:
         """As `picture`, to a float32 tensor (3, H, W), normalised."""

@@ -1,5 +1,6 @@
-"""Frozen layers as compiled code, by ONNX Runtime or by Inductor."""
+"""Frozen layers as compiled code: by ONNX Runtime, OpenVINO or Inductor."""
 
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,21 +13,31 @@ from torch import Tensor, nn
 
 from tlkit.models.onnx import INPUT, write_onnx
 
+# Or OpenVINO would tell its makers' analytics of each import, without asking; it can do without.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino  # noqa: E402
+from openvino.preprocess import PrePostProcessor  # noqa: E402
+
 Layers = Callable[[Tensor], Tensor]
 
-ONNX_RUNTIME, INDUCTOR = "onnxruntime", "inductor"
+# Pictures that one of OpenVINO's streams takes at a time. Its threads then need not wait for one
+# another at each layer, which beside the workers that decode takes most of the time.
+_PART = 4
+
+ONNX_RUNTIME, OPENVINO, INDUCTOR = "onnxruntime", "openvino", "inductor"
 
 
 def compiler_for(device: torch.device, dtype: torch.dtype) -> str:
-    """ONNX Runtime for float32 on a CPU, where it is the fastest that was measured and needs no C++
-    compiler (docs/PERFORMANCE.md); Inductor for a GPU, and for bfloat16, of which ONNX Runtime has
-    few kernels on a CPU."""
-    return ONNX_RUNTIME if device.type == "cpu" and dtype == torch.float32 else INDUCTOR
+    """On a CPU ONNX Runtime for float32 and OpenVINO for bfloat16, the fastest that were measured
+    (docs/PERFORMANCE.md), neither of which needs a C++ compiler; on a GPU Inductor."""
+    if device.type != "cpu":
+        return INDUCTOR
+    return ONNX_RUNTIME if dtype == torch.float32 else OPENVINO
 
 
 def compiler_version(compiler: str) -> str:
     """What its numbers depend on besides torch's version: a part of the key of an output."""
-    return f"{compiler} {version(compiler)}" if compiler == ONNX_RUNTIME else compiler
+    return compiler if compiler == INDUCTOR else f"{compiler} {version(compiler)}"
 
 
 def with_inductor(layers: nn.Module) -> Layers:
@@ -60,6 +71,79 @@ def with_onnxruntime(layers: nn.Module, example: Tensor) -> Layers:
         return torch.from_numpy(output)
 
     return run
+
+
+def with_openvino(layers: nn.Module, example: Tensor, *, maps: bool) -> Layers:
+    """Compiled for inputs of the shape, dtype and memory format of `example`; computes in bfloat16
+    and gives it, on as many threads as torch has now.
+
+    Raises whatever the exporter or OpenVINO say of layers that they cannot take.
+
+    Args:
+        example: (N, ...), N a multiple of 4.
+        maps: outputs of four dimensions are (N, C, H, W); they are left as channels_last.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="tlkit-") as folder,
+        torch.autocast("cpu", enabled=False),  # which format is used where is for OpenVINO to say
+    ):
+        file = Path(folder) / "layers.onnx"
+        part = example[:_PART]
+        write_onnx(layers, part.float().contiguous(), file)
+        network = _core().read_model(str(file))
+        edges = PrePostProcessor(network)
+        last = example.ndim == 4 and example.is_contiguous(memory_format=torch.channels_last)
+        edges.input().tensor().set_element_type(_TYPES[example.dtype])
+        if last:
+            edges.input().tensor().set_layout(_NHWC)
+            edges.input().model().set_layout(_NCHW)
+        edges.output().tensor().set_element_type(openvino.Type.bf16)
+        if maps := maps and len(network.outputs[0].shape) == 4:
+            edges.output().tensor().set_layout(_NHWC)
+            edges.output().model().set_layout(_NCHW)
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": min(torch.get_num_threads(), len(example) // _PART),
+            # A thread that may not move would wait for the worker that decodes on its core.
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = _core().compile_model(edges.build(), "CPU", options)
+    requests = [compiled.create_infer_request() for _ in range(0, len(example), _PART)]
+    shape = (len(example), *compiled.outputs[0].shape[1:])
+
+    def run(inputs: Tensor) -> Tensor:
+        given = (inputs.permute(0, 2, 3, 1) if last else inputs).contiguous()
+        output = torch.empty(shape, dtype=torch.bfloat16)
+        for index, request in enumerate(requests):
+            own = slice(index * _PART, (index + 1) * _PART)
+            request.set_input_tensor(_shared(given[own]))
+            request.set_output_tensor(_shared(output[own]))
+            request.start_async()
+        for request in requests:
+            request.wait()
+        return output.permute(0, 3, 1, 2) if maps else output
+
+    return run
+
+
+@lru_cache
+def _core() -> openvino.Core:
+    """One for the process, which is never destroyed. Each gives the thread a stack for its signals,
+    with room for the matrix units; of two that are destroyed in the order of their making, the
+    second leaves that of the first in force, which is gone, and the next signal ends the process.
+    """
+    return openvino.Core()
+
+
+_NCHW, _NHWC = openvino.Layout("NCHW"), openvino.Layout("NHWC")
+_TYPES = {torch.float32: openvino.Type.f32, torch.bfloat16: openvino.Type.bf16}
+
+
+def _shared(tensor: Tensor) -> openvino.Tensor:
+    """The same memory; NumPy, which stands between, knows no bfloat16."""
+    plain = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+    return openvino.Tensor(plain.numpy(), openvino.Shape(tensor.shape), _TYPES[tensor.dtype])
 
 
 @lru_cache

@@ -1,5 +1,6 @@
 """Filling the store: each output of a frozen prefix is computed once, and never again."""
 
+import json
 import statistics
 import sys
 import time
@@ -12,13 +13,23 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tlkit.features.inputs import Batches, Outputs, Pictures, Rendition, StoredInputs
+from tlkit.features.inputs import (
+    Batches,
+    Outputs,
+    Pictures,
+    Rendition,
+    StoredInputs,
+    load_together,
+)
 from tlkit.features.prefix import PASS, Frozen, Prefix
 from tlkit.features.store import Entry, Filling, Rows, Store, Unwritable
 
 # Passes after which the rates are known. The first one waits for the loader to start, and the next
 # find what its workers prepared meanwhile: a few alone would look faster than all.
 _WARM_UP, _MEASURED = 1, 12
+
+# Views that are rendered from one reading of a picture; all of them are in memory at once.
+_TOGETHER = 8
 
 
 @dataclass
@@ -68,8 +79,8 @@ def stored_inputs(
     started = time.perf_counter()
     report = Report()
     views = min(pictures.count, epochs)
-    # Once more than this run needs, for the next one.
-    uses = [-(-epochs // views) + 1] * views + [epochs + 1]
+    # How often an output is used: once more than this run needs, for the next one.
+    uses = {"train": -(-epochs // views) + 1, "val": epochs + 1}
     renditions = [
         *(Rendition(pictures, "train", view) for view in range(views)),
         Rendition(pictures, "val", None),
@@ -83,10 +94,16 @@ def stored_inputs(
     with tqdm(
         total=missing, desc="frozen part", unit="picture", disable=None, leave=None
     ) as progress:
-        for index, rendition in enumerate(renditions):
-            if found[index].missing:
-                fill = _Fill(store, prefix, rendition, uses[index], report, progress)
-                found[index] = fill.run()
+        for split, number in uses.items():
+            wanted = [
+                rendition
+                for rendition, rows in zip(renditions, found, strict=True)
+                if rendition.split == split and rows.missing
+            ]
+            for some in _together(wanted):
+                _Fill(store, prefix, some, number, report, progress).run()
+    if missing:
+        found = _read(store, prefix, renditions)
     report.bytes = sum(
         int((rows.slots >= 0).sum()) * rows.mapped[0].nbytes for rows in found if len(rows.mapped)
     )
@@ -156,106 +173,139 @@ def _nearest(
     return prefix.whole
 
 
+def _together(renditions: Sequence[Rendition]) -> Iterator[list[Rendition]]:
+    """Those whose pictures are read once for all of them; of several that are the same (views
+    without augmentation), one."""
+    different = {json.dumps(one.key(), sort_keys=True): one for one in reversed(renditions)}
+    left = list(reversed(different.values()))
+    while left:
+        yield left[:_TOGETHER]
+        left = left[_TOGETHER:]
+
+
 @dataclass
 class _Fill:
-    """Fills in the outputs of one rendition, at the cut that is wanted and those beside it."""
+    """Fills in the outputs of some renditions of one split, at the cut that is wanted and those
+    beside it."""
 
     store: Store
     prefix: Frozen
-    rendition: Rendition
+    renditions: Sequence[Rendition]
     uses: int
     report: Report
     progress: "tqdm[NoReturn]"
 
-    def run(self) -> Rows:
-        """Compute and store what is missing; the rows of the rendition after it."""
-        depth, names = self.prefix.depth, self.rendition.names
-        if self._is_worthwhile():
-            try:
-                # One order for all processes, or two would wait for one another.
-                depths = sorted({depth, *self.prefix.also}, reverse=True)
-                with ExitStack() as stack:
-                    fillings = {
-                        each: stack.enter_context(self._entry(each).filling(self._wait))
-                        for each in depths
-                    }
-                    self._fill(fillings, names)
-            except Unwritable as error:
-                self._say(f"recompute: {error}")
-        return self._entry(depth).read(names)
-
-    def _fill(self, fillings: dict[int, Filling], names: Sequence[str]) -> None:
-        # Read again under the locks: another process may have been faster.
-        missing = {depth: self._missing(depth, names) for depth in fillings}
-        if not missing[self.prefix.depth]:
+    def run(self) -> None:
+        """Compute and store what is missing."""
+        if not self._is_worthwhile():
             return
+        # One order for all processes, or two would wait for one another.
+        depths = sorted({self.prefix.depth, *self.prefix.also}, reverse=True)
+        try:
+            with ExitStack() as stack:
+                plans: dict[tuple[int, tuple[int, ...]], list[_Part]] = {}
+                for rendition in self.renditions:
+                    fillings = {
+                        depth: stack.enter_context(
+                            self._entry(rendition, depth).filling(self._wait)
+                        )
+                        for depth in depths
+                    }
+                    # Read under the locks: another process may have been faster.
+                    part = _Part(rendition, fillings, self._missing(rendition, depths))
+                    if part.missing[self.prefix.depth]:
+                        plans.setdefault(self._plan(part), []).append(part)
+                for (start, todo), parts in plans.items():
+                    if not self._fill(parts, start, todo):
+                        return
+        except Unwritable as error:
+            self._say(f"recompute: {error}")
+
+    def _plan(self, part: "_Part") -> tuple[int, tuple[int, ...]]:
+        """The cut whose outputs a part is computed from, and of which pictures."""
+        names = part.rendition.names
         # Each content once, however many pictures have it.
         first = {name: index for index, name in reversed(list(enumerate(names)))}
-        todo = sorted(first[name] for name in set().union(*missing.values()))
-        above = max(depth for depth, some in missing.items() if some)
+        todo = sorted(first[name] for name in set().union(*part.missing.values()))
+        above = max(depth for depth, some in part.missing.items() if some)
         wanted = [names[index] for index in todo]
-        start = _nearest(self.store, self.prefix, self.rendition, wanted, above)
-        depths = [depth for depth in fillings if depth < start]
-        batches = [todo[i : i + PASS] for i in range(0, len(todo), PASS)]
-        room: dict[int, int] = {}
+        return _nearest(self.store, self.prefix, part.rendition, wanted, above), tuple(todo)
+
+    def _fill(self, parts: "list[_Part]", start: int, todo: Sequence[int]) -> bool:
+        """Compute the pictures `todo` of all parts; whether the rest is to be computed too."""
+        names, wanted = parts[0].rendition.names, self.prefix.depth
+        depths = [depth for depth in parts[0].fillings if depth < start]
+        batches = [list(todo[i : i + PASS]) for i in range(0, len(todo), PASS)]
         laps: list[tuple[float, float]] = []
         before = time.perf_counter()
-        for batch, x in zip(batches, self._inputs(start, batches), strict=True):
-            outputs = {
-                depth: self.prefix.rows(output).cpu()
-                for depth, output in zip(depths, self.prefix.outputs(x, start, depths), strict=True)
-            }
-            computed = time.perf_counter()
-            room = room or self._reserve(fillings, missing, outputs)
-            for depth, rows in outputs.items():
-                some = [i for i, index in enumerate(batch) if names[index] in missing[depth]]
-                some = some[: room[depth]]
-                room[depth] -= len(some)
-                fillings[depth].append([names[batch[i]] for i in some], rows[some])
-            self.progress.update(len(batch))
-            written = time.perf_counter()
-            laps.append((computed - before, written - computed))
-            measured = len(laps) == _WARM_UP + _MEASURED and start == self.prefix.whole
-            if measured and not self.report.rates:
+        for batch, inputs in zip(batches, self._inputs(parts, start, batches), strict=True):
+            full, writing = False, 0.0
+            for part, x in zip(parts, inputs, strict=True):
+                outputs = {
+                    depth: self.prefix.rows(output).cpu()
+                    for depth, output in zip(
+                        depths, self.prefix.outputs(x, start, depths), strict=True
+                    )
+                }
+                computed = time.perf_counter()
+                if not part.room:
+                    self._reserve(parts, outputs)
+                for depth, rows in outputs.items():
+                    stored = part.append([names[index] for index in batch], depth, rows)
+                    full = full or (depth == wanted and not stored)
+                self.progress.update(len(batch))
+                writing += time.perf_counter() - computed
+            passes = len(parts) * PASS
+            laps.append(((time.perf_counter() - before - writing) / passes, writing / passes))
+            measured = len(laps) == _WARM_UP - (-_MEASURED // len(parts))
+            if measured and start == self.prefix.whole and not self.report.rates:
                 self.report.rates = self._rates(laps, [names[index] for index in batch])
                 if not self._is_worthwhile():
                     self._say("recompute: faster here than writing and reading")
-                    return
-            if not room[self.prefix.depth] and len(laps) < len(batches):
+                    return False
+            if full:
                 self._say("recompute: no room for all outputs; raise store_gigabytes")
-                return
+                return False
             before = time.perf_counter()
+        return True
 
-    def _reserve(
-        self,
-        fillings: dict[int, Filling],
-        missing: dict[int, set[str]],
-        outputs: dict[int, Tensor],
-    ) -> dict[int, int]:
-        """How many rows fit, by depth; what this run needs comes first."""
-        order = sorted(outputs, key=lambda depth: depth != self.prefix.depth)
-        return {
-            depth: fillings[depth].reserve(
-                len(missing[depth]), outputs[depth].shape[1:], outputs[depth].dtype
-            )
-            for depth in order
-        }
+    def _reserve(self, parts: "list[_Part]", outputs: dict[int, Tensor]) -> None:
+        """Find out how many rows fit; what this run needs comes first."""
+        for depth in sorted(outputs, key=lambda depth: depth != self.prefix.depth):
+            shape, dtype = outputs[depth].shape[1:], outputs[depth].dtype
+            most = [len(part.missing[depth]) for part in parts]
+            for _ in range(2):
+                room = [
+                    part.fillings[depth].reserve(some, shape, dtype)
+                    for part, some in zip(parts, most, strict=True)
+                ]
+                if sum(room) == sum(most):
+                    break
+                # As much of each, so that all end at one picture.
+                most = [min(some, sum(room) // len(parts)) for some in most]
+            for part, some in zip(parts, room, strict=True):
+                part.room[depth] = some
 
-    def _inputs(self, start: int, batches: Batches) -> Iterator[Tensor]:
+    def _inputs(
+        self, parts: "list[_Part]", start: int, batches: Batches
+    ) -> Iterator[Sequence[Tensor]]:
+        """What the parts are computed from, batch by batch."""
+        renditions = [part.rendition for part in parts]
         if start == self.prefix.whole:
-            return (pictures for pictures, _ in self.rendition.load(batches))
-        rows = self._entry(start).read(self.rendition.names)
-        return (self.prefix.inputs(rows.gather(batch)) for batch in batches)
+            return load_together(renditions, batches)
+        rows = [self._entry(one, start).read(one.names) for one in renditions]
+        return ([self.prefix.inputs(some.gather(batch)) for some in rows] for batch in batches)
 
     def _rates(self, laps: list[tuple[float, float]], names: list[str]) -> dict[str, float]:
-        rows = self._entry(self.prefix.depth).read(names)
+        """Seconds a picture, the reading measured now."""
+        rows = self._entry(self.renditions[0], self.prefix.depth).read(names)
         stored = [index for index in range(len(names)) if rows.slots[index] >= 0]
         for _ in range(2):  # the first one allocates
             before = time.perf_counter()
             self.prefix.inputs(rows.gather(stored))
             read = time.perf_counter() - before
         compute, write = (statistics.mean(lap) for lap in zip(*laps[_WARM_UP:], strict=True))
-        return {"compute": compute / PASS, "write": write / PASS, "read": read / len(names)}
+        return {"compute": compute, "write": write, "read": read / len(names)}
 
     def _is_worthwhile(self) -> bool:
         """Whether storing an output takes less time than computing it at each use."""
@@ -264,11 +314,13 @@ class _Fill:
         compute, write, read = (self.report.rates[name] for name in ("compute", "write", "read"))
         return compute + write + self.uses * read < self.uses * compute
 
-    def _entry(self, depth: int) -> Entry:
-        return _entry(self.store, self.prefix, depth, self.rendition)
+    def _entry(self, rendition: Rendition, depth: int) -> Entry:
+        return _entry(self.store, self.prefix, depth, rendition)
 
-    def _missing(self, depth: int, names: Sequence[str]) -> set[str]:
-        return {names[index] for index in self._entry(depth).read(names).missing}
+    def _missing(self, rendition: Rendition, depths: Sequence[int]) -> dict[int, set[str]]:
+        names = rendition.names
+        found = {depth: self._entry(rendition, depth).read(names).missing for depth in depths}
+        return {depth: {names[index] for index in some} for depth, some in found.items()}
 
     def _say(self, decision: str) -> None:
         if self.report.decision != decision:
@@ -277,3 +329,27 @@ class _Fill:
 
     def _wait(self) -> None:
         print("frozen part: another process computes it; waiting for it", file=sys.stderr)
+
+
+@dataclass
+class _Part:
+    """A rendition that is filled in.
+
+    Attributes:
+        fillings: by depth, deepest cut last.
+        missing: by depth, the names of the rows that are not stored.
+        room: by depth, how many more rows fit; empty as long as nobody knows.
+    """
+
+    rendition: Rendition
+    fillings: dict[int, Filling]
+    missing: dict[int, set[str]]
+    room: dict[int, int] = field(default_factory=dict)
+
+    def append(self, names: list[str], depth: int, rows: Tensor) -> bool:
+        """Store those of the rows that are missing; whether all of them had room."""
+        some = [index for index, name in enumerate(names) if name in self.missing[depth]]
+        fit = some[: self.room[depth]]
+        self.room[depth] -= len(fit)
+        self.fillings[depth].append([names[index] for index in fit], rows[fit])
+        return len(fit) == len(some)

@@ -1,6 +1,6 @@
 """What a phase trains on: pictures, or the outputs of its frozen part."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tlkit.data.datasets import OneView, PictureDataset, Plain, loader
+from tlkit.data.datasets import OneView, PictureDataset, Plain, SeveralViews, loader
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.transforms import Views
 from tlkit.features.prefix import PASS, Frozen
@@ -44,8 +44,21 @@ class Pictures:
         """Pictures of a split in their plain view: float32 (N, 3, H, W) and int64 (N,)."""
         return self._load(self.manifest.of(split), Plain(self.views.preprocessing), batches)
 
+    def several(
+        self, split: str, views: Sequence[int | None], batches: Batches
+    ) -> Iterator[list[Tensor]]:
+        """Pictures of a split in several views at once, None for the plain one: one float32
+        (N, 3, H, W) a view, with the bits of `view` and `plain`. Each picture is read once."""
+        render = SeveralViews(self.views, tuple(views))
+        for pixels, _ in self._load(self.manifest.of(split), render, batches):
+            pictures = pixels.movedim(-1, 2).unbind(1)
+            yield [self.views.preprocessing.from_bytes(one) for one in pictures]
+
     def _load(
-        self, pictures: tuple[Picture, ...], render: Plain | OneView, batches: Batches
+        self,
+        pictures: tuple[Picture, ...],
+        render: Plain | OneView | SeveralViews,
+        batches: Batches,
     ) -> Iterator[Batch]:
         dataset = PictureDataset(self.manifest.root, pictures, render, self.max_pixels)
         return iter(loader(dataset, batches, workers=self.workers, pin=self.pin))
@@ -86,6 +99,13 @@ class Rendition:
         if self.view is not None and views.augment != "none":
             key |= {"augment": views.augment, "seed": views.seed, "view": self.view}
         return key
+
+
+def load_together(renditions: Sequence[Rendition], batches: Batches) -> Iterator[list[Tensor]]:
+    """Float32 (N, 3, H, W) of each of the renditions, which are of one split; each picture is read
+    once."""
+    first = renditions[0]
+    return first.pictures.several(first.split, [one.view for one in renditions], batches)
 
 
 class Inputs(Protocol):

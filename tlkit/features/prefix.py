@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from tlkit.data.transforms import Preprocessing
 from tlkit.features.compilers import (
+    INDUCTOR,
     ONNX_RUNTIME,
+    OPENVINO,
     Layers,
     compiler_for,
     compiler_version,
     with_inductor,
     with_onnxruntime,
+    with_openvino,
 )
 from tlkit.models.cut import between
 from tlkit.models.units import units
@@ -32,8 +35,8 @@ PASS = 32
 # (docs/PERFORMANCE.md). So it pays when the passes take longer than their quotient.
 _COMPILE_SECONDS, _COMPILE_SAVES = 30, 0.35
 
-# Pictures below which compiling never pays: ONNX Runtime takes a few seconds.
-_LEAST_FOR_ONNX_RUNTIME, _LEAST_FOR_INDUCTOR = 200, 500
+# Pictures below which compiling never pays: ONNX Runtime and OpenVINO take a few seconds.
+_LEAST, _LEAST_FOR_INDUCTOR = 200, 500
 
 _PACKAGES = ("torch", "torchvision", "timm", "pillow")
 
@@ -132,23 +135,31 @@ class Prefix:
 
     def _run(self, x: Tensor, start: int, end: int) -> Tensor:
         """The output of the cut at `end` for that of the cut at `start`, of PASS pictures."""
-        if not (self.compiled and self.compiler == ONNX_RUNTIME):
-            if x.ndim == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
-            return (self._by_inductor if self.compiled else self._stage)(start, end)(x)
-        # Unit by unit, for its optimizer joins operations across units where it sees both: the bits
-        # of an output would depend on the cut that the pass began at.
-        for depth in range(start - 1, end - 1, -1):
-            cut = depth + 1, depth
-            if cut not in self._compiled:
-                self._compiled[cut] = with_onnxruntime(self._stage(*cut), x)
-            x = self._compiled[cut](x)
-        return x
+        if self.compiled and self.compiler == ONNX_RUNTIME:
+            # Unit by unit, for its optimizer joins operations across units where it sees both: the
+            # bits of an output would depend on the cut that the pass began at.
+            for depth in range(start - 1, end - 1, -1):
+                x = self._layers(depth + 1, depth, x)(x)
+            return x
+        if x.ndim == 4 and (start == self.whole or self._channels_first):
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self._layers(start, end, x)(x)
 
-    def _by_inductor(self, start: int, end: int) -> Layers:
+    def _layers(self, start: int, end: int, example: Tensor) -> Layers:
+        """What computes the units between two cuts, for inputs like `example`."""
+        stage = self._stage(start, end)
+        if not self.compiled:
+            return stage
         if (start, end) not in self._compiled:
-            self._compiled[start, end] = with_inductor(self._stage(start, end))
+            self._compiled[start, end] = self._compile(stage, example)
         return self._compiled[start, end]
+
+    def _compile(self, stage: nn.Module, example: Tensor) -> Layers:
+        if self.compiler == ONNX_RUNTIME:
+            return with_onnxruntime(stage, example)
+        if self.compiler == OPENVINO:
+            return with_openvino(stage, example, maps=self._channels_first)
+        return with_inductor(stage)
 
     def _stage(self, start: int, end: int) -> nn.Module:
         if (start, end) not in self._stages:
@@ -216,9 +227,9 @@ class Prefix:
         Args:
             size: (3, H, W) of a picture.
         """
-        if self.compiler == ONNX_RUNTIME:
+        if self.compiler != INDUCTOR:
             # By their number and no clock: the same command is to give the same bits.
-            return pictures >= _LEAST_FOR_ONNX_RUNTIME
+            return pictures >= _LEAST
         if pictures < _LEAST_FOR_INDUCTOR:
             return False
         zeros = torch.zeros(PASS, *size)
@@ -253,7 +264,12 @@ class Prefix:
         return rows.permute(0, 3, 1, 2) if self._maps(rows) else rows
 
     def _maps(self, outputs: Tensor) -> bool:
-        return outputs.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NCHW"
+        return outputs.ndim == 4 and self._channels_first
+
+    @property
+    def _channels_first(self) -> bool:
+        """Whether the maps between units are (N, C, H, W)."""
+        return getattr(self.model, "output_fmt", "NCHW") == "NCHW"
 
 
 def _versions() -> dict[str, str]:

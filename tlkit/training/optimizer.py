@@ -38,7 +38,8 @@ def adamw(
         [
             {"params": members, "role": role, "lr": rates[role], "weight_decay": decay}
             for (role, decay), members in groups.items()
-        ]
+        ],
+        fused=True,  # one pass over the memory, not one for each operation
     )
 
 

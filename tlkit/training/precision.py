@@ -1,10 +1,12 @@
 """Number formats: float32 everywhere, bfloat16 where the hardware computes in it."""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
 from tlkit.errors import UserError
+from tlkit.training.convolutions import FastConvolutions
 
 
 def resolve_device(device: str) -> torch.device:
@@ -39,6 +41,12 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+@contextlib.contextmanager
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """The context in which forward passes run."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    with contextlib.ExitStack() as stack:
+        if dtype != torch.float32:
+            stack.enter_context(torch.autocast(device.type, dtype=dtype))
+            if device.type == "cpu":
+                stack.enter_context(FastConvolutions())
+        yield

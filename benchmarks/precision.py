@@ -1,0 +1,63 @@
+"""What bfloat16 and compiled code do to the accuracy: head and finetune by the same seeds, once in
+float32 without a compiler and once in bfloat16 with one.
+
+    python -m benchmarks.precision --data FOLDER [--seeds 5] [--KEY VALUE ...]
+
+All seeds train on the same views, so each way computes its frozen part once.
+"""
+
+import statistics
+import sys
+from typing import Any
+
+from benchmarks.measure import in_own_process, machine_name, start, train_both_phases
+from tlkit.cli import parse_flags
+from tlkit.config import Config
+from tlkit.files import cache_folder
+from tlkit.outcome import evaluate
+from tlkit.phases import machine_for
+from tlkit.runs import prepare_data
+
+WAYS = {
+    "float32, uncompiled": {"precision": "fp32", "compile": "off"},
+    "bfloat16, compiled": {"precision": "bf16", "compile": "on"},
+}
+
+
+def measure(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Test accuracy and loss of finetune by each seed, and the seconds of all."""
+    seeds = int(arguments.pop("seeds"))
+    result: dict[str, Any] = {"accuracy": [], "loss": [], "seconds": 0.0}
+    for seed in range(seeds):
+        config = Config.load(None, {**arguments, "seed": str(seed), "data_seed": "0"})
+        manifest, machine = prepare_data(config).manifest, machine_for(config)
+        seconds, network, pictures = train_both_phases(config, manifest, machine)
+        metrics = evaluate(network.classifier, pictures, config.batch_size, machine.device).metrics
+        result["accuracy"].append(metrics["test/accuracy"])
+        result["loss"].append(metrics["test/loss"])
+        result["seconds"] += seconds
+    return result
+
+
+def main() -> None:
+    flags = {"seeds": "5", **parse_flags(sys.argv[1:])}
+    config = Config.load(None, {key: value for key, value in flags.items() if key != "seeds"})
+    prepare_data(config)
+    data_cache = (cache_folder() / "data").resolve()
+    found = {
+        way: in_own_process("benchmarks.precision", {**flags, **keys}, data_cache)
+        for way, keys in WAYS.items()
+    }
+    print(f"{machine_name()}; {config.backbone}, weights {config.weights}, {config.data}")
+    print("| | test accuracy by seed | mean | test loss, mean | seconds |")
+    print("|---|---|---|---|---|")
+    for way, result in found.items():
+        each = ", ".join(f"{accuracy:.3f}" for accuracy in result["accuracy"])
+        print(f"| {way} | {each} | {statistics.mean(result['accuracy']):.4f} | "
+              f"{statistics.mean(result['loss']):.4f} | {result['seconds']:.0f} |")  # fmt: skip
+    exact, fast = (statistics.mean(found[way]["accuracy"]) for way in WAYS)
+    print(f"difference of the means: {100 * (fast - exact):+.2f} points")
+
+
+if __name__ == "__main__":
+    start(main, measure)

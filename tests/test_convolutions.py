@@ -1,0 +1,101 @@
+"""Convolutions of bfloat16 training: the numbers of float32, up to the rounding of the format."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tlkit.models.backbones import create_model
+from tlkit.training import convolutions
+from tlkit.training.convolutions import FastConvolutions
+from tlkit.training.precision import autocast
+
+CPU = torch.device("cpu")
+# Inputs and results are rounded to 8 bits.
+NEAR = 0.02
+
+SHAPES = {
+    "pointwise": (16, 24, 1, 1, 0, 1),
+    "pointwise with steps": (16, 24, 1, 2, 0, 1),
+    "small map": (8, 12, 3, 1, 1, 1),
+    "small map with steps": (8, 12, 3, 2, 1, 1),
+    "large kernel, wide border": (3, 8, 7, 3, 5, 1),
+    "depthwise": (16, 16, 5, 1, 2, 16),
+    "depthwise with steps": (16, 16, 5, 2, 2, 16),
+    "grouped": (16, 24, 3, 1, 1, 4),
+}
+
+
+def results(layer: nn.Conv2d, x: Tensor, direction: Tensor) -> list[Tensor]:
+    """The output and the gradients by input, weight and bias, as float32."""
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    parameters = [p for p in (layer.weight, layer.bias) if p is not None]
+    gradients = torch.autograd.grad((y.float() * direction).sum(), [x, *parameters])
+    return [value.detach().float() for value in (y, *gradients)]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outputs_and_gradients_are_those_of_float64(shape: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    inward, outward, kernel, stride, padding, groups = SHAPES[shape]
+    layer = nn.Conv2d(inward, outward, kernel, stride, padding, groups=groups, bias=bias)
+    x = torch.randn(3, inward, 9, 7).to(memory_format=torch.channels_last)
+    direction = torch.randn_like(layer(x))
+    with autocast(CPU, torch.bfloat16):
+        found = results(layer, x, direction)
+    expected = results(layer.double(), x.double(), direction.double())
+    for got, exact in zip(found, expected, strict=True):
+        assert float((got - exact).norm() / exact.norm()) < NEAR
+
+
+def test_a_large_map_and_a_dilated_kernel_are_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    for layer, size in (
+        (nn.Conv2d(8, 8, 3, padding=1), 20),
+        (nn.Conv2d(8, 8, 3, dilation=2), 9),
+        (nn.Conv2d(8, 8, 3, padding="same"), 6),
+    ):
+        x = torch.randn(2, 8, size, size)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expected = layer(x)
+        with autocast(CPU, torch.bfloat16):
+            assert torch.equal(layer(x), expected)
+
+
+def test_float32_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "conv2d", lambda *args: pytest.fail("called"))
+    with autocast(CPU, torch.float32):
+        F.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+def test_a_network_learns_in_the_same_direction(name: str) -> None:
+    """All gradients of a network together, against those of torch's own bfloat16."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=2, dropout=0.0, image_size=64).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # the last of a block begins at 0
+            module.weight.data.uniform_(0.5, 1.5)
+    x, labels = torch.randn(8, 3, 64, 64), torch.tensor([0, 1] * 4)
+
+    def gradient(precision: torch.dtype, fast: bool) -> Tensor:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            if fast:
+                with FastConvolutions():
+                    logits = model(x)
+            else:
+                logits = model(x)
+        F.cross_entropy(logits.float(), labels).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    exact = gradient(torch.float32, False)
+
+    def error(fast: bool) -> float:
+        return float((gradient(torch.bfloat16, fast) - exact).norm() / exact.norm())
+
+    assert error(True) < 1.5 * error(False) + 0.01
