@@ -147,7 +147,7 @@ def test_a_validation_picture_is_logged_as_the_reference_has_it(
     server.ask(record(*((trained.pictures / name).read_bytes() for name in names)))
     entries = open_log(server.log).read(since=began)
     known = trained.reference()
-    # The reference has the precision of training, which may be bfloat16; a served model has float32.
+    # The reference has the precision of training, maybe bfloat16; a served model has float32.
     np.testing.assert_allclose([list(e.embedding) for e in entries], known.embedding, atol=5e-3)
     np.testing.assert_allclose([e.confidence for e in entries], known.confidence, atol=1e-3)
     assert [[e.brightness, e.contrast] for e in entries] == known.light.tolist()
