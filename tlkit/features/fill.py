@@ -176,11 +176,12 @@ def _nearest(
 def _together(renditions: Sequence[Rendition]) -> Iterator[list[Rendition]]:
     """Those whose pictures are read once for all of them; of several that are the same (views
     without augmentation), one."""
-    different = {json.dumps(one.key(), sort_keys=True): one for one in reversed(renditions)}
-    left = list(reversed(different.values()))
-    while left:
-        yield left[:_TOGETHER]
-        left = left[_TOGETHER:]
+    different: dict[str, Rendition] = {}
+    for one in renditions:
+        different.setdefault(json.dumps(one.key(), sort_keys=True), one)
+    found = list(different.values())
+    for begin in range(0, len(found), _TOGETHER):
+        yield found[begin : begin + _TOGETHER]
 
 
 @dataclass
