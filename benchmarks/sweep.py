@@ -82,6 +82,7 @@ def search(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def sweep(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Each configuration, in order, by one engine; by `plain` a sample of them."""
     count, sample = int(arguments.pop("configurations")), int(arguments.pop("sample"))
     base = Config.load(None, arguments)
     manifest = prepare_data(base).manifest

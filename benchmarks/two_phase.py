@@ -65,7 +65,7 @@ def floor(
     [outputs] = prefix.outputs(images, prefix.whole, [depth])
     _, suffix = split(model, depth)
     trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -50,9 +50,7 @@ def test_outputs_and_gradients_are_those_of_float64(shape: str, bias: bool) -> N
         assert float((got - exact).norm() / exact.norm()) < NEAR
 
 
-def test_a_large_map_and_a_dilated_kernel_are_left_to_torch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_large_map_and_a_dilated_kernel_are_left_to_torch() -> None:
     torch.manual_seed(0)
     for layer, size in (
         (nn.Conv2d(8, 8, 3, padding=1), 20),

@@ -361,7 +361,7 @@ def test_what_was_cheap_to_derive_is_not_taken_for_cheap_to_compute(
     pictures = pictures_of(root, tmp_path, model_of())
     stored_inputs(store, prefix_of(model_of(), 3), pictures, 1)
     slow = {"compute": 0.001, "write": 1.0, "read": 1.0}
-    monkeypatch.setattr(fill._Fill, "_rates", lambda self, laps, names: slow)
+    monkeypatch.setattr(fill._Fill, "_rates", lambda self, laps, rendition, names: slow)
     monkeypatch.setattr(fill, "_MEASURED", 3)
     _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     assert report.decision == "store"
@@ -407,7 +407,7 @@ def test_a_slow_disk_makes_it_compute_again_with_the_same_batches(
     pictures = pictures_of(root, tmp_path, model_of())
     expected, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     slow = {"compute": 0.001, "write": 1.0, "read": 1.0}
-    monkeypatch.setattr(fill._Fill, "_rates", lambda self, laps, names: slow)
+    monkeypatch.setattr(fill._Fill, "_rates", lambda self, laps, rendition, names: slow)
     monkeypatch.setattr(fill, "_MEASURED", 3)
     inputs, report = stored_inputs(
         Store(tmp_path / "slow", 10**9), prefix_of(model_of(), 2), pictures, 1

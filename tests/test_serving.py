@@ -20,9 +20,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+import torch
 from conftest import Trained
 
 from tlkit.serving.request_log import open_log
+from tlkit.training.precision import resolve_precision
 
 pytestmark = pytest.mark.slow
 JSON = {"content-type": "application/json"}
@@ -147,9 +149,11 @@ def test_a_validation_picture_is_logged_as_the_reference_has_it(
     server.ask(record(*((trained.pictures / name).read_bytes() for name in names)))
     entries = open_log(server.log).read(since=began)
     known = trained.reference()
-    # The reference has the precision of training, maybe bfloat16; a served model has float32.
-    np.testing.assert_allclose([list(e.embedding) for e in entries], known.embedding, atol=5e-3)
-    np.testing.assert_allclose([e.confidence for e in entries], known.confidence, atol=1e-3)
+    # The reference has the precision of training, a served model float32.
+    near = 1 if resolve_precision("auto", torch.device("cpu")) == torch.float32 else 5
+    embeddings = [list(e.embedding) for e in entries]
+    np.testing.assert_allclose(embeddings, known.embedding, atol=near * 1e-3)
+    np.testing.assert_allclose([e.confidence for e in entries], known.confidence, atol=near * 1e-4)
     assert [[e.brightness, e.contrast] for e in entries] == known.light.tolist()
 
 

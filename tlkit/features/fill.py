@@ -260,7 +260,8 @@ class _Fill:
             laps.append(((time.perf_counter() - before - writing) / passes, writing / passes))
             measured = len(laps) == _WARM_UP - (-_MEASURED // len(parts))
             if measured and start == self.prefix.whole and not self.report.rates:
-                self.report.rates = self._rates(laps, [names[index] for index in batch])
+                some = [names[index] for index in batch]
+                self.report.rates = self._rates(laps, parts[0].rendition, some)
                 if not self._is_worthwhile():
                     self._say("recompute: faster here than writing and reading")
                     return False
@@ -297,9 +298,11 @@ class _Fill:
         rows = [self._entry(one, start).read(one.names) for one in renditions]
         return ([self.prefix.inputs(some.gather(batch)) for some in rows] for batch in batches)
 
-    def _rates(self, laps: list[tuple[float, float]], names: list[str]) -> dict[str, float]:
+    def _rates(
+        self, laps: list[tuple[float, float]], rendition: Rendition, names: list[str]
+    ) -> dict[str, float]:
         """Seconds a picture, the reading measured now."""
-        rows = self._entry(self.renditions[0], self.prefix.depth).read(names)
+        rows = self._entry(rendition, self.prefix.depth).read(names)
         stored = [index for index in range(len(names)) if rows.slots[index] >= 0]
         for _ in range(2):  # the first one allocates
             before = time.perf_counter()
