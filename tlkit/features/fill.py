@@ -1,11 +1,12 @@
 """Filling the store: each output of a frozen prefix is computed once, and never again."""
 
+import ctypes
 import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -27,6 +28,9 @@ from tlkit.features.store import Entry, Filling, Rows, Store, Unwritable
 # Passes after which the rates are known. The first one waits for the loader to start, and the next
 # find what its workers prepared meanwhile: a few alone would look faster than all.
 _WARM_UP, _MEASURED = 1, 12
+
+# Batches after which free memory is given back to the system.
+_TRIM = 16
 
 # Views that are rendered from one reading of a picture; all of them are in memory at once.
 _TOGETHER = 8
@@ -239,7 +243,8 @@ class _Fill:
         batches = [list(todo[i : i + PASS]) for i in range(0, len(todo), PASS)]
         laps: list[tuple[float, float]] = []
         before = time.perf_counter()
-        for batch, inputs in zip(batches, self._inputs(parts, start, batches), strict=True):
+        pairs = zip(batches, self._inputs(parts, start, batches), strict=True)
+        for number, (batch, inputs) in enumerate(pairs, 1):
             full, writing = False, 0.0
             for part, x in zip(parts, inputs, strict=True):
                 outputs = {
@@ -268,6 +273,8 @@ class _Fill:
             if full:
                 self._say("recompute: no room for all outputs; raise store_gigabytes")
                 return False
+            if number % _TRIM == 0:
+                _trim()
             before = time.perf_counter()
         return True
 
@@ -357,3 +364,11 @@ class _Part:
         self.room[depth] -= len(fit)
         self.fillings[depth].append([names[index] for index in fit], rows[fit])
         return len(fit) == len(some)
+
+
+def _trim() -> None:
+    """Give free memory back to the system, where the C library can (glibc). torch asks for aligned
+    blocks, and what those leave over lies between the free ones and keeps them from being joined:
+    half a gigabyte would be held for nothing."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

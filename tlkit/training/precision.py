@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from tlkit.errors import UserError
-from tlkit.training.convolutions import FastConvolutions
+from tlkit.training.kernels import FastKernels
 
 
 def resolve_device(device: str) -> torch.device:
@@ -47,6 +47,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if dtype != torch.float32:
             stack.enter_context(torch.autocast(device.type, dtype=dtype))
-            if device.type == "cpu":
-                stack.enter_context(FastConvolutions())
+        if device.type == "cpu":
+            stack.enter_context(FastKernels())
         yield

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlkit.models.backbones import create_model
-from tlkit.training import convolutions
-from tlkit.training.convolutions import FastConvolutions
+from tlkit.training import kernels
+from tlkit.training.kernels import FastKernels
 from tlkit.training.precision import autocast
 
 CPU = torch.device("cpu")
@@ -20,8 +20,13 @@ SHAPES = {
     "small map": (8, 12, 3, 1, 1, 1),
     "small map with steps": (8, 12, 3, 2, 1, 1),
     "large kernel, wide border": (3, 8, 7, 3, 5, 1),
-    "depthwise": (16, 16, 5, 1, 2, 16),
-    "depthwise with steps": (16, 16, 5, 2, 2, 16),
+    "depthwise": (16, 16, 3, 1, 1, 16),
+    "wide depthwise": (16, 16, 5, 1, 2, 16),
+    "wide depthwise with steps": (16, 16, 5, 2, 2, 16),
+    "depthwise of three parts a side": (16, 16, 7, 1, 3, 16),
+    "depthwise of an even kernel": (16, 16, 4, 3, 1, 16),
+    "depthwise with a border as wide as its kernel": (16, 16, 3, 1, 3, 16),
+    "two filters a channel": (16, 32, 3, 1, 1, 16),
     "grouped": (16, 24, 3, 1, 1, 4),
 }
 
@@ -65,9 +70,22 @@ def test_a_large_map_and_a_dilated_kernel_are_left_to_torch() -> None:
 
 
 def test_float32_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolutions, "conv2d", lambda *args: pytest.fail("called"))
+    monkeypatch.setattr(kernels, "conv2d", lambda *args: pytest.fail("called"))
     with autocast(CPU, torch.float32):
         F.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
+def test_the_gradient_of_a_pool_has_the_format_of_its_input(memory: torch.memory_format) -> None:
+    x = torch.randn(2, 8, 3, 5).contiguous(memory_format=memory).requires_grad_()
+    formats: list[bool] = []
+    y = x * 2
+    y.register_hook(lambda gradient: formats.append(gradient.is_contiguous(memory_format=memory)))
+    with autocast(CPU, torch.float32):
+        nn.AdaptiveAvgPool2d(1)(y).sum().backward()
+    assert formats == [True]
+    assert x.grad is not None
+    assert torch.allclose(x.grad, torch.full_like(x, 2 / 15))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
@@ -84,7 +102,7 @@ def test_a_network_learns_in_the_same_direction(name: str) -> None:
         model.zero_grad()
         with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
             if fast:
-                with FastConvolutions():
+                with FastKernels():
                     logits = model(x)
             else:
                 logits = model(x)

@@ -1,0 +1,232 @@
+"""What a training step computes on a CPU, each operation in the way that is fast there.
+
+oneDNN, which torch uses, has a fast kernel for some shapes of a bfloat16 convolution and not for
+others: a gradient of a depthwise one can take 200 times as long as its forward pass, and a dense
+one over a small map two to three times as long as its matrix product. What was measured stands in
+docs/LOG.md.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# Positions of an output map up to which patches and a matrix product are the faster way.
+_SMALL = 64
+
+# The widest depthwise kernel for whose gradient oneDNN has a kernel of its own.
+_NARROW = 3
+
+
+class FastKernels(TorchFunctionMode):
+    """While in force, operations whose own way is slow run another.
+
+    The result of a bfloat16 convolution is that of `conv2d` up to the rounding of bfloat16, and so
+    are its gradients; nothing else changes a number.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.conv2d and torch.is_autocast_enabled("cpu"):
+            return conv2d(*args, **(kwargs or {}))
+        if func is F.adaptive_avg_pool2d:
+            return func(_AsGiven.apply(args[0]), *args[1:], **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _AsGiven(torch.autograd.Function):
+    """The same tensor, whose gradient has its memory format.
+
+    That of a mean has none, comes out as NCHW, and is slow to mix with channels_last.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=torch.channels_last) if ctx.last else gradient
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """As `torch.nn.functional.conv2d` under autocast: (N, C, H, W) in, (N, out, h, w) out."""
+    if not isinstance(padding, str) and _pair(dilation) == (1, 1):
+        steps, border, kernel = _pair(stride), _pair(padding), _pair(weight.shape[2:])
+        within = all(edge < side for edge, side in zip(border, kernel, strict=True))
+        if groups == x.shape[1] == len(weight) > 1 and within:
+            y: Tensor = _Depthwise.apply(x.to(torch.bfloat16), weight, bias, steps, border)
+            return y
+        height, width = (
+            (size + 2 * edge - side) // step + 1
+            for size, edge, side, step in zip(x.shape[2:], border, kernel, steps, strict=True)
+        )
+        if groups == 1 and kernel == (1, 1) and border == (0, 0):
+            return _product(x.permute(0, 2, 3, 1)[:, :: steps[0], :: steps[1]], weight, bias)
+        if groups == 1 and height * width <= _SMALL:
+            y = _bordered(x.to(torch.bfloat16), border)
+            patches: Tensor = _Patches.apply(y, kernel, steps, (height, width))
+            return _product(patches, weight, bias)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _bordered(x: Tensor, border: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) to (N, H, W, C) with zeros around."""
+    down, across = border
+    return F.pad(x.permute(0, 2, 3, 1), (0, 0, across, across, down, down))
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution of bfloat16, whose gradients are forward passes or narrow kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        steps: tuple[int, int],
+        border: tuple[int, int],
+    ) -> Tensor:
+        x, weight = x.contiguous(memory_format=torch.channels_last), weight.to(torch.bfloat16)
+        ctx.save_for_backward(x, weight)
+        ctx.steps, ctx.border = steps, border
+        shift = None if bias is None else bias.to(torch.bfloat16)
+        return F.conv2d(x, weight, shift, steps, border, groups=len(weight))
+
+    @staticmethod
+    def backward(
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        wanted = ctx.needs_input_grad
+        by_x = _by_input(gradient, weight, x.shape, ctx.steps, ctx.border) if wanted[0] else None
+        by_weight = _by_weight(gradient, weight, x, ctx.steps, ctx.border) if wanted[1] else None
+        by_bias = gradient.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None
+        return by_x, by_weight, by_bias, None, None
+
+
+def _by_input(
+    gradient: Tensor,
+    weight: Tensor,
+    shape: Sequence[int],
+    steps: tuple[int, int],
+    border: tuple[int, int],
+) -> Tensor:
+    """The gradient of a depthwise convolution by its input: one over the gradient, spread out by
+    the steps, with the kernel turned round."""
+    count, channels, *size = shape
+    kernel, spots = weight.shape[2:], gradient.shape[2:]
+    turned = weight.flip(2, 3)
+    if steps == (1, 1):
+        rest = [side - 1 - edge for side, edge in zip(kernel, border, strict=True)]
+        return F.conv2d(gradient, turned, padding=rest, groups=channels)
+    spread = gradient.new_zeros(
+        count, *(side + more - 1 for side, more in zip(size, kernel, strict=True)), channels
+    )
+    rows, columns = (
+        slice(side - 1 - edge, side - 1 - edge + step * (spot - 1) + 1, step)
+        for side, edge, step, spot in zip(kernel, border, steps, spots, strict=True)
+    )
+    spread[:, rows, columns] = gradient.permute(0, 2, 3, 1)
+    return F.conv2d(spread.permute(0, 3, 1, 2), turned, groups=channels)
+
+
+def _by_weight(
+    gradient: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    steps: tuple[int, int],
+    border: tuple[int, int],
+) -> Tensor:
+    """The gradient of a depthwise convolution by its weight, float32: a wide kernel in parts."""
+
+    def by_part(part: Tensor, kernel: Tensor, border: tuple[int, int]) -> Tensor:
+        result: Tensor = torch.ops.aten.convolution_backward(
+            gradient, part, kernel, None, steps, border, (1, 1), False, (0, 0), len(weight),
+            (False, True, False),
+        )[1]  # fmt: skip
+        return result.float()
+
+    height, width = weight.shape[2:]
+    if max(height, width) <= _NARROW:
+        return by_part(x, weight, border)
+    around = _bordered(x, border)
+    rows, columns = (steps[i] * (gradient.shape[2 + i] - 1) for i in range(2))
+    result = torch.empty(weight.shape)
+    for top in _starts(height):
+        for left in _starts(width):
+            part = weight[:, :, top : top + _NARROW, left : left + _NARROW]
+            high, wide = part.shape[2:]
+            seen = around[:, top : top + rows + high, left : left + columns + wide].contiguous()
+            result[:, :, top : top + high, left : left + wide] = by_part(
+                seen.permute(0, 3, 1, 2), part, (0, 0)
+            )
+    return result
+
+
+def _starts(size: int) -> list[int]:
+    """Where the parts of a kernel begin, which may overlap: one of another size is slow."""
+    return [*range(0, size - _NARROW, _NARROW), max(size - _NARROW, 0)]
+
+
+def _product(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, h, w, kernel elements) and (out, C, *kernel) to (N, out, h, w), which lie in memory as
+    channels_last."""
+    rows = patches.reshape(-1, patches.shape[3])  # F.linear of a strided tensor is slow
+    y = F.linear(rows, weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return y.view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+class _Patches(torch.autograd.Function):
+    """(N, H, W, C) to what a kernel sees at each of its positions, (N, h, w, kernel elements)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, kernel: tuple[int, int], steps: tuple[int, int], out: tuple[int, int]
+    ) -> Tensor:
+        ctx.shape, ctx.kernel, ctx.steps = x.shape, kernel, steps
+        count, _, _, channels = x.shape
+        image, row, column, _ = x.stride()
+        # A row of a kernel lies together in memory, so that it is copied as one.
+        windows = x.as_strided(
+            (count, *out, kernel[0], kernel[1] * channels),
+            (image, steps[0] * row, steps[1] * column, row, 1),
+        )
+        return windows.flatten(3)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (down, across), channels = ctx.steps, ctx.shape[3]
+        _, height, width, _ = gradient.shape
+        parts = gradient.reshape(*gradient.shape[:3], *ctx.kernel, channels)
+        # In float32: a pixel is in as many sums as a kernel has elements.
+        result = gradient.new_zeros(ctx.shape, dtype=torch.float32)
+        for i in range(ctx.kernel[0]):
+            for j in range(ctx.kernel[1]):
+                result[:, i : i + down * height : down, j : j + across * width : across] += parts[
+                    :, :, :, i, j
+                ]
+        return result.to(gradient.dtype), None, None, None
