@@ -151,7 +151,8 @@ def _with_compiler(
     if compiling == "auto" and not prefix.pays_to_compile(left, size):
         return prefix
     rendition, rows = next(both for both in zip(renditions, found, strict=True) if both[1].missing)
-    names = [rendition.names[index] for index in rows.missing]
+    every = rendition.names
+    names = [every[index] for index in rows.missing]
     start = _nearest(store, compiled, rendition, names, compiled.depth)
     example = torch.zeros(1, *size)
     if start < compiled.whole:
