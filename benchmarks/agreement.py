@@ -5,7 +5,7 @@
 
 Six families at depth 0, one unit, half and all of them: finetune on a share of the training
 pictures, all validation pictures after each epoch, all test pictures. Weights are random, but for
-the default backbone. `tests/test_engines_agree.py` asserts the same of tiny networks.
+the default backbone. `tests/test_engines_agree.py` asserts as much of tiny networks.
 """
 
 import sys
@@ -40,9 +40,7 @@ RECIPE = {
 }
 
 
-def finetuned(
-    engine: str, config: Config, manifest: Manifest
-) -> tuple[np.ndarray, dict[str, float]]:
+def finetuned(config: Config, manifest: Manifest) -> tuple[np.ndarray, dict[str, float]]:
     """Probabilities of the test pictures, and the metrics of every epoch and of the test."""
     machine = machine_for(config)
     network, pictures = prepare_phase("finetune", config, manifest, machine)
@@ -77,7 +75,7 @@ def main() -> None:
         for depth in sorted({0, 1, whole // 2, whole}):
             own = {**base, "unfreeze_depth": str(depth)}
             (cached, by_cached), (plain, by_plain) = (
-                finetuned(engine, Config.load(None, {**own, "engine": engine}), manifest)
+                finetuned(Config.load(None, {**own, "engine": engine}), manifest)
                 for engine in ("cached", "plain")
             )
             others = int((cached.argmax(1) != plain.argmax(1)).sum())

@@ -1,6 +1,5 @@
 """`engine: cached` against `engine: plain`, the reference: the same training at any depth."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,12 @@ from conftest import make_pictures
 from timm.models import register_model
 from timm.models.swin_transformer import SwinTransformer, _create_swin_transformer
 
+from benchmarks.agreement import finetuned
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.data.prepare import prepare
 from tlkit.models.units import units
-from tlkit.outcome import evaluate
-from tlkit.phases import machine_for, prepare_phase, train_phase
+from tlkit.phases import machine_for, prepare_phase
 
 SIZES = {
     "test_resnet": 32,
@@ -44,42 +43,26 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return found
 
 
-def finetuned(
-    engine: str, backbone: str, depth: int, manifest: Manifest, folder: Path
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Probabilities of the test pictures, and the metrics of every epoch and of the test."""
+def configuration(engine: str, backbone: str, depth: int) -> Config:
+    """Float32, uncompiled, of two views, with rates at which a few steps change the network."""
     values = {
         "backbone": backbone, "weights": "none", "image_size": SIZES[backbone], "threads": 1,
         "unfreeze_depth": depth, "finetune_epochs": 3, "views": 2, "batch_size": 8,
         "backbone_lr": 1e-3, "dropout": 0.3, "precision": "fp32", "compile": "off",
         "loader_workers": 0, "engine": engine,
     }  # fmt: skip
-    config = Config.load(None, {key: str(value) for key, value in values.items()})
-    machine = machine_for(config)
-    network, pictures = prepare_phase("finetune", config, manifest, machine)
-    folder.mkdir()
-    trained = train_phase(
-        "finetune", config, network, pictures, machine,
-        log=lambda metrics, epoch: None, checkpoints=folder,
-    )  # fmt: skip
-    outcome = evaluate(network.classifier, pictures, 8, machine.device)
-    history = {
-        f"{row['epoch']:.0f} {key}": row[key] for row in trained.result.history for key in row
-    }
-    return outcome.probabilities, {**history, **outcome.metrics}
+    return Config.load(None, {key: str(value) for key, value in values.items()})
 
 
 @pytest.mark.parametrize("part", ["nothing", "one unit", "half", "all"])
 @pytest.mark.parametrize("backbone", SIZES)
-def test_cached_and_plain_train_alike(
-    backbone: str, part: str, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_cached_and_plain_train_alike(backbone: str, part: str, manifest: Manifest) -> None:
     config = Config.load(None, {"backbone": backbone, "weights": "none", "image_size": "32"})
     network, _ = prepare_phase("finetune", config, manifest, machine_for(config))
     most = len(units(network.classifier.model))
     depth = {"nothing": 0, "one unit": 1, "half": most // 2, "all": most}[part]
-    cached, by_cached = finetuned("cached", backbone, depth, manifest, tmp_path / "cached")
-    plain, by_plain = finetuned("plain", backbone, depth, manifest, tmp_path / "plain")
+    cached, by_cached = finetuned(configuration("cached", backbone, depth), manifest)
+    plain, by_plain = finetuned(configuration("plain", backbone, depth), manifest)
     np.testing.assert_allclose(cached, plain, rtol=0, atol=1e-4)
     assert by_cached == pytest.approx(by_plain, rel=0, abs=5e-5)
     assert len(np.unique(np.round(plain, 6))) > 2  # the pictures are told apart at all

@@ -58,15 +58,11 @@ class Preprocessing:
         mean, std = self._moments
         if pixels.stride(1) != 1:
             return pixels.float().div_(255).sub_(mean).div_(std)
-        # By rows of whole pixels, for broadcasting over the colours of each is five times slower,
-        # and picture by picture, which stay in the processor's cache.
-        mean_row, std_row = (one.flatten().repeat(pixels.shape[3]) for one in (mean, std))
-        result = torch.empty(pixels.shape, memory_format=torch.channels_last)
-        pairs = zip(pixels.permute(0, 2, 3, 1), result.permute(0, 2, 3, 1), strict=True)
-        for source, target in pairs:
-            rows = target.flatten(1).copy_(source.flatten(1))
-            rows.div_(255).sub_(mean_row).div_(std_row)
-        return result
+        # By rows of whole pixels: broadcasting over the three colours of each is five times slower.
+        _, colours, height, width = pixels.shape
+        rows = pixels.permute(0, 2, 3, 1).flatten(2).float()
+        rows.div_(255).sub_(mean.flatten().repeat(width)).div_(std.flatten().repeat(width))
+        return rows.view(-1, height, width, colours).permute(0, 3, 1, 2)
 
     def to_bytes(self, tensors: Tensor) -> Tensor:
         """What `from_bytes` or `tensor` gave, (N, 3, H, W), back to the bytes of the pictures."""

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -371,5 +371,5 @@ def _trim() -> None:
     """Give free memory back to the system, where the C library can (glibc). torch asks for aligned
     blocks, and what those leave over lies between the free ones and keeps them from being joined:
     half a gigabyte would be held for nothing."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)

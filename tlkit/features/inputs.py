@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,9 +52,7 @@ class Pictures:
         render = SeveralViews(self.views, tuple(views))
         for pixels, _ in self._load(self.manifest.of(split), render, batches):
             pictures = pixels.movedim(-1, 2).unbind(1)
-            with _one_thread():
-                normalised = [self.views.preprocessing.from_bytes(one) for one in pictures]
-            yield normalised
+            yield [self.views.preprocessing.from_bytes(one) for one in pictures]
 
     def _load(
         self,
@@ -109,18 +106,6 @@ def load_together(renditions: Sequence[Rendition], batches: Batches) -> Iterator
     once."""
     first = renditions[0]
     return first.pictures.several(first.split, [one.view for one in renditions], batches)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Threads that share a small operation wait for one another, and beside workers that decode on
-    the same cores they wait, and keep them busy, several times as long as the work takes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Inputs(Protocol):

@@ -25,7 +25,7 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """`auto`, `fp32` or `bf16` to the dtype that layers compute in.
 
-    On a CPU `auto` means bfloat16 only with matrix units for it (AMX, or AVX-512 BF16): emulated
+    On a CPU `auto` means bfloat16 only with instructions for it (AMX, AVX-512 BF16): emulated
     it is many times slower than float32.
     """
     if precision == "auto":
