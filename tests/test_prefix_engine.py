@@ -239,6 +239,15 @@ def test_another_version_of_a_package_is_a_miss(
     assert report.hits == 0
 
 
+def test_another_revision_of_the_augmentations_is_a_miss_of_their_views(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    monkeypatch.setattr("tlkit.features.inputs.AUGMENTATION_REVISION", 0)
+    _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert report.hits == 8
+
+
 def test_weights_above_the_cut_do_not_matter(pictures: Pictures, store: Store) -> None:
     stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     model = model_of()

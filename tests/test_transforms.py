@@ -8,8 +8,9 @@ import timm
 import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
+from torchvision.transforms.functional import InterpolationMode, rotate
 
-from tlkit.data.transforms import Preprocessing, Views
+from tlkit.data.transforms import Preprocessing, Views, _recipe
 from tlkit.models.backbones import create_model, data_config
 
 
@@ -68,6 +69,16 @@ def test_the_recipe_stays_within_its_bounds() -> None:
     seen = [np.asarray(views.picture(grey, "aa", view))[24, 24] for view in range(60)]
     assert 107 <= min(pixel.min() for pixel in seen) < 115
     assert 125 < max(pixel.max() for pixel in seen) <= 133
+
+
+def test_a_rotation_is_torchvisions_cropped_as_for_evaluation() -> None:
+    plain = preprocessing()
+    [_, rotated_crop, _] = _recipe(plain).transforms
+    for angle in (-10.0, -3.2, 0.0, 7.3):
+        resized = plain.resize(picture(size=(120, 70)))
+        rotated = rotate(resized, angle, InterpolationMode.BILINEAR, fill=128)
+        ours = rotated_crop.transform(resized, {"angle": angle})
+        assert np.array_equal(np.asarray(ours), np.asarray(plain.crop(rotated)))
 
 
 def test_the_recipe_flips_about_half_of_the_views() -> None:

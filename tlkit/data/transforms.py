@@ -1,6 +1,7 @@
 """From a picture to what a network takes: plain for evaluation, or one of its views."""
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
-from torchvision.transforms.functional import InterpolationMode
 
 Step = Callable[[Any], Any]
+
+# Of what the augmentations make of a picture; to be raised when that changes under the same name.
+AUGMENTATION_REVISION = 2
 
 _generator = threading.Lock()
 
@@ -109,7 +112,7 @@ class Views:
     ) -> Iterator[Image.Image]:
         """These views, None for the plain one, of an RGB picture whose content has the hash
         `sha256`; it is resized once."""
-        change = _AUGMENTATIONS[self.augment]
+        render = _AUGMENTATIONS[self.augment](self.preprocessing)
         resized = self.preprocessing.resize(picture)
         for view in views:
             if view is None:
@@ -119,9 +122,8 @@ class Views:
             with _generator, torch.random.fork_rng(devices=[]):
                 # The default generator alone: seeding CUDA from a loader's worker would start it.
                 torch.default_generator.manual_seed(_view_seed(self.seed, view, sha256))
-                changed = change(resized)
-            # After augmenting, so that a rotation brings in real pixels, not black corners.
-            yield self.preprocessing.crop(changed)
+                rendered = render(resized)
+            yield rendered
 
     def picture(self, picture: Image.Image, sha256: str, view: int) -> Image.Image:
         """View `view` of an RGB picture whose content has the hash `sha256`."""
@@ -142,14 +144,62 @@ def _same(picture: Any) -> Any:
     return picture
 
 
-_AUGMENTATIONS: dict[str, Step] = {
-    "none": _same,
-    "recipe": v2.Compose(
+class _RotatedCrop(v2.RandomRotation):  # type: ignore[misc]
+    """A picture rotated about its centre, and the centre of that cropped.
+
+    The crop alone is computed, which is what takes most of an augmentation's time. What a rotation
+    brings in are pixels around the crop, and grey where the picture ends.
+    """
+
+    def __init__(self, degrees: float, size: tuple[int, int]) -> None:
+        super().__init__(degrees, fill=128)
+        self.size = size
+
+    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
+        height, width = self.size
+        centre_x, centre_y = inpt.width / 2, inpt.height / 2
+        # As torchvision's centre crop rounds.
+        left = round((inpt.width - width) / 2) - centre_x
+        top = round((inpt.height - height) / 2) - centre_y
+        radians = math.radians(params["angle"])
+        cos, sin = math.cos(radians), math.sin(radians)
+        # Pillow takes the way back, from a pixel of the result to one of the picture.
+        way_back = (
+            *(cos, -sin, centre_x + cos * left - sin * top),
+            *(sin, cos, centre_y + sin * left + cos * top),
+        )
+        return inpt.transform(
+            (width, height),
+            Image.Transform.AFFINE,
+            way_back,
+            Image.Resampling.BILINEAR,
+            fillcolor=(128, 128, 128),
+        )
+
+
+def _recipe(preprocessing: Preprocessing) -> Step:
+    _, height, width = preprocessing.config["input_size"]
+    steps: Step = v2.Compose(
         [
             v2.RandomHorizontalFlip(),
-            v2.RandomRotation(10, interpolation=InterpolationMode.BILINEAR, fill=128),
+            _RotatedCrop(10, (height, width)),
             v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
         ]
-    ),
-    "trivial": v2.Compose([v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(fill=128)]),
+    )
+    return steps
+
+
+def _trivial(preprocessing: Preprocessing) -> Step:
+    # Cropped last, so that what it moves brings in real pixels.
+    steps: Step = v2.Compose(
+        [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(fill=128), preprocessing.crop]
+    )
+    return steps
+
+
+# From a resized picture to a view, by name.
+_AUGMENTATIONS: dict[str, Callable[[Preprocessing], Step]] = {
+    "none": lambda preprocessing: preprocessing.crop,
+    "recipe": _recipe,
+    "trivial": _trivial,
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tlkit.data.datasets import OneView, PictureDataset, Plain, SeveralViews, loader
 from tlkit.data.manifest import Manifest, Picture
-from tlkit.data.transforms import Views
+from tlkit.data.transforms import AUGMENTATION_REVISION, Views
 from tlkit.features.prefix import PASS, Frozen
 from tlkit.features.store import Rows
 
@@ -97,7 +97,10 @@ class Rendition:
         views = self.pictures.views
         key: dict[str, Any] = {"preprocessing": views.preprocessing.config}
         if self.view is not None and views.augment != "none":
-            key |= {"augment": views.augment, "seed": views.seed, "view": self.view}
+            key |= {
+                **{"augment": views.augment, "revision": AUGMENTATION_REVISION},
+                **{"seed": views.seed, "view": self.view},
+            }
         return key
 
 
