@@ -101,7 +101,10 @@ def sweep(arguments: dict[str, Any]) -> dict[str, Any]:
     seconds, losses = [], []
     for config in chosen:
         started = time.perf_counter()
-        score = train_trial(config, manifest, lambda metrics, epoch: None, also=DEPTHS[1:])
+        with tempfile.TemporaryDirectory(prefix="tlkit-sweep-") as folder:
+            score = train_trial(
+                config, manifest, lambda metrics, epoch: None, Path(folder), also=DEPTHS[1:]
+            )
         seconds.append(time.perf_counter() - started)
         losses.append(score.loss)
         print(f"{base.engine}: depth {config.unfreeze_depth}, {seconds[-1]:.0f} s, "

@@ -318,7 +318,11 @@ TAGS: Sequence[Left] = [
             "tlkit.trial_state": "running, complete, pruned, failed or interrupted",
         },
     ),
-    *left(("finetune",), {"tlkit.trial": "the trial that it trains for good"}, "below `tune`"),
+    *left(
+        ("finetune",),
+        {"tlkit.trial": "the trial whose training it takes over for good"},
+        "below `tune`",
+    ),
     *left(
         ("tune",),
         {
@@ -369,7 +373,7 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             "curves.png": "the same as curves",
             "checkpoints/*.safetensors": "`best` and `last` epoch: all that training may change",
             "checkpoints/*.json": "what the checkpoint is of: phase, backbone, weights, classes, "
-            "epoch, metrics",
+            "epoch, metrics; `result.json`: how the whole training went",
         },
     ),
     "Of the test pictures": left(
@@ -400,6 +404,14 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
                 "intermediate_values.png": "the value after each epoch",
                 "timeline.png": "when each trial ran, and how it ended",
             },
+        ),
+        *left(
+            TRIAL,
+            {
+                "trained/*": "checkpoints of its head and its finetune, which the run for good "
+                "takes over"
+            },
+            "of the default configuration, and where it was the best so far",
         ),
         *left(
             ("tune",),

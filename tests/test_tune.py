@@ -29,6 +29,7 @@ from PIL import Image
 
 from tlkit import tracking
 from tlkit.config import Config
+from tlkit.errors import UserError
 from tlkit.runs import prepare_data
 from tlkit.search import conclude, worker
 from tlkit.search import study as studies
@@ -135,7 +136,9 @@ def score_of(loss: float, accuracy: float, epoch: int, seconds: float, latency: 
     return Score(loss, accuracy, epoch, seconds, latency, report=None)
 
 
-def stand_in_trial(config: Config, manifest: object, log: worker.Log, **_: object) -> Score:
+def stand_in_trial(
+    config: Config, manifest: object, log: worker.Log, *_: object, **__: object
+) -> Score:
     """Best at a head_lr of 0.01; every epoch is better than the one before."""
     loss = 0.1 + abs(math.log10(config.head_lr) + 2)
     for epoch in range(config.finetune_epochs):
@@ -144,7 +147,7 @@ def stand_in_trial(config: Config, manifest: object, log: worker.Log, **_: objec
     return score_of(loss, 1 / (1 + loss), config.finetune_epochs - 1, 1 + config.dropout, 0.01)
 
 
-def stand_in_phase(phase: str, config: Config, *, data: object, parent: str) -> PhaseResult:
+def stand_in_phase(phase: str, config: Config, *, parent: str, **_: object) -> PhaseResult:
     metrics = dict.fromkeys(
         ("val/best_accuracy", "test/accuracy", "test/accuracy_low", "test/accuracy_high",
          "test/f1", "time/total_seconds", "parameters/trainable"), 0.5)  # fmt: skip
@@ -186,6 +189,13 @@ class Tuned:
     @property
     def best(self) -> Run:
         return only(self.runs, f"trial-{self.parent.data.tags['tlkit.best_trial']}")
+
+    @property
+    def final(self) -> Run:
+        (final,) = (
+            run for run in self.runs if run.info.run_id == self.parent.data.tags["tlkit.best_run"]
+        )
+        return final
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +265,10 @@ def test_a_trial_trains_where_there_are_no_test_pictures_at_all(
     def log(metrics: Mapping[str, float], epoch: int) -> None:
         logged.append(metrics)
 
-    with_them = train_trial(config, manifest, log)
+    with_them = train_trial(config, manifest, log, tmp_path / "with")
     shutil.rmtree(folder / "test")
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "another-cache"))
-    without = train_trial(config, manifest, log)
+    without = train_trial(config, manifest, log, tmp_path / "without")
     assert (without.loss, without.accuracy) == (with_them.loss, with_them.accuracy)
     assert not [name for metrics in logged for name in metrics if name.startswith("test")]
 
@@ -277,9 +287,8 @@ def test_the_parent_carries_the_best_and_all_trials(tuned: Tuned) -> None:
         if key.startswith("tlkit.best.")
     }
     assert tags == {key: str(value) for key, value in trial.params.items()}
-    (final,) = (r for r in tuned.runs if r.info.run_id == parent.data.tags["tlkit.best_run"])
     for name in ("test/accuracy", "test/accuracy_low", "test/accuracy_high"):
-        assert parent.data.metrics[name] == final.data.metrics[name]
+        assert parent.data.metrics[name] == tuned.final.data.metrics[name]
     with (artifacts(parent) / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(int(row["trial"]), row["state"]) for row in rows] == [
@@ -336,13 +345,61 @@ def test_the_best_configuration_run_by_itself_gives_the_same_figures(
     alone = only(runs_of(experiment), "finetune")
     for name in ("val/best_loss", "val/best_accuracy", "val/best_epoch"):
         assert alone.data.metrics[name] == tuned.best.data.metrics[name]
-    for name in ("val/loss", "val/accuracy"):
+    for name in ("train/loss", "val/loss", "val/accuracy", "lr/backbone"):
         client = mlflow.MlflowClient()
-        first, second = (
+        first, second, third = (
             [point.value for point in client.get_metric_history(run.info.run_id, name)]
-            for run in (alone, tuned.best)
+            for run in (alone, tuned.best, tuned.final)
         )
-        assert first == second
+        assert first == second == third
+    # The search's took over what its trial had trained.
+    for name in ("predictions.csv", "gradcam_check.json", "checkpoints/last.safetensors"):
+        ours, theirs = (artifacts(run) / name for run in (alone, tuned.final))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.slow
+def test_what_a_trial_trained_is_not_trained_again_for_good(tuned: Tuned) -> None:
+    for final in named(tuned.runs, "finetune"):
+        trial = only(tuned.runs, f"trial-{final.data.tags['tlkit.trial']}")
+        (head,) = (
+            run
+            for run in named(tuned.runs, "head")
+            if run.info.run_id == final.data.tags["tlkit.init_from"]
+        )
+        for phase, run in (("head", head), ("finetune", final)):
+            kept = artifacts(trial) / "trained" / phase
+            taken = artifacts(run) / "checkpoints"
+            names = sorted(path.name for path in kept.iterdir())
+            assert names == sorted(path.name for path in taken.iterdir())
+            assert names[-1] == "result.json"
+            # It has the seconds that training took, which no two trainings share.
+            assert all((kept / n).read_bytes() == (taken / n).read_bytes() for n in names)
+
+
+@pytest.mark.slow
+def test_only_what_may_be_wanted_for_good_is_kept(tuned: Tuned) -> None:
+    values = [trial.value for trial in tuned.trials]
+    for number, value in enumerate(values):
+        run_id = only(tuned.runs, f"trial-{number}").info.run_id
+        kept = tracking.has_artifacts(run_id, "trained")
+        assert kept == (number == 0 or value <= min(values[:number]))
+
+
+def test_settings_that_change_the_last_digits_train_again_for_good(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+
+    def phase(*_: object, trained: Path | None, **__: object) -> PhaseResult:
+        taken.append(trained is not None and (trained / "finetune" / "result.json").exists())
+        raise UserError("killed before it was logged")
+
+    monkeypatch.setattr(conclude, "run_phase", phase)
+    monkeypatch.setattr(conclude, "write_figures", lambda *_: {})
+    for settings in ((), ("--compile", "on"), ()):
+        assert tune("--trials", "1", "--threads", "1", *settings) == 2
+    assert taken == [True, False, True]
 
 
 @pytest.mark.slow

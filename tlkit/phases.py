@@ -32,7 +32,12 @@ from tlkit.models.weights import load_weights
 from tlkit.serving.classifier import Classifier, Description
 from tlkit.training.allocator import keep_freed_memory
 from tlkit.training.batches import epoch_batches, plain_batches
-from tlkit.training.checkpoints import load_checkpoint, save_checkpoint
+from tlkit.training.checkpoints import (
+    load_checkpoint,
+    load_result,
+    save_checkpoint,
+    save_result,
+)
 from tlkit.training.loop import Objective, Result, fit
 from tlkit.training.optimizer import Schedule, adamw
 from tlkit.training.precision import autocast, resolve_device, resolve_precision
@@ -322,17 +327,56 @@ def train_phase(
 
     Args:
         log: receives the metrics of an epoch and its number.
-        checkpoints: folder for `best` and `last`.
+        checkpoints: folder for `best`, `last` and the result; a training whose result is there
+            already is not repeated.
         also: as `start_engine` takes it.
     """
     # Again, so that nothing depends on what was computed before.
     seed_everything(config.seed, machine.threads)
     epochs = getattr(config, f"{phase}_epochs")
     engine = start_engine(config, network, pictures, machine, epochs, also)
+    validation = plain_batches(len(pictures.manifest.of("val")), config.batch_size)
+    result = load_result(checkpoints)
+    if result is None:
+        result = _fit(
+            phase, config, network, pictures, machine, engine, validation, epochs,
+            log=log, checkpoints=checkpoints,
+        )  # fmt: skip
+        save_result(checkpoints, result)
+    else:
+        for metrics in result.history:
+            values = dict(metrics)
+            epoch = int(values.pop("epoch"))
+            log(values, epoch)
+    model = network.classifier.model
+    best, _ = load_checkpoint(checkpoints / "best")
+    model.load_state_dict(best, strict=False)
+    model.eval()
+
+    def look() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        with last_features(engine.trained) as features:
+            logits = [logits for logits, _ in _validate(engine, validation, machine)]
+        return stacked(logits).numpy(), stacked(features).numpy()
+
+    return Trained(result, engine.report, look)
+
+
+def _fit(
+    phase: str,
+    config: Config,
+    network: Network,
+    pictures: Pictures,
+    machine: Machine,
+    engine: Engine,
+    validation: list[list[int]],
+    epochs: int,
+    *,
+    log: Callable[[Mapping[str, float], int], object],
+    checkpoints: Path,
+) -> Result:
     model = network.classifier.model
     manifest = pictures.manifest
     count = len(manifest.of("train"))
-    validation = plain_batches(len(manifest.of("val")), config.batch_size)
     # A small part of the pictures takes as many steps as all of them: what differs is what there
     # is to learn from, not how long is learned.
     passes = round(1 / config.train_fraction)
@@ -357,7 +401,7 @@ def train_phase(
         facts = {"phase": phase, **network.origin(), "epoch": epoch, "metrics": dict(metrics)}
         save_checkpoint(checkpoints / name, state, facts)
 
-    result = fit(
+    return fit(
         engine.trained,
         engine.train_mode,
         lambda epoch: engine.inputs.training(epoch, batches(epoch)),
@@ -381,16 +425,6 @@ def train_phase(
         keep=keep,
         description=phase,
     )
-    best, _ = load_checkpoint(checkpoints / "best")
-    model.load_state_dict(best, strict=False)
-    model.eval()
-
-    def look() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        with last_features(engine.trained) as features:
-            logits = [logits for logits, _ in _validate(engine, validation, machine)]
-        return stacked(logits).numpy(), stacked(features).numpy()
-
-    return Trained(result, engine.report, look)
 
 
 def validation_metrics(

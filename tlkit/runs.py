@@ -141,7 +141,12 @@ def run_data(config: Config) -> Data:
 
 
 def run_phase(
-    phase: str, config: Config, *, data: Data | None = None, parent: str | None = None
+    phase: str,
+    config: Config,
+    *,
+    data: Data | None = None,
+    parent: str | None = None,
+    trained: Path | None = None,
 ) -> PhaseResult:
     """Train, evaluate and log one phase.
 
@@ -149,6 +154,8 @@ def run_phase(
         phase: "baseline", "head" or "finetune".
         data: what `prepare_data` gave, where the caller has it already.
         parent: id of the run that this one is logged under, if any.
+        trained: folder with a folder a phase, what `train_phase` left in `checkpoints`: such a
+            phase is not trained again.
 
     Raises:
         UserError: the configuration, the data or the machine do not allow it.
@@ -161,9 +168,12 @@ def run_phase(
         _log_inputs(tracker, folder, config, data, pictures, machine)
         tracker.tags({SETTINGS_TAG: head_settings(config, network)})
         if phase == "finetune":
-            _begin_from_head(tracker, config, data, network)
+            _begin_from_head(tracker, config, data, network, trained)
         checkpoints = folder / "checkpoints"
-        checkpoints.mkdir()
+        if trained is not None and (trained / phase).exists():
+            shutil.copytree(trained / phase, checkpoints)
+        else:
+            checkpoints.mkdir()
         result, report, (logits, features) = _train(
             phase, config, network, pictures, machine, tracker, checkpoints
         )
@@ -366,7 +376,9 @@ def _log_inputs(
     tracker.artifacts(folder)
 
 
-def _begin_from_head(tracker: Tracker, config: Config, data: Data, network: Network) -> None:
+def _begin_from_head(
+    tracker: Tracker, config: Config, data: Data, network: Network, trained: Path | None
+) -> None:
     head = config.init_from
     if head == "auto":
         wanted = {
@@ -374,8 +386,10 @@ def _begin_from_head(tracker: Tracker, config: Config, data: Data, network: Netw
             DIGEST_TAG: data.manifest.digest,
             SETTINGS_TAG: head_settings(config, network),
         }
-        found = newest_run(tracker.experiment_id, wanted)
-        head = found or run_phase("head", config, data=data, parent=tracker.run_id).run_id
+        head = (
+            newest_run(tracker.experiment_id, wanted)
+            or run_phase("head", config, data=data, parent=tracker.run_id, trained=trained).run_id
+        )
     with downloaded(head, "checkpoints") as folder:
         begin_from(network, folder / "best", head)
     tracker.tags({INIT_TAG: head})

@@ -89,9 +89,9 @@ class Tracker:
         tags = [RunTag(key, value) for key, value in values.items()]
         mlflow.MlflowClient().log_batch(self.run_id, tags=tags)
 
-    def artifacts(self, folder: Path) -> None:
-        """Log everything in a folder, under the same relative paths."""
-        mlflow.log_artifacts(str(folder), run_id=self.run_id)
+    def artifacts(self, folder: Path, under: str | None = None) -> None:
+        """Log everything in a folder, under the same relative paths, or below `under`."""
+        mlflow.log_artifacts(str(folder), under, run_id=self.run_id)
 
     def dataset(self, name: str, root: Path, digest: str) -> None:
         """Log the data set as an input of the run, under our own digest of its content."""
@@ -209,6 +209,7 @@ class Known:
 
     Attributes:
         ended: milliseconds since 1970; 0 for a run that did not end.
+        params: as MLflow keeps them, in text.
     """
 
     run_id: str
@@ -216,6 +217,7 @@ class Known:
     status: str
     ended: int
     tags: Mapping[str, str]
+    params: Mapping[str, str]
     metrics: Mapping[str, float]
 
 
@@ -248,7 +250,9 @@ def find_run(run_id: str) -> Known:
 def _known(found: Run) -> Known:
     info, data = found.info, found.data
     ended = info.end_time or 0
-    return Known(info.run_id, info.run_name, info.status, ended, data.tags, data.metrics)
+    return Known(
+        info.run_id, info.run_name, info.status, ended, data.tags, data.params, data.metrics
+    )
 
 
 def join(worker: Tracker, parent_id: str) -> Tracker:
@@ -382,6 +386,11 @@ def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
         output_format="list",
     )
     return runs[0].info.run_id if runs else None
+
+
+def has_artifacts(run_id: str, folder: str) -> bool:
+    """Whether a run has anything in that folder of its artifacts."""
+    return bool(mlflow.MlflowClient().list_artifacts(run_id, folder))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 import csv
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from tlkit.runs import Data, run_phase
 from tlkit.search import study as studies
 from tlkit.search.figures import write_figures
 from tlkit.search.space import Space
-from tlkit.search.worker import Search, settle_runs
+from tlkit.search.worker import TRAINED, Search, settle_runs
 from tlkit.summary import PhaseResult, markdown_table, of_data
 from tlkit.tracking import (
     PHASE_TAG,
     TRIAL_TAG,
+    Known,
     Tracker,
     children,
+    downloaded,
+    has_artifacts,
     register_model,
     set_status,
 )
@@ -108,15 +112,41 @@ def _why_none(study: Study) -> str:
 
 def _train_for_good(trial: FrozenTrial, search: Search, data: Data) -> PhaseResult:
     """The finetune run of a trial's configuration; the one of an earlier command, if there is."""
-    for child in children(search.parent.run_id):
-        same = child.tags.get(TRIAL_TAG) == str(trial.number)
-        if same and child.tags.get(PHASE_TAG) == "finetune" and child.status == "FINISHED":
-            return PhaseResult("finetune", child.run_id, dict(child.metrics))
-    result = run_phase(
-        "finetune", search.space.of_trial(trial), data=data, parent=search.parent.run_id
-    )
+    there = _finished(trial, "finetune", search)
+    if there is not None:
+        return PhaseResult("finetune", there.run_id, dict(there.metrics))
+    config = search.space.of_trial(trial)
+    with _trained(trial, search, config) as folder:
+        result = run_phase(
+            "finetune", config, data=data, parent=search.parent.run_id, trained=folder
+        )
     Tracker(result.run_id, search.parent.experiment_id).tags({TRIAL_TAG: str(trial.number)})
     return result
+
+
+@contextmanager
+def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Path | None]:
+    """What the trial trained, which is what the run for good would train; None where it is not at
+    hand, or was computed in another way by a command with other settings."""
+    made = _finished(trial, "trial", search)
+    if (
+        made is not None
+        and all(made.params[key] == str(getattr(config, key)) for key in studies.NUMERICS)
+        and has_artifacts(made.run_id, TRAINED)
+    ):
+        with downloaded(made.run_id, TRAINED) as folder:
+            yield folder
+    else:
+        yield None
+
+
+def _finished(trial: FrozenTrial, phase: str, search: Search) -> Known | None:
+    """The finished run of a trial below the search, as `trial` or as `finetune`."""
+    for child in children(search.parent.run_id):
+        same = child.tags.get(TRIAL_TAG) == str(trial.number)
+        if same and child.tags.get(PHASE_TAG) == phase and child.status == "FINISHED":
+            return child
+    return None
 
 
 def _objectives(config: Config) -> list[str]:

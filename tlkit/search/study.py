@@ -32,6 +32,9 @@ _FREE = (
     "loader_workers",
 )
 
+# Those of them on which the last digits of a score depend.
+NUMERICS = ("engine", "device", "compile", "threads")
+
 _RANDOM_TRIALS = 5
 
 
@@ -179,12 +182,24 @@ def is_running(study: Study) -> bool:
 
 def best(study: Study) -> FrozenTrial | None:
     """The complete trial with the best first objective, ties broken by the loss, then by age."""
-    sign = 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
+    sign = _sign(study)
     return min(
         (trial for trial in _all(study) if state(trial) == "complete"),
         key=lambda trial: (sign * trial.values[0], trial.user_attrs[LOSS], trial.number),
         default=None,
     )
+
+
+def leads(study: Study, value: float, loss: float) -> bool:
+    """Whether a trial with this first objective would be the best, or as good as the best."""
+    leader, sign = best(study), _sign(study)
+    if leader is None:
+        return True
+    return (sign * value, loss) <= (sign * leader.values[0], leader.user_attrs[LOSS])
+
+
+def _sign(study: Study) -> int:
+    return 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
 
 
 def default_trial(study: Study) -> FrozenTrial | None:

@@ -1,7 +1,6 @@
 """One trial: a finetune run with its head, as far as the validation split."""
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +52,7 @@ def train_trial(
     config: Config,
     manifest: Manifest,
     log: Log,
+    folder: Path,
     *,
     head: Path | None = None,
     also: Sequence[int] = (),
@@ -61,6 +61,7 @@ def train_trial(
 
     Args:
         log: receives the metrics of an epoch of finetune and its number; may raise to stop.
+        folder: gets the checkpoints and the result of each phase, in a folder of its name.
         head: a checkpoint to begin from instead of training a head.
         also: depths that other trials may have, whose inputs are stored on the way.
 
@@ -69,13 +70,12 @@ def train_trial(
     """
     started = time.perf_counter()
     machine = machine_for(config)
-    with tempfile.TemporaryDirectory(prefix="tlkit-trial-") as folder:
-        if head is None:
-            head = Path(folder) / "head" / "best"
-            _train("head", config, manifest, machine, head.parent, _unheard, also)
-        trained, classifier = _train(
-            "finetune", config, manifest, machine, Path(folder) / "finetune", log, also, head
-        )
+    if head is None:
+        head = folder / "head" / "best"
+        _train("head", config, manifest, machine, head.parent, _unheard, also)
+    trained, classifier = _train(
+        "finetune", config, manifest, machine, folder / "finetune", log, also, head
+    )
     return Score(
         trained.result.best["val/loss"],
         trained.result.best["val/accuracy"],
@@ -96,7 +96,7 @@ def _train(
     also: Sequence[int],
     head: Path | None = None,
 ) -> tuple[Trained, Classifier]:
-    checkpoints.mkdir()
+    checkpoints.mkdir(parents=True)
     network, pictures = prepare_phase(phase, config, manifest, machine)
     if head is not None:
         begin_from(network, head, config.init_from)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -31,6 +32,9 @@ from tlkit.tracking import (
     run,
     set_status,
 )
+
+# Where, below a trial's artifacts, lies what it trained: a folder a phase, as `run_phase` takes it.
+TRAINED = "trained"
 
 # MLflow's status for how a trial ended. A pruned one did not finish.
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "FAILED"}
@@ -134,13 +138,19 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
         tracker.params(config.as_dict())
         tracker.tags({TRIAL_STATE_TAG: "running"})
         try:
-            score = train_trial(
-                config,
-                search.manifest,
-                _reporter(config, trial, tracker),
-                head=search.head,
-                also=search.space.rungs(),
-            )
+            with tempfile.TemporaryDirectory(prefix="tlkit-trial-") as folder:
+                score = train_trial(
+                    config,
+                    search.manifest,
+                    _reporter(config, trial, tracker),
+                    Path(folder),
+                    head=search.head,
+                    also=search.space.rungs(),
+                )
+                value, *_ = objectives(config, score)
+                # Those that may be wanted for good; the others would only take room.
+                if trial.user_attrs.get(DEFAULT) or studies.leads(search.study, value, score.loss):
+                    tracker.artifacts(Path(folder), TRAINED)
             _keep(trial, tracker, score)
         except TrialPruned as stop:
             pruned = stop

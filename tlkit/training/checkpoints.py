@@ -1,7 +1,8 @@
-"""Weights as safetensors beside a JSON file that says what they are. No pickle."""
+"""Weights as safetensors beside JSON files that say what they are. No pickle."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tlkit.files import whole_file
+from tlkit.training.loop import Result
+
+_RESULT = "result.json"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> None:
@@ -30,3 +34,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     """Read what `save_checkpoint` wrote, on the CPU."""
     facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     return load_file(path.with_suffix(".safetensors")), facts
+
+
+def save_result(folder: Path, result: Result) -> None:
+    """Write, beside its checkpoints, how a training went that came to its end."""
+    with whole_file(folder / _RESULT) as part:
+        part.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+
+
+def load_result(folder: Path) -> Result | None:
+    """Read what `save_result` wrote; None where there is none."""
+    path = folder / _RESULT
+    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
