@@ -71,13 +71,14 @@ def test_the_recipe_stays_within_its_bounds() -> None:
     assert 125 < max(pixel.max() for pixel in seen) <= 133
 
 
-def test_a_rotation_is_torchvisions_cropped_as_for_evaluation() -> None:
-    plain = preprocessing()
-    [_, rotated_crop, _] = _recipe(plain).transforms
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_a_rotation_is_torchvisions_cropped_as_for_evaluation(crop_mode: str) -> None:
+    plain = Preprocessing({**preprocessing().config, "crop_mode": crop_mode})
+    [_, rotation, crop, _] = _recipe(plain).transforms
     for angle in (-10.0, -3.2, 0.0, 7.3):
         resized = plain.resize(picture(size=(120, 70)))
         rotated = rotate(resized, angle, InterpolationMode.BILINEAR, fill=128)
-        ours = rotated_crop.transform(resized, {"angle": angle})
+        ours = crop(rotation.transform(resized, {"angle": angle}))
         assert np.array_equal(np.asarray(ours), np.asarray(plain.crop(rotated)))
 
 

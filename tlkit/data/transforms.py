@@ -144,11 +144,11 @@ def _same(picture: Any) -> Any:
     return picture
 
 
-class _RotatedCrop(v2.RandomRotation):  # type: ignore[misc]
-    """A picture rotated about its centre, and the centre of that cropped.
+class _RotatedCentre(v2.RandomRotation):  # type: ignore[misc]
+    """A picture rotated about its centre, and of that the centre alone, of `size` (height, width)
+    at most: the rest, which would be cropped away, takes most of the time of a rotation.
 
-    The crop alone is computed, which is what takes most of an augmentation's time. What a rotation
-    brings in are pixels around the crop, and grey where the picture ends.
+    What it brings in are pixels around the centre, and grey where the picture ends.
     """
 
     def __init__(self, degrees: float, size: tuple[int, int]) -> None:
@@ -156,7 +156,7 @@ class _RotatedCrop(v2.RandomRotation):  # type: ignore[misc]
         self.size = size
 
     def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
-        height, width = self.size
+        height, width = min(self.size[0], inpt.height), min(self.size[1], inpt.width)
         centre_x, centre_y = inpt.width / 2, inpt.height / 2
         # As torchvision's centre crop rounds.
         left = round((inpt.width - width) / 2) - centre_x
@@ -182,7 +182,8 @@ def _recipe(preprocessing: Preprocessing) -> Step:
     steps: Step = v2.Compose(
         [
             v2.RandomHorizontalFlip(),
-            _RotatedCrop(10, (height, width)),
+            _RotatedCentre(10, (height, width)),
+            preprocessing.crop,  # which pads, for some networks
             v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
         ]
     )
