@@ -1,6 +1,7 @@
 """The prefix engine: what is stored is what the frozen part computes, whatever happened before."""
 
 import errno
+import itertools
 import multiprocessing
 import os
 import random
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from tlkit.features.compilers import INDUCTOR, ONNX_RUNTIME, OPENVINO, compiler_
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
 from tlkit.features.prefix import Nothing, Prefix
-from tlkit.features.store import Filling, Store, Unwritable
+from tlkit.features.store import Filling, Rows, Store, Unwritable
 from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
 from tlkit.models.units import units
@@ -425,6 +426,24 @@ def test_a_slow_disk_makes_it_compute_again_with_the_same_batches(
     assert report.metrics["features/write_seconds"] == 1.0
     assert int((inputs.views[0].rows.slots < 0).sum()) == 180 - 4 * 32
     assert torch.equal(training(inputs, count=180), training(expected, count=180))
+
+
+def test_reading_is_timed_without_what_disturbs_it_now_and_then(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_pictures(tmp_path / "pictures", counts=(90, 4, 2), size=36)
+    pictures = pictures_of(root, tmp_path, model_of())
+    calls, gather = itertools.count(), Rows.gather
+
+    def disturbed(rows: Rows, indices: Sequence[int]) -> torch.Tensor:
+        time.sleep(0 if next(calls) == 5 else 0.3)
+        return gather(rows, indices)
+
+    monkeypatch.setattr(Rows, "gather", disturbed)
+    monkeypatch.setattr(fill, "_MEASURED", 3)
+    _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert next(calls) > 5
+    assert report.metrics["features/read_seconds"] < 0.3 / 32
 
 
 def fill_slowly(folder: Path, pictures: Pictures, passes: Path) -> None:
