@@ -61,8 +61,8 @@ def measure(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def search(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The whole of `-e tune`, and its trials alone: without the training of the best and of the
-    default configuration for good, their figures and tests."""
+    """The whole of `-e tune`, and its trials alone: without the runs of the best and of the default
+    configuration, their figures and tests."""
     trials = arguments.pop("configurations")
     del arguments["sample"]
     if Path(arguments["data"]).exists():

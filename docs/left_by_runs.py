@@ -41,6 +41,7 @@ MODELS = (*TESTED, "route")
 
 _CACHED = "with `engine: cached`"
 _KNOWN = "where folders are called after classes"
+_KEPT = "of the default configuration, and where it was the best so far"
 _CHAMPION = "where there is a champion"
 _OUTCOMES = "where both have outcomes"
 
@@ -152,7 +153,13 @@ METRICS: Mapping[str, Sequence[Left]] = {
             },
         ),
         *left(PHASES, {"time/train_seconds": "wall time of training and validation"}),
-        *left((*TRAINED, "ensemble"), {"time/total_seconds": "wall time until it is logged"}),
+        *left(
+            (*TRAINED, "ensemble"),
+            {
+                "time/total_seconds": "wall time until it is logged, with that of a training that "
+                "was taken over from a trial"
+            },
+        ),
         *left(
             TRAINED,
             {
@@ -319,8 +326,16 @@ TAGS: Sequence[Left] = [
         },
     ),
     *left(
+        TRIAL,
+        {
+            "tlkit.trained_by": "engine, device, number format, threads, compiling and torch that "
+            "`trained` was computed by"
+        },
+        _KEPT,
+    ),
+    *left(
         ("finetune",),
-        {"tlkit.trial": "the trial whose training it takes over for good"},
+        {"tlkit.trial": "the trial whose configuration it has"},
         "below `tune`",
     ),
     *left(
@@ -328,7 +343,7 @@ TAGS: Sequence[Left] = [
         {
             "tlkit.best.*": "value of each searched key in the best trial",
             "tlkit.best_trial": "its number",
-            "tlkit.best_run": "id of the `finetune` run that trained it for good",
+            "tlkit.best_run": "id of the `finetune` run of its configuration",
         },
     ),
     *left(("compare",), {"tlkit.compared": "ids of the runs, with commas between them"}),
@@ -408,10 +423,10 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
         *left(
             TRIAL,
             {
-                "trained/*": "checkpoints of its head and its finetune, which the run for good "
-                "takes over"
+                "trained/*": "checkpoints and `result.json` of its head, where it trained one, and "
+                "its finetune, for the `finetune` run of its configuration"
             },
-            "of the default configuration, and where it was the best so far",
+            _KEPT,
         ),
         *left(
             ("tune",),

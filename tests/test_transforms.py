@@ -74,12 +74,21 @@ def test_the_recipe_stays_within_its_bounds() -> None:
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 def test_a_rotation_is_torchvisions_cropped_as_for_evaluation(crop_mode: str) -> None:
     plain = Preprocessing({**preprocessing().config, "crop_mode": crop_mode})
-    [_, rotation, crop, _] = _recipe(plain).transforms
+    [_, rotation, _, crop] = _recipe(plain).transforms
     for angle in (-10.0, -3.2, 0.0, 7.3):
         resized = plain.resize(picture(size=(120, 70)))
         rotated = rotate(resized, angle, InterpolationMode.BILINEAR, fill=128)
         ours = crop(rotation.transform(resized, {"angle": angle}))
         assert np.array_equal(np.asarray(ours), np.asarray(plain.crop(rotated)))
+
+
+def test_where_the_crop_pads_colours_leave_the_padding_alone() -> None:
+    plain = Preprocessing({**preprocessing().config, "crop_mode": "border"})
+    wide = picture(size=(120, 60))
+    padding = np.asarray(plain.picture(wide))[0, 0]
+    views = Views(plain, "recipe", seed=0)
+    for view in range(5):
+        assert np.array_equal(np.asarray(views.picture(wide, "aa", view))[0, 0], padding)
 
 
 def test_the_recipe_flips_about_half_of_the_views() -> None:

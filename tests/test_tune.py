@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import math
 import os
 import pwd
@@ -375,15 +376,51 @@ def test_what_a_trial_trained_is_not_trained_again_for_good(tuned: Tuned) -> Non
             assert names[-1] == "result.json"
             # It has the seconds that training took, which no two trainings share.
             assert all((kept / n).read_bytes() == (taken / n).read_bytes() for n in names)
+            seconds = run.data.metrics
+            assert seconds["time/total_seconds"] > seconds["time/train_seconds"] > 0
 
 
 @pytest.mark.slow
 def test_only_what_may_be_wanted_for_good_is_kept(tuned: Tuned) -> None:
     values = [trial.value for trial in tuned.trials]
     for number, value in enumerate(values):
-        run_id = only(tuned.runs, f"trial-{number}").info.run_id
-        kept = tracking.has_artifacts(run_id, "trained")
-        assert kept == (number == 0 or value <= min(values[:number]))
+        tags = only(tuned.runs, f"trial-{number}").data.tags
+        assert ("tlkit.trained_by" in tags) == (number == 0 or value <= min(values[:number]))
+
+
+@pytest.mark.slow
+def test_a_finetune_that_is_taken_over_names_the_head_that_it_began_from(
+    tune: Tune, experiment: str
+) -> None:
+    """Where all trials have the same head settings, each has a head of its own all the same."""
+    search = json.dumps({"backbone_lr": {"low": 1e-4, "high": 1e-2, "log": True}})
+    own = ("--trials", "3", "--pruner", "none", "--backbone_lr", "1e-9", "--search", search)
+    assert tune(*own) == 0
+    heads = [run.data.tags["tlkit.init_from"] for run in named(runs_of(experiment), "finetune")]
+    assert len(set(heads)) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_weights_that_cannot_be_kept_lose_no_trial(
+    tune: Tune,
+    storage: str,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    log = Tracker.artifacts
+
+    def artifacts_refused(tracker: Tracker, folder: Path, under: str | None = None) -> None:
+        if under == worker.TRAINED:
+            raise OSError("the store is full")
+        log(tracker, folder, under)
+
+    monkeypatch.setattr(Tracker, "artifacts", artifacts_refused)
+    assert tune("--trials", "2") == 0
+    assert_exact(runs_of(experiment), study_at(storage), 2)
+    assert {studies.state(trial) for trial in study_at(storage)} == {"complete"}
+    assert "not kept: OSError: the store is full" in capfd.readouterr().err
+    assert not [run for run in runs_of(experiment) if "tlkit.trained_by" in run.data.tags]
 
 
 def test_settings_that_change_the_last_digits_train_again_for_good(
@@ -397,9 +434,9 @@ def test_settings_that_change_the_last_digits_train_again_for_good(
 
     monkeypatch.setattr(conclude, "run_phase", phase)
     monkeypatch.setattr(conclude, "write_figures", lambda *_: {})
-    for settings in ((), ("--compile", "on"), ()):
+    for settings in ((), ("--compile", "on"), ("--engine", "plain"), ()):
         assert tune("--trials", "1", "--threads", "1", *settings) == 2
-    assert taken == [True, False, True]
+    assert taken == [True, False, False, True]
 
 
 @pytest.mark.slow
@@ -1025,6 +1062,10 @@ def test_the_best_is_by_the_objective_then_by_the_loss_then_by_age(
     found = studies.best(study)
     assert found is not None
     assert found.number == best
+    for value, loss in trials:
+        first = value[0] if isinstance(value, tuple) else value
+        leads = studies.leads(study, first, loss)
+        assert leads == ((first, loss) == (found.values[0], found.user_attrs[studies.LOSS]))
 
 
 def test_objectives_are_taken_from_the_score() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.data.transforms import Preprocessing, Views
+from tlkit.data.transforms import AUGMENTATION_REVISION, Preprocessing, Views
 from tlkit.errors import UserError
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import Inputs, PictureInputs, Pictures
@@ -179,6 +179,8 @@ def build_network(phase: str, config: Config, classes: tuple[str, ...]) -> Netwo
 def head_settings(config: Config, network: Network) -> str:
     """A hash over all that a head depends on besides the data."""
     values = {key: getattr(config, key) for key in HEAD_KEYS} | {"weights": network.weights}
+    if config.augment != "none":
+        values["augmentation_revision"] = AUGMENTATION_REVISION
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -253,7 +255,7 @@ def start_engine(
     """Have the outputs of the frozen part at hand (`cached`), or not (`plain`).
 
     Args:
-        epochs: how many will train.
+        epochs: how many will train; with 0 there are validation pictures alone.
         also: depths at which other runs will cut the same network.
     """
     model = network.classifier.model.to(machine.device)
@@ -333,10 +335,10 @@ def train_phase(
     """
     # Again, so that nothing depends on what was computed before.
     seed_everything(config.seed, machine.threads)
-    epochs = getattr(config, f"{phase}_epochs")
+    result = load_result(checkpoints)
+    epochs = 0 if result else getattr(config, f"{phase}_epochs")
     engine = start_engine(config, network, pictures, machine, epochs, also)
     validation = plain_batches(len(pictures.manifest.of("val")), config.batch_size)
-    result = load_result(checkpoints)
     if result is None:
         result = _fit(
             phase, config, network, pictures, machine, engine, validation, epochs,

@@ -67,6 +67,7 @@ from tlkit.tracking import (
     run,
 )
 from tlkit.training.batches import plain_batches
+from tlkit.training.checkpoints import load_result
 from tlkit.training.loop import Result
 
 PACKAGE = Path(__file__).parent
@@ -170,10 +171,7 @@ def run_phase(
         if phase == "finetune":
             _begin_from_head(tracker, config, data, network, trained)
         checkpoints = folder / "checkpoints"
-        if trained is not None and (trained / phase).exists():
-            shutil.copytree(trained / phase, checkpoints)
-        else:
-            checkpoints.mkdir()
+        elsewhere = _take_over(trained, phase, checkpoints)
         result, report, (logits, features) = _train(
             phase, config, network, pictures, machine, tracker, checkpoints
         )
@@ -210,7 +208,7 @@ def run_phase(
             "parameters/total": float(network.parameters(trainable=False)),
             **(report.metrics if report else {"time/prefix_seconds": 0.0}),
             "time/train_seconds": result.seconds,
-            "time/total_seconds": time.perf_counter() - started,
+            "time/total_seconds": time.perf_counter() - started + elsewhere,
         }
         tracker.metrics(metrics)
         picture = tracker.artifact_link("gradcam.png")
@@ -241,6 +239,16 @@ def _train(
         also=[config.unfreeze_depth],
     )
     return trained.result, trained.report, trained.validation()
+
+
+def _take_over(trained: Path | None, phase: str, checkpoints: Path) -> float:
+    """Make the folder of the checkpoints, with what was trained already; the seconds that took."""
+    if trained is None or not (trained / phase).exists():
+        checkpoints.mkdir()
+        return 0.0
+    shutil.copytree(trained / phase, checkpoints)
+    result = load_result(checkpoints)
+    return result.seconds if result else 0.0
 
 
 def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:
@@ -386,8 +394,11 @@ def _begin_from_head(
             DIGEST_TAG: data.manifest.digest,
             SETTINGS_TAG: head_settings(config, network),
         }
+        # What was trained already began from a head of its own.
+        own = trained is not None and (trained / "head").exists()
+        found = None if own else newest_run(tracker.experiment_id, wanted)
         head = (
-            newest_run(tracker.experiment_id, wanted)
+            found
             or run_phase("head", config, data=data, parent=tracker.run_id, trained=trained).run_id
         )
     with downloaded(head, "checkpoints") as folder:

@@ -209,7 +209,6 @@ class Known:
 
     Attributes:
         ended: milliseconds since 1970; 0 for a run that did not end.
-        params: as MLflow keeps them, in text.
     """
 
     run_id: str
@@ -217,7 +216,6 @@ class Known:
     status: str
     ended: int
     tags: Mapping[str, str]
-    params: Mapping[str, str]
     metrics: Mapping[str, float]
 
 
@@ -250,9 +248,7 @@ def find_run(run_id: str) -> Known:
 def _known(found: Run) -> Known:
     info, data = found.info, found.data
     ended = info.end_time or 0
-    return Known(
-        info.run_id, info.run_name, info.status, ended, data.tags, data.params, data.metrics
-    )
+    return Known(info.run_id, info.run_name, info.status, ended, data.tags, data.metrics)
 
 
 def join(worker: Tracker, parent_id: str) -> Tracker:
@@ -386,11 +382,6 @@ def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
         output_format="list",
     )
     return runs[0].info.run_id if runs else None
-
-
-def has_artifacts(run_id: str, folder: str) -> bool:
-    """Whether a run has anything in that folder of its artifacts."""
-    return bool(mlflow.MlflowClient().list_artifacts(run_id, folder))
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ class _RotatedCentre(v2.RandomRotation):  # type: ignore[misc]
     """
 
     def __init__(self, degrees: float, size: tuple[int, int]) -> None:
-        super().__init__(degrees, fill=128)
+        super().__init__(degrees)
         self.size = size
 
     def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
@@ -183,8 +183,8 @@ def _recipe(preprocessing: Preprocessing) -> Step:
         [
             v2.RandomHorizontalFlip(),
             _RotatedCentre(10, (height, width)),
-            preprocessing.crop,  # which pads, for some networks
             v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
+            preprocessing.crop,  # pads, for some networks
         ]
     )
     return steps

@@ -81,14 +81,14 @@ def stored_inputs(
     same result.
 
     Args:
-        epochs: how many will train on the inputs.
+        epochs: how many will train on the inputs; with 0 there are no views.
         compiling: "on", "off", or "auto" where it saves time.
     """
     started = time.perf_counter()
     report = Report()
     views = min(pictures.count, epochs)
     # How often an output is used: once more than this run needs, for the next one.
-    uses = {"train": -(-epochs // views) + 1, "val": epochs + 1}
+    uses = {"train": -(-epochs // max(1, views)) + 1, "val": epochs + 1}
     renditions = [
         *(Rendition(pictures, "train", view) for view in range(views)),
         Rendition(pictures, "val", None),

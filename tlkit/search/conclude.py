@@ -1,4 +1,4 @@
-"""The end of a search: what it found, in words, files and pictures, and trained for good."""
+"""The end of a search: what it found, in words, files and pictures, and as tested models."""
 
 import csv
 import tempfile
@@ -16,7 +16,7 @@ from tlkit.runs import Data, run_phase
 from tlkit.search import study as studies
 from tlkit.search.figures import write_figures
 from tlkit.search.space import Space
-from tlkit.search.worker import TRAINED, Search, settle_runs
+from tlkit.search.worker import TRAINED, TRAINED_BY_TAG, Search, computed_by, settle_runs
 from tlkit.summary import PhaseResult, markdown_table, of_data
 from tlkit.tracking import (
     PHASE_TAG,
@@ -25,7 +25,6 @@ from tlkit.tracking import (
     Tracker,
     children,
     downloaded,
-    has_artifacts,
     register_model,
     set_status,
 )
@@ -49,7 +48,8 @@ class Conclusion:
 
 
 def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
-    """Train the best configuration and the default, read the test pictures, and log it all.
+    """Make runs of the best configuration and the default, which read the test pictures, and log
+    it all.
 
     To be called under a lock.
 
@@ -126,14 +126,10 @@ def _train_for_good(trial: FrozenTrial, search: Search, data: Data) -> PhaseResu
 
 @contextmanager
 def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Path | None]:
-    """What the trial trained, which is what the run for good would train; None where it is not at
-    hand, or was computed in another way by a command with other settings."""
+    """What the trial trained, which is what the run for good would train; None where it was not
+    kept, or was computed on another machine or by a command with other settings."""
     made = _finished(trial, "trial", search)
-    if (
-        made is not None
-        and all(made.params[key] == str(getattr(config, key)) for key in studies.NUMERICS)
-        and has_artifacts(made.run_id, TRAINED)
-    ):
+    if made is not None and made.tags.get(TRAINED_BY_TAG) == computed_by(config):
         with downloaded(made.run_id, TRAINED) as folder:
             yield folder
     else:

@@ -14,6 +14,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tlkit.config import Config
+from tlkit.data.transforms import AUGMENTATION_REVISION
 from tlkit.errors import UserError
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import GRACE_SECONDS, retry_once
@@ -32,9 +33,6 @@ _FREE = (
     "loader_workers",
 )
 
-# Those of them on which the last digits of a score depend.
-NUMERICS = ("engine", "device", "compile", "threads")
-
 _RANDOM_TRIALS = 5
 
 
@@ -42,6 +40,8 @@ def identity(space: Space, digest: str) -> dict[str, Any]:
     """What two commands must agree in to share a study; JSON-able, flat."""
     settings = {key: value for key, value in space.base.as_dict().items() if key not in _FREE}
     searched = {f"search.{key}": text for key, text in space.describe().items()}
+    if space.base.augment != "none":
+        settings["augmentation revision"] = AUGMENTATION_REVISION
     return {"data digest": digest, **settings, **searched}
 
 

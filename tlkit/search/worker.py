@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError
+from tlkit.phases import machine_for
 from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import Lock
@@ -35,6 +37,8 @@ from tlkit.tracking import (
 
 # Where, below a trial's artifacts, lies what it trained: a folder a phase, as `run_phase` takes it.
 TRAINED = "trained"
+# By what it was computed; only where all of it was kept.
+TRAINED_BY_TAG = "tlkit.trained_by"
 
 # MLflow's status for how a trial ended. A pruned one did not finish.
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "FAILED"}
@@ -150,7 +154,7 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
                 value, *_ = objectives(config, score)
                 # Those that may be wanted for good; the others would only take room.
                 if trial.user_attrs.get(DEFAULT) or studies.leads(search.study, value, score.loss):
-                    tracker.artifacts(Path(folder), TRAINED)
+                    _keep_trained(tracker, Path(folder), config)
             _keep(trial, tracker, score)
         except TrialPruned as stop:
             pruned = stop
@@ -203,6 +207,24 @@ def _stop_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         raise KeyboardInterrupt
+
+
+def computed_by(config: Config) -> str:
+    """What the last digits of a training depend on beside its configuration."""
+    machine = machine_for(config)
+    return (
+        f"{config.engine} engine, {machine.device}, {machine.dtype}, {machine.threads} threads, "
+        f"compile {config.compile}, torch {version('torch')}"
+    )
+
+
+def _keep_trained(tracker: Tracker, folder: Path, config: Config) -> None:
+    try:
+        tracker.artifacts(folder, TRAINED)
+    except Exception as error:  # the trial has its score, and can be trained again for good
+        tqdm.write(f"warning: the weights of a trial are not kept: {_reason(error)}", sys.stderr)
+        return
+    tracker.tags({TRAINED_BY_TAG: computed_by(config)})
 
 
 def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
