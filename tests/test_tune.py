@@ -419,7 +419,8 @@ def test_weights_that_cannot_be_kept_lose_no_trial(
     assert tune("--trials", "2") == 0
     assert_exact(runs_of(experiment), study_at(storage), 2)
     assert {studies.state(trial) for trial in study_at(storage)} == {"complete"}
-    assert "not kept: OSError: the store is full" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "what trial 0 trained is not kept (OSError: the store is full)" in told
     assert not [run for run in runs_of(experiment) if "tlkit.trained_by" in run.data.tags]
 
 

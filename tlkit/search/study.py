@@ -40,9 +40,9 @@ def identity(space: Space, digest: str) -> dict[str, Any]:
     """What two commands must agree in to share a study; JSON-able, flat."""
     settings = {key: value for key, value in space.base.as_dict().items() if key not in _FREE}
     searched = {f"search.{key}": text for key, text in space.describe().items()}
-    if space.base.augment != "none":
-        settings["augmentation revision"] = AUGMENTATION_REVISION
-    return {"data digest": digest, **settings, **searched}
+    # Whatever the base says: `augment` itself may be searched.
+    revision = {"augmentation revision": AUGMENTATION_REVISION}
+    return {"data digest": digest, **revision, **settings, **searched}
 
 
 def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:

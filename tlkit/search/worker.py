@@ -154,7 +154,7 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
                 value, *_ = objectives(config, score)
                 # Those that may be wanted for good; the others would only take room.
                 if trial.user_attrs.get(DEFAULT) or studies.leads(search.study, value, score.loss):
-                    _keep_trained(tracker, Path(folder), config)
+                    _keep_trained(trial, tracker, Path(folder), config)
             _keep(trial, tracker, score)
         except TrialPruned as stop:
             pruned = stop
@@ -210,7 +210,7 @@ def _stop_with_parent() -> None:
 
 
 def computed_by(config: Config) -> str:
-    """What the last digits of a training depend on beside its configuration."""
+    """What the last digits of a training depend on besides the keys that its study is about."""
     machine = machine_for(config)
     return (
         f"{config.engine} engine, {machine.device}, {machine.dtype}, {machine.threads} threads, "
@@ -218,11 +218,15 @@ def computed_by(config: Config) -> str:
     )
 
 
-def _keep_trained(tracker: Tracker, folder: Path, config: Config) -> None:
+def _keep_trained(trial: Trial, tracker: Tracker, folder: Path, config: Config) -> None:
     try:
         tracker.artifacts(folder, TRAINED)
-    except Exception as error:  # the trial has its score, and can be trained again for good
-        tqdm.write(f"warning: the weights of a trial are not kept: {_reason(error)}", sys.stderr)
+    except Exception as error:  # the trial has its score: that must not be lost with its weights
+        tqdm.write(
+            f"warning: what trial {trial.number} trained is not kept ({_reason(error)}); "
+            "if it is wanted at the end, it is trained again",
+            sys.stderr,
+        )
         return
     tracker.tags({TRAINED_BY_TAG: computed_by(config)})
 
