@@ -26,6 +26,11 @@ SHAPES = {
     "depthwise of three parts a side": (16, 16, 7, 1, 3, 16),
     "depthwise of an even kernel": (16, 16, 4, 3, 1, 16),
     "depthwise with a border as wide as its kernel": (16, 16, 3, 1, 3, 16),
+    "depthwise with steps": (16, 16, 3, 2, 1, 16),
+    "depthwise with steps, to the last pixel": (16, 16, 5, 2, 0, 16),
+    "depthwise with steps as wide as its kernel": (16, 16, 3, 3, 0, 16),
+    "depthwise with steps wider than its kernel": (16, 16, 2, 3, 1, 16),
+    "depthwise of one pixel with steps": (16, 16, 1, 2, 0, 16),
     "two filters a channel": (16, 32, 3, 1, 1, 16),
     "grouped": (16, 24, 3, 1, 1, 4),
 }

@@ -8,9 +8,15 @@ import timm
 import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
-from torchvision.transforms.functional import InterpolationMode, rotate
+from torchvision.transforms import v2
+from torchvision.transforms.functional import (
+    InterpolationMode,
+    center_crop,
+    pil_to_tensor,
+    rotate,
+)
 
-from tlkit.data.transforms import Preprocessing, Views, _recipe
+from tlkit.data.transforms import Preprocessing, Views, _RotatedCentre, _view_seed
 from tlkit.models.backbones import create_model, data_config
 
 
@@ -71,15 +77,34 @@ def test_the_recipe_stays_within_its_bounds() -> None:
     assert 125 < max(pixel.max() for pixel in seen) <= 133
 
 
-@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
-def test_a_rotation_is_torchvisions_cropped_as_for_evaluation(crop_mode: str) -> None:
-    plain = Preprocessing({**preprocessing().config, "crop_mode": crop_mode})
-    [_, rotation, _, crop] = _recipe(plain).transforms
+@pytest.mark.parametrize("size", [(120, 70), (40, 30)])
+def test_a_rotation_is_torchvisions_cropped(size: tuple[int, int]) -> None:
+    pixels = pil_to_tensor(picture(size=size)).float() / 255
+    rotation, height, width = _RotatedCentre(10, (47, 48)), min(47, size[1]), min(48, size[0])
     for angle in (-10.0, -3.2, 0.0, 7.3):
-        resized = plain.resize(picture(size=(120, 70)))
-        rotated = rotate(resized, angle, InterpolationMode.BILINEAR, fill=128)
-        ours = crop(rotation.transform(resized, {"angle": angle}))
-        assert np.array_equal(np.asarray(ours), np.asarray(plain.crop(rotated)))
+        # Its fill would not blend with the picture at the edge; zeros do.
+        rotated = rotate(pixels - 0.5, angle, InterpolationMode.BILINEAR) + 0.5
+        expected = center_crop(rotated, [height, width])
+        ours = rotation.transform(pixels, {"angle": angle})
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_a_view_is_near_what_pillow_makes_of_it() -> None:
+    # Which rounds down at each step, four times.
+    plain, wide = preprocessing(), picture(size=(120, 70))
+    by_pillow = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomRotation(10, InterpolationMode.BILINEAR, fill=128),
+            plain.crop,
+            v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
+        ]
+    )
+    for view in range(5):
+        torch.manual_seed(_view_seed(0, view, "aa"))
+        expected = np.asarray(by_pillow(plain.resize(wide))).astype(int)
+        ours = np.asarray(Views(plain, "recipe", seed=0).picture(wide, "aa", view)).astype(int)
+        assert np.abs(ours - expected)[2:-2, 2:-2].max() <= 4
 
 
 def test_where_the_crop_pads_colours_leave_the_padding_alone() -> None:

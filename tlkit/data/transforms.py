@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
@@ -17,7 +18,10 @@ from torchvision.transforms import v2
 Step = Callable[[Any], Any]
 
 # Of what the augmentations make of a picture; to be raised when that changes under the same name.
-AUGMENTATION_REVISION = 2
+AUGMENTATION_REVISION = 3
+
+# What a rotation brings in where the picture ends.
+_GREY = 0.5
 
 _generator = threading.Lock()
 
@@ -112,8 +116,9 @@ class Views:
     ) -> Iterator[Image.Image]:
         """These views, None for the plain one, of an RGB picture whose content has the hash
         `sha256`; it is resized once."""
-        render = _AUGMENTATIONS[self.augment](self.preprocessing)
         resized = self.preprocessing.resize(picture)
+        prepare, render = self._steps
+        prepared = prepare(resized)
         for view in views:
             if view is None:
                 yield self.preprocessing.crop(resized)
@@ -122,8 +127,12 @@ class Views:
             with _generator, torch.random.fork_rng(devices=[]):
                 # The default generator alone: seeding CUDA from a loader's worker would start it.
                 torch.default_generator.manual_seed(_view_seed(self.seed, view, sha256))
-                rendered = render(resized)
+                rendered = render(prepared)
             yield rendered
+
+    @cached_property
+    def _steps(self) -> tuple[Step, Step]:
+        return _AUGMENTATIONS[self.augment](self.preprocessing)
 
     def picture(self, picture: Image.Image, sha256: str, view: int) -> Image.Image:
         """View `view` of an RGB picture whose content has the hash `sha256`."""
@@ -145,8 +154,8 @@ def _same(picture: Any) -> Any:
 
 
 class _RotatedCentre(v2.RandomRotation):  # type: ignore[misc]
-    """A picture rotated about its centre, and of that the centre alone, of `size` (height, width)
-    at most: the rest, which would be cropped away, takes most of the time of a rotation.
+    """Pixels, float32 (C, H, W) in [0, 1], rotated about their centre, and of that the centre
+    alone, of `size` (height, width) at most: the rest would be cropped away.
 
     What it brings in are pixels around the centre, and grey where the picture ends.
     """
@@ -155,52 +164,61 @@ class _RotatedCentre(v2.RandomRotation):  # type: ignore[misc]
         super().__init__(degrees)
         self.size = size
 
-    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
-        height, width = min(self.size[0], inpt.height), min(self.size[1], inpt.width)
-        centre_x, centre_y = inpt.width / 2, inpt.height / 2
-        # As torchvision's centre crop rounds.
-        left = round((inpt.width - width) / 2) - centre_x
-        top = round((inpt.height - height) / 2) - centre_y
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        _, height, width = inpt.shape
+        across = _from_the_centre(width, self.size[1])
+        down = _from_the_centre(height, self.size[0])[:, None]
         radians = math.radians(params["angle"])
         cos, sin = math.cos(radians), math.sin(radians)
-        # Pillow takes the way back, from a pixel of the result to one of the picture.
-        way_back = (
-            *(cos, -sin, centre_x + cos * left - sin * top),
-            *(sin, cos, centre_y + sin * left + cos * top),
-        )
-        return inpt.transform(
-            (width, height),
-            Image.Transform.AFFINE,
-            way_back,
-            Image.Resampling.BILINEAR,
-            fillcolor=(128, 128, 128),
-        )
+        # For each pixel of the result its place in the picture, whose edges are at -1 and 1.
+        places = torch.empty(1, len(down), len(across), 2)
+        torch.sub(across * (cos * 2 / width), down * (sin * 2 / width), out=places[0, :, :, 0])
+        torch.add(across * (sin * 2 / height), down * (cos * 2 / height), out=places[0, :, :, 1])
+        # It has zeros for what lies outside.
+        rotated = F.grid_sample(inpt[None] - _GREY, places, align_corners=False)
+        return rotated[0].add_(_GREY)
 
 
-def _recipe(preprocessing: Preprocessing) -> Step:
+def _from_the_centre(whole: int, size: int) -> Tensor:
+    """How far the middles of the pixels of a centre crop are from the centre of the whole, along an
+    axis; as torchvision's centre crop rounds."""
+    size = min(size, whole)
+    return torch.arange(size) + (round((whole - size) / 2) + 0.5 - whole / 2)
+
+
+def _recipe(preprocessing: Preprocessing) -> tuple[Step, Step]:
     _, height, width = preprocessing.config["input_size"]
-    steps: Step = v2.Compose(
+    # In float32, which is faster than Pillow's bytes and rounds once.
+    prepare = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+    render = v2.Compose(
         [
             v2.RandomHorizontalFlip(),
             _RotatedCentre(10, (height, width)),
             v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
+            _to_picture,
             preprocessing.crop,  # pads, for some networks
         ]
     )
-    return steps
+    return prepare, render
 
 
-def _trivial(preprocessing: Preprocessing) -> Step:
+def _to_picture(pixels: Tensor) -> Image.Image:
+    """Float32 (3, H, W) in [0, 1] to an RGB picture."""
+    colours = (pixels * 255).round_().to(torch.uint8)
+    return Image.merge("RGB", [Image.fromarray(colour.numpy()) for colour in colours])
+
+
+def _trivial(preprocessing: Preprocessing) -> tuple[Step, Step]:
     # Cropped last, so that what it moves brings in real pixels.
-    steps: Step = v2.Compose(
+    render = v2.Compose(
         [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide(fill=128), preprocessing.crop]
     )
-    return steps
+    return _same, render
 
 
-# From a resized picture to a view, by name.
-_AUGMENTATIONS: dict[str, Callable[[Preprocessing], Step]] = {
-    "none": lambda preprocessing: preprocessing.crop,
+# By name: what is done once to a resized picture, and what then makes each view of it.
+_AUGMENTATIONS: dict[str, Callable[[Preprocessing], tuple[Step, Step]]] = {
+    "none": lambda preprocessing: (_same, preprocessing.crop),
     "recipe": _recipe,
     "trivial": _trivial,
 }

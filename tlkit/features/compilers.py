@@ -47,13 +47,13 @@ def with_inductor(layers: nn.Module) -> Layers:
     return compiled
 
 
-def with_onnxruntime(layers: nn.Module, example: Tensor) -> Layers:
-    """Compiled for float32 inputs of the shape of `example`, on as many threads as torch has now.
+def with_onnxruntime(layers: nn.Module, example: Tensor, threads: int) -> Layers:
+    """Compiled for float32 inputs of the shape of `example`.
 
     Raises whatever the exporter or ONNX Runtime say of layers that they cannot take.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads
     # There are several such sessions. Threads that spin while they wait for work would take the
     # cores from one another, and from the workers that decode pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -73,9 +73,9 @@ def with_onnxruntime(layers: nn.Module, example: Tensor) -> Layers:
     return run
 
 
-def with_openvino(layers: nn.Module, example: Tensor, *, maps: bool) -> Layers:
+def with_openvino(layers: nn.Module, example: Tensor, threads: int, *, maps: bool) -> Layers:
     """Compiled for inputs of the shape, dtype and memory format of `example`; computes in bfloat16
-    and gives it, on as many threads as torch has now.
+    and gives it.
 
     Raises whatever the exporter or OpenVINO say of layers that they cannot take.
 
@@ -103,8 +103,8 @@ def with_openvino(layers: nn.Module, example: Tensor, *, maps: bool) -> Layers:
             edges.output().model().set_layout(_NCHW)
         options = {
             "INFERENCE_PRECISION_HINT": "bf16",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": min(torch.get_num_threads(), len(example) // _PART),
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": min(threads, len(example) // _PART),
             # A thread that may not move would wait for the worker that decodes on its core.
             "ENABLE_CPU_PINNING": False,
         }

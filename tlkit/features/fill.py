@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -99,9 +99,12 @@ def stored_inputs(
     report.wanted = sum(len(rows.slots) for rows in found)
     missing = _absent(found)
     report.hits = report.wanted - missing
-    with tqdm(
-        total=missing, desc="frozen part", unit="picture", disable=None, leave=None
-    ) as progress:
+    with (
+        tqdm(
+            total=missing, desc="frozen part", unit="picture", disable=None, leave=None
+        ) as progress,
+        _torch_threads(1 if prefix.own_threads else torch.get_num_threads()),
+    ):
         for split, number in uses.items():
             wanted = [
                 rendition
@@ -122,6 +125,18 @@ def stored_inputs(
     ]
     report.seconds = time.perf_counter() - started
     return StoredInputs(tuple(outputs[:-1]), outputs[-1]), report
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute by so many. When an operation is done its threads spin for a while, which
+    takes the cores from the frozen part's own and from the workers that decode."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fits(device: torch.device, size: int) -> bool:

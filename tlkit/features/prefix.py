@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -56,6 +56,10 @@ class Frozen(Protocol):
     def whole(self) -> int:
         """The depth at which the outputs are the pictures."""
 
+    @property
+    def own_threads(self) -> bool:
+        """Whether its outputs are computed by other threads than torch's."""
+
     def key(self, depth: int, rendition: Mapping[str, Any]) -> dict[str, Any]:
         """What an output depends on besides the picture."""
 
@@ -80,6 +84,7 @@ class Nothing:
     depth: int = 0
     also: tuple[int, ...] = ()
     whole: int = 1
+    own_threads: bool = True
 
     def key(self, depth: int, rendition: Mapping[str, Any]) -> dict[str, Any]:
         return {"rendition": dict(rendition), "packages": _versions()}
@@ -105,6 +110,7 @@ class Prefix:
         facts: JSON-able; what builds the network: its name and the size of its pictures.
         dtype: in which layers compute.
         compiled: whether passes run as compiled code, whose bits differ a little.
+        threads: that such code has, where it does not run on torch's.
     """
 
     model: nn.Module
@@ -114,6 +120,7 @@ class Prefix:
     device: torch.device
     dtype: torch.dtype
     compiled: bool = False
+    threads: int = field(default_factory=torch.get_num_threads)
 
     @cached_property
     def whole(self) -> int:
@@ -128,6 +135,11 @@ class Prefix:
     def compiler(self) -> str:
         """The name of the compiler for where this one computes."""
         return compiler_for(self.device, self.dtype)
+
+    @property
+    def own_threads(self) -> bool:
+        """Whether ONNX Runtime or OpenVINO compute it."""
+        return self.compiled and self.compiler != INDUCTOR
 
     @cached_property
     def _compiled(self) -> dict[tuple[int, int], Layers]:
@@ -156,9 +168,9 @@ class Prefix:
 
     def _compile(self, stage: nn.Module, example: Tensor) -> Layers:
         if self.compiler == ONNX_RUNTIME:
-            return with_onnxruntime(stage, example)
+            return with_onnxruntime(stage, example, self.threads)
         if self.compiler == OPENVINO:
-            return with_openvino(stage, example, maps=self._channels_first)
+            return with_openvino(stage, example, self.threads, maps=self._channels_first)
         return with_inductor(stage)
 
     def _stage(self, start: int, end: int) -> nn.Module:

@@ -6,7 +6,7 @@ one over a small map two to three times as long as its matrix product. What was 
 docs/LOG.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,8 +89,11 @@ def conv2d(
 
 def _bordered(x: Tensor, border: tuple[int, int]) -> Tensor:
     """(N, C, H, W) to (N, H, W, C) with zeros around."""
+    x = x.permute(0, 2, 3, 1)
+    if border == (0, 0):
+        return x  # what F.pad would copy
     down, across = border
-    return F.pad(x.permute(0, 2, 3, 1), (0, 0, across, across, down, down))
+    return F.pad(x, (0, 0, across, across, down, down))
 
 
 class _Depthwise(torch.autograd.Function):
@@ -131,23 +134,47 @@ def _by_input(
     steps: tuple[int, int],
     border: tuple[int, int],
 ) -> Tensor:
-    """The gradient of a depthwise convolution by its input: one over the gradient, spread out by
-    the steps, with the kernel turned round."""
-    count, channels, *size = shape
-    kernel, spots = weight.shape[2:], gradient.shape[2:]
-    turned = weight.flip(2, 3)
+    """The gradient of a depthwise convolution by its input: for each phase of its steps one over
+    the gradient, with the phase's kernel turned round."""
     if steps == (1, 1):
-        rest = [side - 1 - edge for side, edge in zip(kernel, border, strict=True)]
-        return F.conv2d(gradient, turned, padding=rest, groups=channels)
-    spread = gradient.new_zeros(
-        count, *(side + more - 1 for side, more in zip(size, kernel, strict=True)), channels
+        return _turned(gradient, weight, border)
+    count, channels, *size = shape
+    every_pixel_seen = all(
+        step <= side and step * (spot - 1) + side >= pixels + 2 * edge
+        for step, spot, side, pixels, edge in zip(
+            steps, gradient.shape[2:], weight.shape[2:], size, border, strict=True
+        )
     )
-    rows, columns = (
-        slice(side - 1 - edge, side - 1 - edge + step * (spot - 1) + 1, step)
-        for side, edge, step, spot in zip(kernel, border, steps, spots, strict=True)
-    )
-    spread[:, rows, columns] = gradient.permute(0, 2, 3, 1)
-    return F.conv2d(spread.permute(0, 3, 1, 2), turned, groups=channels)
+    make = gradient.new_empty if every_pixel_seen else gradient.new_zeros
+    result = make(count, *size, channels)
+    for first, part in _phases(weight, steps):
+        found = _turned(gradient, part, (0, 0)).permute(0, 2, 3, 1)
+        rows, columns = (
+            _places(first[i], steps[i], border[i], size[i], found.shape[1 + i]) for i in range(2)
+        )
+        result[:, rows[0], columns[0]] = found[:, rows[1], columns[1]]
+    return result.permute(0, 3, 1, 2)
+
+
+def _phases(weight: Tensor, steps: tuple[int, int]) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """A convolution with steps is a sum of such without: where each begins, and its kernel, which
+    sees the pixels that lie whole steps from there."""
+    for down in range(min(steps[0], weight.shape[2])):
+        for across in range(min(steps[1], weight.shape[3])):
+            yield (down, across), weight[:, :, down :: steps[0], across :: steps[1]]
+
+
+def _places(first: int, step: int, border: int, size: int, found: int) -> tuple[slice, slice]:
+    """Where a phase's gradient goes along an axis, and what of it: the rest is of the border."""
+    skipped = max(0, -((first - border) // step))
+    begin = first - border + skipped * step
+    count = max(0, min(found - skipped, -((begin - size) // step)))
+    return slice(begin, begin + count * step, step), slice(skipped, skipped + count)
+
+
+def _turned(gradient: Tensor, weight: Tensor, border: tuple[int, int]) -> Tensor:
+    rest = [side - 1 - edge for side, edge in zip(weight.shape[2:], border, strict=True)]
+    return F.conv2d(gradient, weight.flip(2, 3), padding=rest, groups=len(weight))
 
 
 def _by_weight(
@@ -159,27 +186,32 @@ def _by_weight(
 ) -> Tensor:
     """The gradient of a depthwise convolution by its weight, float32: a wide kernel in parts."""
 
-    def by_part(part: Tensor, kernel: Tensor, border: tuple[int, int]) -> Tensor:
+    def by_part(
+        part: Tensor, kernel: Tensor, steps: tuple[int, int], border: tuple[int, int]
+    ) -> Tensor:
         result: Tensor = torch.ops.aten.convolution_backward(
             gradient, part, kernel, None, steps, border, (1, 1), False, (0, 0), len(weight),
             (False, True, False),
         )[1]  # fmt: skip
         return result.float()
 
-    height, width = weight.shape[2:]
-    if max(height, width) <= _NARROW:
-        return by_part(x, weight, border)
+    if max(weight.shape[2:]) <= _NARROW:
+        return by_part(x, weight, steps, border)
     around = _bordered(x, border)
-    rows, columns = (steps[i] * (gradient.shape[2 + i] - 1) for i in range(2))
+    rows, columns = gradient.shape[2:]
     result = torch.empty(weight.shape)
-    for top in _starts(height):
-        for left in _starts(width):
-            part = weight[:, :, top : top + _NARROW, left : left + _NARROW]
-            high, wide = part.shape[2:]
-            seen = around[:, top : top + rows + high, left : left + columns + wide].contiguous()
-            result[:, :, top : top + high, left : left + wide] = by_part(
-                seen.permute(0, 3, 1, 2), part, (0, 0)
-            )
+    for (down, across), kernel in _phases(weight, steps):
+        pixels = around[:, down :: steps[0], across :: steps[1]]
+        into = result[:, :, down :: steps[0], across :: steps[1]]
+        height, width = kernel.shape[2:]
+        for top in _starts(height):
+            for left in _starts(width):
+                part = kernel[:, :, top : top + _NARROW, left : left + _NARROW]
+                high, wide = part.shape[2:]
+                seen = pixels[:, top : top + rows - 1 + high, left : left + columns - 1 + wide]
+                into[:, :, top : top + high, left : left + wide] = by_part(
+                    seen.contiguous().permute(0, 3, 1, 2), part, (1, 1), (0, 0)
+                )
     return result
 
 
