@@ -141,6 +141,75 @@ def test_only_the_views_that_epochs_need_are_computed(pictures: Pictures, store:
     assert report.wanted == 48
 
 
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[list[int | None]]:
+    """Records the views for which pictures are read."""
+    seen: list[list[int | None]] = []
+    several = Pictures.several
+
+    def recorded(self: Pictures, split: str, views: list[int | None], batches: object) -> object:
+        seen.append(list(views))
+        return several(self, split, views, batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pictures, "several", recorded)
+    return seen
+
+
+def test_a_run_to_come_needs_no_reading_of_its_own(
+    pictures: Pictures, store: Store, tmp_path: Path, readings: list[list[int | None]]
+) -> None:
+    pictures = replace(pictures, count=5)
+    head, report = stored_inputs(store, prefix_of(model_of(), 0, 2), pictures, 2, epochs_to_come=4)
+    assert (report.hits, report.wanted, len(head.views)) == (0, 88, 2)
+    assert readings == [[None], [0, 1, 2, 3]]
+    # What only that run needs is stored at its own cut.
+    pooled = Rendition(pictures, "train", 2).key()
+    assert not store.entry(prefix_of(model_of(), 0).key(0, pooled)).path.exists()
+    found, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 4)
+    assert report.hits == report.wanted == 168
+    assert len(readings) == 2
+    alone, _ = stored_inputs(
+        Store(tmp_path / "other", 10**9), prefix_of(model_of(), 2), pictures, 4
+    )
+    for epoch in range(4):
+        assert torch.equal(training(found, epoch), training(alone, epoch))
+
+
+def test_for_a_run_to_come_alone_no_picture_is_read(
+    pictures: Pictures, store: Store, readings: list[list[int | None]]
+) -> None:
+    pictures = replace(pictures, count=5)
+    stored_inputs(store, prefix_of(model_of(), 1), pictures, 2)
+    readings.clear()
+    # The first two views are there, or made from what is there.
+    for depth, also in ((1, 2), (0, 1)):
+        stored_inputs(store, prefix_of(model_of(), depth, also), pictures, 2, epochs_to_come=4)
+    assert not readings
+
+
+def test_a_run_to_come_takes_no_room_from_this_one(
+    pictures: Pictures, tmp_path: Path, passes: list[tuple[int, list[int]]]
+) -> None:
+    pictures = replace(pictures, count=3)
+    whole = Store(tmp_path / "whole", 10**9)
+    prefix = prefix_of(model_of(), 0, 2)
+    expected, _ = stored_inputs(whole, prefix, pictures, 1, epochs_to_come=3)
+    train, val = Rendition(pictures, "train", 0), Rendition(pictures, "val", None)
+    paths = [
+        whole.entry(prefix.key(depth, rendition.key())).path
+        for rendition, depth in ((train, 0), (val, 0), (val, 2))
+    ]
+    own = sum(entry.size for entry in whole.entries() if entry.path in paths)
+    passes.clear()
+    small = Store(tmp_path / "small", own + 4096)
+    inputs, report = stored_inputs(small, prefix, pictures, 1, epochs_to_come=3)
+    assert report.decision == "store"
+    assert not inputs.views[0].rows.missing
+    assert torch.equal(training(inputs), training(expected))
+    # Once there is no room for them, their outputs are not computed.
+    assert [depths for _, depths in passes].count([2]) <= 2
+
+
 def test_an_output_does_not_depend_on_the_pictures_computed_with_it(
     pictures: Pictures, store: Store, tmp_path: Path
 ) -> None:

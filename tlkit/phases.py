@@ -281,7 +281,9 @@ def start_engine(
             machine.dtype,
         )
     store = open_store(cache_folder() / "features", config.store_gigabytes)
-    inputs, report = stored_inputs(store, part, pictures, epochs, config.compile)
+    inputs, report = stored_inputs(
+        store, part, pictures, epochs, config.compile, epochs_to_come=config.finetune_epochs
+    )
     return Engine(trained, mode, inputs, report)
 
 

@@ -73,7 +73,13 @@ class Report:
 
 
 def stored_inputs(
-    store: Store, prefix: Frozen, pictures: Pictures, epochs: int, compiling: str = "off"
+    store: Store,
+    prefix: Frozen,
+    pictures: Pictures,
+    epochs: int,
+    compiling: str = "off",
+    *,
+    epochs_to_come: int = 0,
 ) -> tuple[StoredInputs, Report]:
     """What a suffix trains on: every output that is not in the store is computed and put there.
 
@@ -83,12 +89,16 @@ def stored_inputs(
     Args:
         epochs: how many will train on the inputs; with 0 there are no views.
         compiling: "on", "off", or "auto" where it saves time.
+        epochs_to_come: of a run after this one, which trains on the outputs at the cuts
+            `prefix.also`. Where training pictures are read for this run, what that one needs of
+            them is stored too.
     """
     started = time.perf_counter()
     report = Report()
     views = min(pictures.count, epochs)
-    # How often an output is used: once more than this run needs, for the next one.
-    uses = {"train": -(-epochs // max(1, views)) + 1, "val": epochs + 1}
+    # How often an output is used: once more than this run needs, for the next one. Validation comes
+    # first, for what training pictures leave to other runs may take all the room.
+    uses = {"val": epochs + 1, "train": -(-epochs // max(1, views)) + 1}
     renditions = [
         *(Rendition(pictures, "train", view) for view in range(views)),
         Rendition(pictures, "val", None),
@@ -105,12 +115,17 @@ def stored_inputs(
         ) as progress,
         _torch_threads(1 if prefix.own_threads else torch.get_num_threads()),
     ):
+        to_come = range(views, min(pictures.count, epochs_to_come))
         for split, number in uses.items():
             wanted = [
-                rendition
+                _Wanted(rendition, (*prefix.also, prefix.depth))
                 for rendition, rows in zip(renditions, found, strict=True)
                 if rendition.split == split and rows.missing
             ]
+            if split == "train" and wanted and prefix.also:
+                wanted += [
+                    _Wanted(Rendition(pictures, "train", view), prefix.also) for view in to_come
+                ]
             for some in _together(wanted):
                 _Fill(store, prefix, some, number, report, progress).run()
     if missing:
@@ -197,12 +212,20 @@ def _nearest(
     return prefix.whole
 
 
-def _together(renditions: Sequence[Rendition]) -> Iterator[list[Rendition]]:
-    """Those whose pictures are read once for all of them; of several that are the same (views
-    without augmentation), one."""
-    different: dict[str, Rendition] = {}
-    for one in renditions:
-        different.setdefault(json.dumps(one.key(), sort_keys=True), one)
+@dataclass(frozen=True)
+class _Wanted:
+    """A rendition, and the depths of the cuts at which its outputs are wanted."""
+
+    rendition: Rendition
+    depths: tuple[int, ...]
+
+
+def _together(wanted: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
+    """Those whose pictures are read once for all of them; of several renditions that are the same
+    (views without augmentation), the first."""
+    different: dict[str, _Wanted] = {}
+    for one in wanted:
+        different.setdefault(json.dumps(one.rendition.key(), sort_keys=True), one)
     found = list(different.values())
     for begin in range(0, len(found), _TOGETHER):
         yield found[begin : begin + _TOGETHER]
@@ -210,12 +233,12 @@ def _together(renditions: Sequence[Rendition]) -> Iterator[list[Rendition]]:
 
 @dataclass
 class _Fill:
-    """Fills in the outputs of some renditions of one split, at the cut that is wanted and those
-    beside it."""
+    """Fills in the outputs of some renditions of one split; those of this run, which has them at
+    the cut that it trains from, come first."""
 
     store: Store
     prefix: Frozen
-    renditions: Sequence[Rendition]
+    wanted: Sequence[_Wanted]
     uses: int
     report: Report
     progress: "tqdm[NoReturn]"
@@ -224,27 +247,35 @@ class _Fill:
         """Compute and store what is missing."""
         if not self._is_worthwhile():
             return
-        # One order for all processes, or two would wait for one another.
-        depths = sorted({self.prefix.depth, *self.prefix.also}, reverse=True)
         try:
             with ExitStack() as stack:
                 plans: dict[tuple[int, tuple[int, ...]], list[_Part]] = {}
-                for rendition in self.renditions:
+                for one in self.wanted:
+                    # One order for all processes, or two would wait for one another.
+                    depths = sorted(one.depths, reverse=True)
                     fillings = {
                         depth: stack.enter_context(
-                            self._entry(rendition, depth).filling(self._wait)
+                            self._entry(one.rendition, depth).filling(self._wait)
                         )
                         for depth in depths
                     }
                     # Read under the locks: another process may have been faster.
-                    part = _Part(rendition, fillings, self._missing(rendition, depths))
-                    if part.missing[self.prefix.depth]:
-                        plans.setdefault(self._plan(part), []).append(part)
+                    missing = self._missing(one.rendition, depths)
+                    part = _Part(one.rendition, fillings, missing)
+                    if not missing[depths[-1]]:
+                        continue
+                    plan = self._plan(part)
+                    # For a run to come no picture is read that this one can do without.
+                    if self._is_of_this_run(part) or plan in plans:
+                        plans.setdefault(plan, []).append(part)
                 for (start, todo), parts in plans.items():
                     if not self._fill(parts, start, todo):
                         return
         except Unwritable as error:
             self._say(f"recompute: {error}")
+
+    def _is_of_this_run(self, part: "_Part") -> bool:
+        return self.prefix.depth in part.fillings
 
     def _plan(self, part: "_Part") -> tuple[int, tuple[int, ...]]:
         """The cut whose outputs a part is computed from, and of which pictures."""
@@ -259,7 +290,6 @@ class _Fill:
     def _fill(self, parts: "list[_Part]", start: int, todo: Sequence[int]) -> bool:
         """Compute the pictures `todo` of all parts; whether the rest is to be computed too."""
         names, wanted = parts[0].rendition.names, self.prefix.depth
-        depths = [depth for depth in parts[0].fillings if depth < start]
         batches = [list(todo[i : i + PASS]) for i in range(0, len(todo), PASS)]
         laps: list[tuple[float, float]] = []
         before = time.perf_counter()
@@ -267,6 +297,9 @@ class _Fill:
         for number, (batch, inputs) in enumerate(pairs, 1):
             full, writing = False, 0.0
             for part, x in zip(parts, inputs, strict=True):
+                if part.room and not any(part.room.values()):
+                    continue
+                depths = [depth for depth in part.fillings if depth < start]
                 outputs = {
                     depth: self.prefix.rows(output).cpu()
                     for depth, output in zip(
@@ -279,7 +312,8 @@ class _Fill:
                 for depth, rows in outputs.items():
                     stored = part.append([names[index] for index in batch], depth, rows)
                     full = full or (depth == wanted and not stored)
-                self.progress.update(len(batch))
+                if self._is_of_this_run(part):
+                    self.progress.update(len(batch))
                 writing += time.perf_counter() - computed
             passes = len(parts) * PASS
             laps.append(((time.perf_counter() - before - writing) / passes, writing / passes))
@@ -302,17 +336,18 @@ class _Fill:
         """Find out how many rows fit; what this run needs comes first."""
         for depth in sorted(outputs, key=lambda depth: depth != self.prefix.depth):
             shape, dtype = outputs[depth].shape[1:], outputs[depth].dtype
-            most = [len(part.missing[depth]) for part in parts]
+            filled = [part for part in parts if depth in part.fillings]
+            most = [len(part.missing[depth]) for part in filled]
             for _ in range(2):
                 room = [
                     part.fillings[depth].reserve(some, shape, dtype)
-                    for part, some in zip(parts, most, strict=True)
+                    for part, some in zip(filled, most, strict=True)
                 ]
                 if sum(room) == sum(most):
                     break
                 # As much of each, so that all end at one picture.
-                most = [min(some, sum(room) // len(parts)) for some in most]
-            for part, some in zip(parts, room, strict=True):
+                most = [min(some, sum(room) // len(filled)) for some in most]
+            for part, some in zip(filled, room, strict=True):
                 part.room[depth] = some
 
     def _inputs(
