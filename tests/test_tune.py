@@ -1127,3 +1127,24 @@ def test_after_the_timeout_no_trial_begins_and_nothing_is_lost(
     assert_exact(runs_of(experiment), study_at(storage), 2)
     assert tune("--trials", "4") == 0
     assert_exact(runs_of(experiment), study_at(storage), 4)
+
+
+def test_what_a_trial_trained_and_somebody_deleted_is_trained_again(
+    tune: Tune, experiment: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    taken: list[Path | None] = []
+
+    def phase(*_: object, trained: Path | None, **__: object) -> PhaseResult:
+        taken.append(trained)
+        raise UserError("killed before it was logged")
+
+    monkeypatch.setattr(conclude, "run_phase", phase)
+    monkeypatch.setattr(conclude, "write_figures", lambda *_: {})
+    assert tune("--trials", "1") == 2
+    trial = only(runs_of(experiment), "trial-0")
+    shutil.rmtree(artifacts(trial) / "trained")
+    assert tune("--trials", "1") == 2
+    assert taken[0] is not None
+    assert taken[1] is None
+    told = capfd.readouterr().err
+    assert f"what trial 0 trained was kept as trained in its run {trial.info.run_id}" in told

@@ -252,7 +252,7 @@ class _Fill:
                 plans: dict[tuple[int, tuple[int, ...]], list[_Part]] = {}
                 for one in self.wanted:
                     # One order for all processes, or two would wait for one another.
-                    depths = sorted(one.depths, reverse=True)
+                    depths = sorted(set(one.depths), reverse=True)
                     fillings = {
                         depth: stack.enter_context(
                             self._entry(one.rendition, depth).filling(self._wait)

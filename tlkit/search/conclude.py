@@ -1,9 +1,10 @@
 """The end of a search: what it found, in words, files and pictures, and as tested models."""
 
 import csv
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,11 +130,18 @@ def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Pat
     """What the trial trained, which is what the run for good would train; None where it was not
     kept, or was computed on another machine or by a command with other settings."""
     made = _finished(trial, "trial", search)
-    if made is not None and made.tags.get(TRAINED_BY_TAG) == computed_by(config):
-        with downloaded(made.run_id, TRAINED) as folder:
-            yield folder
-    else:
-        yield None
+    with ExitStack() as stack:
+        folder = None
+        if made is not None and made.tags.get(TRAINED_BY_TAG) == computed_by(config):
+            try:
+                folder = stack.enter_context(downloaded(made.run_id, TRAINED))
+            except UserError:
+                print(
+                    f"what trial {trial.number} trained was kept as {TRAINED} in its run "
+                    f"{made.run_id} and is gone: it is trained again",
+                    file=sys.stderr,
+                )
+        yield folder
 
 
 def _finished(trial: FrozenTrial, phase: str, search: Search) -> Known | None:
