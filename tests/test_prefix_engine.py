@@ -21,6 +21,7 @@ from conftest import make_pictures
 from filelock import FileLock
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from tlkit.data.images import read_picture
 from tlkit.data.prepare import prepare
@@ -30,7 +31,7 @@ from tlkit.features.compilers import INDUCTOR, ONNX_RUNTIME, OPENVINO, compiler_
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
 from tlkit.features.prefix import Nothing, Prefix
-from tlkit.features.store import Filling, Rows, Store, Unwritable
+from tlkit.features.store import RECORD_BYTES, Filling, Rows, Store, Unwritable
 from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
 from tlkit.models.units import units
@@ -161,7 +162,7 @@ def test_a_run_to_come_needs_no_reading_of_its_own(
     pictures = replace(pictures, count=5)
     head, report = stored_inputs(store, prefix_of(model_of(), 0, 2), pictures, 2, epochs_to_come=4)
     assert (report.hits, report.wanted, len(head.views)) == (0, 88, 2)
-    assert readings == [[None], [0, 1, 2, 3]]
+    assert readings == [[0, 1, 2, 3], [None]]
     # What only that run needs is stored at its own cut.
     pooled = Rendition(pictures, "train", 2).key()
     assert not store.entry(prefix_of(model_of(), 0).key(0, pooled)).path.exists()
@@ -194,20 +195,37 @@ def test_a_run_to_come_takes_no_room_from_this_one(
     whole = Store(tmp_path / "whole", 10**9)
     prefix = prefix_of(model_of(), 0, 2)
     expected, _ = stored_inputs(whole, prefix, pictures, 1, epochs_to_come=3)
-    train, val = Rendition(pictures, "train", 0), Rendition(pictures, "val", None)
-    paths = [
-        whole.entry(prefix.key(depth, rendition.key())).path
-        for rendition, depth in ((train, 0), (val, 0), (val, 2))
-    ]
+    renditions = (Rendition(pictures, "train", 0), Rendition(pictures, "val", None))
+    paths = [whole.entry(prefix.key(0, one.key())).path for one in renditions]
     own = sum(entry.size for entry in whole.entries() if entry.path in paths)
     passes.clear()
     small = Store(tmp_path / "small", own + 4096)
     inputs, report = stored_inputs(small, prefix, pictures, 1, epochs_to_come=3)
     assert report.decision == "store"
     assert not inputs.views[0].rows.missing
+    assert not inputs.val.rows.missing
     assert torch.equal(training(inputs), training(expected))
     # Once there is no room for them, their outputs are not computed.
     assert [depths for _, depths in passes].count([2]) <= 2
+
+
+def test_where_room_ends_with_a_batch_it_is_said(
+    pictures: Pictures, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = prefix_of(model_of(), 0, 2)
+    whole, _ = stored_inputs(store, prefix, pictures, 1)
+    each = whole.val.rows.mapped[0].nbytes + RECORD_BYTES
+    monkeypatch.setattr(Store, "room", lambda self, wanted: 32 * each)
+    _, report = stored_inputs(Store(tmp_path / "small", 10**9), prefix, pictures, 1)
+    assert report.decision.startswith("recompute: no room")
+
+
+def test_beyond_the_views_that_are_read_together_none_is_read_for_a_run_to_come(
+    pictures: Pictures, store: Store, readings: list[list[int | None]]
+) -> None:
+    pictures = replace(pictures, count=12)
+    stored_inputs(store, prefix_of(model_of(), 0, 2), pictures, 2, epochs_to_come=12)
+    assert readings == [list(range(8)), [None]]
 
 
 def test_an_output_does_not_depend_on_the_pictures_computed_with_it(
@@ -473,9 +491,10 @@ def test_storing_must_take_less_time_than_computing_again(
     rates: dict[str, float], uses: int, decision: bool, pictures: Pictures, store: Store
 ) -> None:
     report = Report(rates=rates)
+    wanted = [fill._Wanted(Rendition(pictures, "train", 0), (2,), 40)]
     some = fill._Fill(
-        store, prefix_of(model_of(), 2), [Rendition(pictures, "train", 0)], uses, report, None
-    )  # type: ignore[arg-type]
+        store, prefix_of(model_of(), 2), wanted, uses, 0, report, tqdm(disable=True), 1
+    )
     assert some._is_worthwhile() is decision
 
 

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import (
     rotate,
 )
 
-from tlkit.data.transforms import Preprocessing, Views, _RotatedCentre, _view_seed
+from tlkit.data.transforms import Preprocessing, Views, _Colours, _RotatedCentre, _view_seed
 from tlkit.models.backbones import create_model, data_config
 
 
@@ -87,6 +87,30 @@ def test_a_rotation_is_torchvisions_cropped(size: tuple[int, int]) -> None:
         expected = center_crop(rotated, [height, width])
         ours = rotation.transform(pixels, {"angle": angle})
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_a_view_does_not_depend_on_the_number_of_threads() -> None:
+    """A picture large enough for torch to spread a sum over its threads."""
+    views = Views(preprocessing(size=320), "recipe", seed=0)
+    large, before, seen = picture(size=(500, 400)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            seen.append([np.asarray(view) for view in views.pictures(large, "aa", range(12))])
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(one, other) for one, other in zip(*seen[:2], strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(*seen[1:], strict=True))
+
+
+def test_colours_are_those_of_torchvision() -> None:
+    pixels = pil_to_tensor(picture()).float() / 255
+    for seed in range(6):
+        changed = []
+        for kind in (v2.ColorJitter, _Colours):
+            torch.manual_seed(seed)
+            changed.append(kind(brightness=0.4, contrast=0.9, saturation=0.4)(pixels))
+        torch.testing.assert_close(*changed, rtol=0, atol=1e-6)
 
 
 def test_a_view_is_near_what_pillow_makes_of_it() -> None:

@@ -1147,4 +1147,4 @@ def test_what_a_trial_trained_and_somebody_deleted_is_trained_again(
     assert taken[0] is not None
     assert taken[1] is None
     told = capfd.readouterr().err
-    assert f"what trial 0 trained was kept as trained in its run {trial.info.run_id}" in told
+    assert f"what trial 0 trained cannot be had from trained of its run {trial.info.run_id}" in told

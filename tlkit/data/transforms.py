@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 Step = Callable[[Any], Any]
 
@@ -22,6 +23,9 @@ AUGMENTATION_REVISION = 3
 
 # What a rotation brings in where the picture ends.
 _GREY = 0.5
+
+# The number of contrast among torchvision's colour changes.
+_CONTRAST = 1
 
 _generator = threading.Lock()
 
@@ -118,7 +122,7 @@ class Views:
         `sha256`; it is resized once."""
         resized = self.preprocessing.resize(picture)
         prepare, render = self._steps
-        prepared = prepare(resized)
+        prepared = prepare(resized) if any(view is not None for view in views) else None
         for view in views:
             if view is None:
                 yield self.preprocessing.crop(resized)
@@ -186,6 +190,21 @@ def _from_the_centre(whole: int, size: int) -> Tensor:
     return torch.arange(size) + (round((whole - size) / 2) + 0.5 - whole / 2)
 
 
+class _Colours(v2.ColorJitter):  # type: ignore[misc]
+    """torchvision's, of float32 (3, H, W) in [0, 1], with a contrast whose bits do not depend on
+    the number of torch's threads, as the mean over a whole picture does."""
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        for step in params["fn_idx"]:
+            if step == _CONTRAST:
+                # A row's mean is one thread's work.
+                mean = rgb_to_grayscale(inpt).mean(-1).mean()
+                inpt = (mean + (inpt - mean) * params["contrast_factor"]).clamp_(0, 1)
+            else:
+                inpt = super().transform(inpt, {**params, "fn_idx": [step]})
+        return inpt
+
+
 def _recipe(preprocessing: Preprocessing) -> tuple[Step, Step]:
     _, height, width = preprocessing.config["input_size"]
     # In float32, which is faster than Pillow's bytes and rounds once.
@@ -194,7 +213,7 @@ def _recipe(preprocessing: Preprocessing) -> tuple[Step, Step]:
         [
             v2.RandomHorizontalFlip(),
             _RotatedCentre(10, (height, width)),
-            v2.ColorJitter(brightness=0.1, contrast=0.1, saturation=0.1),
+            _Colours(brightness=0.1, contrast=0.1, saturation=0.1),
             _to_picture,
             preprocessing.crop,  # pads, for some networks
         ]

@@ -23,7 +23,7 @@ from tlkit.features.inputs import (
     load_together,
 )
 from tlkit.features.prefix import PASS, Frozen, Prefix
-from tlkit.features.store import Entry, Filling, Rows, Store, Unwritable
+from tlkit.features.store import RECORD_BYTES, Entry, Filling, Rows, Store, Unwritable
 
 # Passes after which the rates are known. The first one waits for the loader to start, and the next
 # find what its workers prepared meanwhile: a few alone would look faster than all.
@@ -90,15 +90,14 @@ def stored_inputs(
         epochs: how many will train on the inputs; with 0 there are no views.
         compiling: "on", "off", or "auto" where it saves time.
         epochs_to_come: of a run after this one, which trains on the outputs at the cuts
-            `prefix.also`. Where training pictures are read for this run, what that one needs of
-            them is stored too.
+            `prefix.also`. Views that it needs are stored too where they can be rendered beside
+            this run's.
     """
     started = time.perf_counter()
     report = Report()
     views = min(pictures.count, epochs)
-    # How often an output is used: once more than this run needs, for the next one. Validation comes
-    # first, for what training pictures leave to other runs may take all the room.
-    uses = {"val": epochs + 1, "train": -(-epochs // max(1, views)) + 1}
+    # How often an output is used: once more than this run needs, for the next one.
+    uses = {"train": -(-epochs // max(1, views)) + 1, "val": epochs + 1}
     renditions = [
         *(Rendition(pictures, "train", view) for view in range(views)),
         Rendition(pictures, "val", None),
@@ -109,16 +108,17 @@ def stored_inputs(
     report.wanted = sum(len(rows.slots) for rows in found)
     missing = _absent(found)
     report.hits = report.wanted - missing
+    threads, left = torch.get_num_threads(), missing
     with (
         tqdm(
             total=missing, desc="frozen part", unit="picture", disable=None, leave=None
         ) as progress,
-        _torch_threads(1 if prefix.own_threads else torch.get_num_threads()),
+        _torch_threads(1 if prefix.own_threads else threads),
     ):
         to_come = range(views, min(pictures.count, epochs_to_come))
         for split, number in uses.items():
             wanted = [
-                _Wanted(rendition, (*prefix.also, prefix.depth))
+                _Wanted(rendition, (*prefix.also, prefix.depth), len(rows.missing))
                 for rendition, rows in zip(renditions, found, strict=True)
                 if rendition.split == split and rows.missing
             ]
@@ -127,7 +127,8 @@ def stored_inputs(
                     _Wanted(Rendition(pictures, "train", view), prefix.also) for view in to_come
                 ]
             for some in _together(wanted):
-                _Fill(store, prefix, some, number, report, progress).run()
+                left -= sum(one.missing for one in some)
+                _Fill(store, prefix, some, number, left, report, progress, threads).run()
     if missing:
         found = _read(store, prefix, renditions)
     report.bytes = sum(
@@ -214,34 +215,49 @@ def _nearest(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A rendition, and the depths of the cuts at which its outputs are wanted."""
+    """A rendition whose outputs are wanted.
+
+    Attributes:
+        depths: of the cuts.
+        missing: outputs that this run needs; 0 for a rendition that a run to come needs.
+    """
 
     rendition: Rendition
     depths: tuple[int, ...]
+    missing: int = 0
 
 
 def _together(wanted: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
-    """Those whose pictures are read once for all of them; of several renditions that are the same
-    (views without augmentation), the first."""
+    """Those whose pictures are read once for all of them, as far as this run needs some of them; of
+    several renditions that are the same (views without augmentation), the first."""
     different: dict[str, _Wanted] = {}
     for one in wanted:
         different.setdefault(json.dumps(one.rendition.key(), sort_keys=True), one)
     found = list(different.values())
     for begin in range(0, len(found), _TOGETHER):
-        yield found[begin : begin + _TOGETHER]
+        if found[begin].missing:
+            yield found[begin : begin + _TOGETHER]
 
 
 @dataclass
 class _Fill:
     """Fills in the outputs of some renditions of one split; those of this run, which has them at
-    the cut that it trains from, come first."""
+    the cut that it trains from, come first.
+
+    Attributes:
+        uses: how often an output is used.
+        left: outputs that this run needs and that will be filled in later.
+        threads: of torch in training.
+    """
 
     store: Store
     prefix: Frozen
     wanted: Sequence[_Wanted]
     uses: int
+    left: int
     report: Report
     progress: "tqdm[NoReturn]"
+    threads: int
 
     def run(self) -> None:
         """Compute and store what is missing."""
@@ -295,9 +311,10 @@ class _Fill:
         before = time.perf_counter()
         pairs = zip(batches, self._inputs(parts, start, batches), strict=True)
         for number, (batch, inputs) in enumerate(pairs, 1):
-            full, writing = False, 0.0
+            full, computed, writing = False, 0, 0.0
             for part, x in zip(parts, inputs, strict=True):
-                if part.room and not any(part.room.values()):
+                own = self._is_of_this_run(part)
+                if not own and part.room and not any(part.room.values()):
                     continue
                 depths = [depth for depth in part.fillings if depth < start]
                 outputs = {
@@ -306,16 +323,17 @@ class _Fill:
                         depths, self.prefix.outputs(x, start, depths), strict=True
                     )
                 }
-                computed = time.perf_counter()
+                ready = time.perf_counter()
                 if not part.room:
                     self._reserve(parts, outputs)
                 for depth, rows in outputs.items():
                     stored = part.append([names[index] for index in batch], depth, rows)
                     full = full or (depth == wanted and not stored)
-                if self._is_of_this_run(part):
+                if own:
                     self.progress.update(len(batch))
-                writing += time.perf_counter() - computed
-            passes = len(parts) * PASS
+                writing += time.perf_counter() - ready
+                computed += 1
+            passes = computed * PASS
             laps.append(((time.perf_counter() - before - writing) / passes, writing / passes))
             measured = len(laps) == _WARM_UP - (-_MEASURED // len(parts))
             if measured and start == self.prefix.whole and not self.report.rates:
@@ -336,11 +354,14 @@ class _Fill:
         """Find out how many rows fit; what this run needs comes first."""
         for depth in sorted(outputs, key=lambda depth: depth != self.prefix.depth):
             shape, dtype = outputs[depth].shape[1:], outputs[depth].dtype
+            # Other runs' outputs take no room that this one's will need.
+            own = outputs[self.prefix.depth]
+            spare = 0 if depth == self.prefix.depth else self.left * (own[0].nbytes + RECORD_BYTES)
             filled = [part for part in parts if depth in part.fillings]
             most = [len(part.missing[depth]) for part in filled]
             for _ in range(2):
                 room = [
-                    part.fillings[depth].reserve(some, shape, dtype)
+                    part.fillings[depth].reserve(some, shape, dtype, spare)
                     for part, some in zip(filled, most, strict=True)
                 ]
                 if sum(room) == sum(most):
@@ -367,10 +388,11 @@ class _Fill:
         rows = self._entry(rendition, self.prefix.depth).read(names)
         stored = [index for index in range(len(names)) if rows.slots[index] >= 0]
         readings = []
-        for _ in range(_READINGS):
-            before = time.perf_counter()
-            self.prefix.inputs(rows.gather(stored))
-            readings.append(time.perf_counter() - before)
+        with _torch_threads(self.threads):
+            for _ in range(_READINGS):
+                before = time.perf_counter()
+                self.prefix.inputs(rows.gather(stored))
+                readings.append(time.perf_counter() - before)
         compute, write = (statistics.mean(lap) for lap in zip(*laps[_WARM_UP:], strict=True))
         return {"compute": compute, "write": write, "read": min(readings) / len(names)}
 

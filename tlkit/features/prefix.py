@@ -84,7 +84,7 @@ class Nothing:
     depth: int = 0
     also: tuple[int, ...] = ()
     whole: int = 1
-    own_threads: bool = True
+    own_threads: bool = False
 
     def key(self, depth: int, rendition: Mapping[str, Any]) -> dict[str, Any]:
         return {"rendition": dict(rendition), "packages": _versions()}

@@ -30,6 +30,7 @@ from torch import Tensor
 
 _KEY, _ROWS, _LOG = "key.json", "rows.bin", "rows.log"
 _RECORD = struct.Struct("<32sII")  # sha256 of the picture, crc32 of its row, crc32 of these two
+RECORD_BYTES = _RECORD.size  # what a row takes besides itself
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CHECKED = struct.calcsize("<32sI")  # bytes of a record under its own crc32
 _KEPT_FREE = 2**30  # bytes of a large disk that are left to others; of a small one, 5 %
@@ -194,10 +195,13 @@ class Filling:
         self._rows: FileIO
         self._log: FileIO
 
-    def reserve(self, rows: int, shape: Sequence[int], dtype: torch.dtype) -> int:
+    def reserve(self, rows: int, shape: Sequence[int], dtype: torch.dtype, spare: int = 0) -> int:
         """Claim disk space for that many more rows, in place of what was reserved before, and
         evict for it the entries used longest ago, except those that this store has opened and
         those being filled.
+
+        Args:
+            spare: bytes that are to stay free for other rows.
 
         Returns:
             How many of the rows fit into the budget and onto the disk, maybe 0. So many can be
@@ -213,7 +217,8 @@ class Filling:
             self._give_back()
             with store.lock("budget"):
                 each = size + _RECORD.size
-                fit = min(rows, store.room(rows * each) // each)
+                room = max(0, store.room(rows * each + spare) - spare)
+                fit = min(rows, room // each)
                 if fit:
                     _claim(self._rows.fileno(), self._count() * size, fit * size)
         return fit

@@ -137,8 +137,8 @@ def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Pat
                 folder = stack.enter_context(downloaded(made.run_id, TRAINED))
             except UserError:
                 print(
-                    f"what trial {trial.number} trained was kept as {TRAINED} in its run "
-                    f"{made.run_id} and is gone: it is trained again",
+                    f"what trial {trial.number} trained cannot be had from {TRAINED} of its run "
+                    f"{made.run_id} any more: it is trained again",
                     file=sys.stderr,
                 )
         yield folder

@@ -103,9 +103,8 @@ class Classifier:
         else:
             content = hashlib.sha256(picture.tobytes()).hexdigest()
         augmented = Views(preprocessing, "recipe", seed=0)
-        return torch.stack(
-            [preprocessing(picture), *(augmented(picture, content, v) for v in range(1, views))]
-        )
+        rendered = augmented.pictures(picture, content, [None, *range(1, views)])
+        return torch.stack([preprocessing.tensor(view) for view in rendered])
 
     def classify(self, prepared: Sequence[Tensor]) -> NDArray[np.float64]:
         """Probabilities of what `prepare` gave, the mean over views: float64 (N, classes)."""

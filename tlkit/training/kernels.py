@@ -140,7 +140,7 @@ def _by_input(
         return _turned(gradient, weight, border)
     count, channels, *size = shape
     every_pixel_seen = all(
-        step <= side and step * (spot - 1) + side >= pixels + 2 * edge
+        step <= side and step * (spot - 1) + side >= pixels + edge
         for step, spot, side, pixels, edge in zip(
             steps, gradient.shape[2:], weight.shape[2:], size, border, strict=True
         )
@@ -173,6 +173,8 @@ def _places(first: int, step: int, border: int, size: int, found: int) -> tuple[
 
 
 def _turned(gradient: Tensor, weight: Tensor, border: tuple[int, int]) -> Tensor:
+    """The gradient by the input where there are no steps: over the gradient, the kernel turned
+    round."""
     rest = [side - 1 - edge for side, edge in zip(weight.shape[2:], border, strict=True)]
     return F.conv2d(gradient, weight.flip(2, 3), padding=rest, groups=len(weight))
 
