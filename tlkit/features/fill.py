@@ -128,7 +128,9 @@ def stored_inputs(
                 ]
             for some in _together(wanted):
                 left -= sum(one.missing for one in some)
-                _Fill(store, prefix, some, number, left, report, progress, threads).run()
+                _Fill(
+                    store, prefix, some, report, progress, uses=number, left=left, threads=threads
+                ).run()
     if missing:
         found = _read(store, prefix, renditions)
     report.bytes = sum(
@@ -253,10 +255,10 @@ class _Fill:
     store: Store
     prefix: Frozen
     wanted: Sequence[_Wanted]
-    uses: int
-    left: int
     report: Report
     progress: "tqdm[NoReturn]"
+    uses: int
+    left: int
     threads: int
 
     def run(self) -> None:
