@@ -65,7 +65,9 @@ def blob(model: nn.Module, inputs: Tensor, classes: Tensor | None) -> Tensor:
 
 
 def check(network: nn.Module, explain: Callable[..., Tensor]) -> GradcamCheck:
-    return check_gradcam(network, explain, striped(12, 7)[0], from_the_top(network))
+    return check_gradcam(
+        network, explain, striped(12, 7)[0], from_the_top(network), predict=network
+    )
 
 
 def test_grad_cam_of_a_network_that_learned_passes(network: nn.Module) -> None:
@@ -112,7 +114,10 @@ def test_similarity_is_spearmans(network: nn.Module) -> None:
     inputs = striped(2, 3)[0]
     maps = torch.rand(3, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     answers = iter(maps)
-    found = check_gradcam(network, lambda *_: next(answers), inputs, from_the_top(network)[:2])
+    found = check_gradcam(
+        network, lambda *_: next(answers), inputs, from_the_top(network)[:2], predict=network
+    )
+    np.testing.assert_array_equal(found.maps, maps[0])
     for stage, picture in np.ndindex(2, 2):
         wanted = spearmanr(maps[0, picture].ravel(), maps[1 + stage, picture].ravel()).statistic
         assert found.similarity[stage, picture] == pytest.approx(wanted)

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from tlkit.evaluation.tiles import (
     mistakes,
     overlay,
 )
+from tlkit.features.compilers import with_onnxruntime
 from tlkit.features.inputs import Pictures
 from tlkit.models.freezing import from_the_top
 from tlkit.models.units import cam_target
@@ -199,25 +201,48 @@ def _write_gradcam(
     preprocessing = pictures.views.preprocessing
     shown = [_read(pictures, outcome.pictures[index], preprocessing) for index in indices]
     inputs = torch.stack([preprocessing.tensor(picture) for picture in shown]).to(device)
-    heats = heat_maps(classifier.model, inputs, None).cpu().numpy()
+    check = check_gradcam(
+        classifier.model,
+        heat_maps,
+        inputs,
+        from_the_top(classifier.model),
+        predict=_predict(classifier.model, inputs),
+    )
     tiles = [
-        _tile(outcome, pictures, index, heat) for index, heat in zip(indices, heats, strict=True)
+        _tile(outcome, pictures, index, heat)
+        for index, heat in zip(indices, check.maps, strict=True)
     ]
     _save(
         gradcam_sheet(tiles, f"{phase}: evidence for the predicted class (Grad-CAM)"),
         folder / "gradcam.png",
     )
     (folder / "gradcam").mkdir()
-    for number, (tile, heat) in enumerate(zip(tiles, heats, strict=True)):
+    for number, (tile, heat) in enumerate(zip(tiles, check.maps, strict=True)):
         name = f"{number:02d}-{Path(tile.path).stem}.png"
         Image.fromarray(overlay(tile.picture, heat)).save(folder / "gradcam" / name)
-    check = check_gradcam(classifier.model, heat_maps, inputs, from_the_top(classifier.model))
     _write_json(folder / "gradcam_check.json", check.as_dict())
     _save(
         gradcam_check_figure(check, tiles[0].picture, f"{phase}: are the heat maps to be trusted?"),
         folder / "gradcam_check.png",
     )
     return check.metrics
+
+
+def _predict(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """The model for hundreds of pictures in the shape of `example`: on a CPU as compiled code, in
+    float32 too."""
+    if example.device.type != "cpu":
+        return model
+    try:
+        compiled = with_onnxruntime(model, example, torch.get_num_threads())
+        compiled(example)
+    except Exception as error:  # whatever the exporter and ONNX Runtime come up with
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        print(
+            f"tests of heat maps: run uncompiled, for compiling failed: {reason}", file=sys.stderr
+        )
+        return model
+    return compiled
 
 
 def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor | None) -> Tensor:

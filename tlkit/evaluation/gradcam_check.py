@@ -15,6 +15,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 # Heat maps, float (N, H, W) in 0..1, for pictures (N, 3, H, W) and classes (N,).
 Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
+# Logits (N, classes) for pictures (N, 3, H, W).
+Predict = Callable[[Tensor], Tensor]
 
 # Rank correlation with the map of random weights above which a map does not depend on the weights.
 SIMILAR = 0.5
@@ -32,6 +34,7 @@ class GradcamCheck:
     """What the two tests measured on n pictures.
 
     Attributes:
+        maps: float32 (n, H, W) in 0..1, those that were tested.
         stages: what had random weights, from the top down; each includes those before it.
         example: float32 (stages + 1, H, W), the maps of the first picture, that of the trained
             weights first.
@@ -43,6 +46,7 @@ class GradcamCheck:
         insertion, insertion_random: the same with that share sharp and the others blurred.
     """
 
+    maps: NDArray[np.float32]
     stages: tuple[str, ...]
     example: NDArray[np.float32]
     similarity: NDArray[np.float64]
@@ -113,6 +117,7 @@ def check_gradcam(
     inputs: Tensor,
     stages: Sequence[tuple[str, frozenset[str]]],
     *,
+    predict: Predict,
     seed: int = 0,
 ) -> GradcamCheck:
     """Both tests of the maps of the predicted classes.
@@ -127,29 +132,32 @@ def check_gradcam(
         model: in eval mode; left as it is.
         inputs: float (n, 3, H, W), n >= 1, preprocessed, on the model's device.
         stages: from the top down, a name and the names of all parameters that are random then.
+        predict: the model, or what gives its logits faster; called 2 + 4 * STEPS times.
     """
+    blurred = gaussian_blur(inputs, _odd(inputs.shape[-1] // 4), inputs.shape[-1] / 16)
     with torch.no_grad():
-        classes = model(inputs).argmax(dim=1)
+        sharp, blunt = predict(inputs), predict(blurred)
+    classes = sharp.argmax(dim=1)
     maps = explain(model, inputs, classes)
     drawn = [explain(_randomised(model, names, seed), inputs, classes) for _, names in stages]
-    blurred = gaussian_blur(inputs, _odd(inputs.shape[-1] // 4), inputs.shape[-1] / 16)
     heat = F.adaptive_avg_pool2d(maps[:, None], CELLS).flatten(1)
     rng = np.random.default_rng(seed)
     hot = heat.argsort(dim=1, descending=True, stable=True)
     random = torch.from_numpy(np.stack([rng.permutation(CELLS**2) for _ in inputs])).to(hot)
 
-    def curve(order: Tensor, base: Tensor, put: Tensor) -> NDArray[np.float64]:
-        return _probabilities(model, base, put, order, classes)
+    def curve(order: Tensor, base: Tensor, put: Tensor, unchanged: Tensor) -> NDArray[np.float64]:
+        return _probabilities(predict, base, put, order, classes, unchanged)
 
     return GradcamCheck(
+        maps=maps.float().cpu().numpy(),
         stages=tuple(name for name, _ in stages),
         example=torch.stack([each[0] for each in (maps, *drawn)]).float().cpu().numpy(),
         similarity=np.array([_rank_correlations(maps, each) for each in drawn]),
         removed=_SHARES,
-        deletion=curve(hot, inputs, blurred),
-        deletion_random=curve(random, inputs, blurred),
-        insertion=curve(hot, blurred, inputs),
-        insertion_random=curve(random, blurred, inputs),
+        deletion=curve(hot, inputs, blurred, sharp),
+        deletion_random=curve(random, inputs, blurred, sharp),
+        insertion=curve(hot, blurred, inputs, blunt),
+        insertion_random=curve(random, blurred, inputs, blunt),
     )
 
 
@@ -180,18 +188,29 @@ def _rank_correlations(first: Tensor, second: Tensor) -> list[float]:
 
 
 def _probabilities(
-    model: nn.Module, base: Tensor, put: Tensor, order: Tensor, classes: Tensor
+    predict: Predict,
+    base: Tensor,
+    put: Tensor,
+    order: Tensor,
+    classes: Tensor,
+    unchanged: Tensor,
 ) -> NDArray[np.float64]:
-    """Of the classes, with more and more cells of `put` in `base`: float64 (n, STEPS + 1)."""
+    """Of the classes, with more and more cells of `put` in `base`: float64 (n, STEPS + 1).
+
+    Args:
+        unchanged: logits (n, classes) of `base` itself.
+    """
     rank = order.argsort(dim=1)
-    columns = []
-    for share in _SHARES:
+    logits = [unchanged]
+    for share in _SHARES[1:]:
         taken = (rank < round(share * CELLS**2)).to(base.dtype)
         mask = F.interpolate(taken.view(-1, 1, CELLS, CELLS), size=base.shape[-2:], mode="nearest")
         with torch.no_grad():
-            rows = model(torch.lerp(base, put, mask)).double().softmax(dim=1)
-        columns.append(rows.gather(1, classes[:, None])[:, 0].cpu().numpy())
-    return np.stack(columns, axis=1)
+            logits.append(predict(torch.lerp(base, put, mask)))
+    rows = torch.stack(logits, dim=1).double().softmax(dim=2)
+    of_class = classes[:, None, None].expand(-1, len(logits), 1)
+    found: NDArray[np.float64] = rows.gather(2, of_class)[:, :, 0].cpu().numpy()
+    return found
 
 
 def _area(curves: NDArray[np.float64]) -> NDArray[np.float64]:
