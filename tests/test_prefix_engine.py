@@ -27,6 +27,7 @@ from tlkit.data.images import read_picture
 from tlkit.data.prepare import prepare
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.features import fill
+from tlkit.features import prefix as prefix_module
 from tlkit.features.compilers import INDUCTOR, ONNX_RUNTIME, OPENVINO, compiler_for
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
@@ -322,7 +323,9 @@ def test_another_version_of_a_package_is_a_miss(
     pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
-    monkeypatch.setattr("tlkit.features.prefix.version", lambda name: "0")
+    monkeypatch.setattr(prefix_module, "version", lambda name: "0")
+    # Past its cache, which is for a process.
+    monkeypatch.setattr(prefix_module, "_versions", prefix_module._versions.__wrapped__)
     _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     assert report.hits == 0
 

@@ -141,6 +141,31 @@ def test_the_description_tells_the_result_and_shows_a_picture(
     assert f"get-artifact?path=gradcam.png&run_uuid={run.info.run_id}" in note
 
 
+def test_heat_maps_are_tested_alike_where_the_network_cannot_be_compiled(
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("no such operator\nhere")
+
+    data = str(make_folder())
+    assert entry("head", "--data", data, "--head_lr", "0.01") == 0
+    assert "uncompiled" not in capsys.readouterr().err
+    monkeypatch.setattr("tlkit.outcome.with_onnxruntime", fail)
+    assert entry("head", "--data", data, "--head_lr", "0.01") == 0
+    said = capsys.readouterr().err
+    assert "heat maps are tested uncompiled, for compiling failed: no such operator here\n" in said
+    compiled, plain = (
+        json.loads((artifacts(run) / "gradcam_check.json").read_text())
+        for run in runs_of(experiment)
+    )
+    for name in ("similarity", "deletion", "deletion_random", "insertion", "insertion_random"):
+        np.testing.assert_allclose(compiled[name], plain[name], rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("phase", ["baseline", "head", "finetune"])
 def test_the_model_gives_the_probabilities_of_the_evaluation_from_bytes_without_pickle(
     suite: tuple[dict[str, Run], Path], phase: str, monkeypatch: pytest.MonkeyPatch

@@ -238,9 +238,7 @@ def _predict(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
         compiled(example)
     except Exception as error:  # whatever the exporter and ONNX Runtime come up with
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        print(
-            f"tests of heat maps: run uncompiled, for compiling failed: {reason}", file=sys.stderr
-        )
+        print(f"heat maps are tested uncompiled, for compiling failed: {reason}", file=sys.stderr)
         return model
     return compiled
 

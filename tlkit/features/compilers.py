@@ -35,6 +35,7 @@ def compiler_for(device: torch.device, dtype: torch.dtype) -> str:
     return ONNX_RUNTIME if dtype == torch.float32 else OPENVINO
 
 
+@lru_cache
 def compiler_version(compiler: str) -> str:
     """What its numbers depend on besides torch's version: a part of the key of an output."""
     return compiler if compiler == INDUCTOR else f"{compiler} {version(compiler)}"

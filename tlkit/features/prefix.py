@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -284,7 +284,8 @@ class Prefix:
         return getattr(self.model, "output_fmt", "NCHW") == "NCHW"
 
 
-def _versions() -> dict[str, str]:
+@lru_cache  # each reads a file, and a run asks a hundred times
+def _versions() -> Mapping[str, str]:
     return {name: version(name) for name in _PACKAGES}
 
 
