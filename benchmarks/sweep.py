@@ -28,6 +28,8 @@ from tlkit.search.trial import train_trial
 RECIPE = {
     "backbone": "resnet50",
     "weights": "none",
+    # What `tune` tries first, within the depths that are searched.
+    "unfreeze_depth": "3",
     "head_epochs": "3",
     "finetune_epochs": "5",
     "views": "5",
