@@ -8,13 +8,19 @@ Every other key of the configuration can be given too. No epoch of a phase repea
 
 import statistics
 import sys
-import time
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from benchmarks.measure import in_own_process, machine_name, start, train_both_phases
+from benchmarks.measure import (
+    in_own_process,
+    machine_name,
+    median_seconds,
+    start,
+    train_both_phases,
+    training_step,
+)
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.features.inputs import Pictures, Rendition
@@ -64,15 +70,8 @@ def floor(
     forward = median_seconds(lambda: list(prefix.outputs(images, prefix.whole, [depth])))
     [outputs] = prefix.outputs(images, prefix.whole, [depth])
     _, suffix = split(model, depth)
-    trained = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(machine.device, machine.dtype):
-            logits = suffix(outputs)
-        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
+    labels = labels.to(machine.device)
+    step = training_step(suffix, outputs, labels, lambda: autocast(machine.device, machine.dtype))
 
     def look() -> None:
         with torch.no_grad(), autocast(machine.device, machine.dtype):
@@ -84,15 +83,6 @@ def floor(
     steps = config.finetune_epochs * train / PASS
     looks = config.finetune_epochs * val / PASS
     return passes * forward + steps * median_seconds(step) + looks * median_seconds(look)
-
-
-def median_seconds(work: Any) -> float:
-    seconds = []
-    for _ in range(6):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
 
 
 def main() -> None:

@@ -206,7 +206,7 @@ def _write_gradcam(
         heat_maps,
         inputs,
         from_the_top(classifier.model),
-        predict=_predict(classifier.model, inputs),
+        predict=_compiled(classifier.model, inputs),
     )
     tiles = [
         _tile(outcome, pictures, index, heat)
@@ -228,27 +228,27 @@ def _write_gradcam(
     return check.metrics
 
 
-def _predict(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+def _compiled(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
     """The model for hundreds of pictures in the shape of `example`: on a CPU as compiled code, in
     float32 too."""
     if example.device.type != "cpu":
         return model
     try:
-        compiled = with_onnxruntime(model, example, torch.get_num_threads())
-        compiled(example)
+        layers = with_onnxruntime(model, example, torch.get_num_threads())
+        layers(example)
     except Exception as error:  # whatever the exporter and ONNX Runtime come up with
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         print(f"heat maps are tested uncompiled, for compiling failed: {reason}", file=sys.stderr)
         return model
-    return compiled
+    return layers
 
 
-def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor | None) -> Tensor:
+def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
     """Grad-CAM at the layer that fits the network: float32 (N, H, W) in 0..1.
 
     Args:
         inputs: float32 (N, 3, H, W), preprocessed.
-        classes: int64 (N,); None for the predicted ones.
+        classes: int64 (N,).
     """
     layer, to_grid = cam_target(model)
     return grad_cam(model, layer, inputs, classes, to_grid)

@@ -84,6 +84,26 @@ class Data:
     report: AuditReport
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What another run trained already.
+
+    Attributes:
+        run_id: of that run.
+        folder: with a folder a phase, what `train_phase` left in `checkpoints`: the phase itself,
+            and of a finetune its head, where that run trained one.
+    """
+
+    run_id: str
+    folder: Path
+
+    def begin(self, phase: str, checkpoints: Path) -> float:
+        """Make the folder of the checkpoints of a phase; the seconds that all of it took."""
+        shutil.copytree(self.folder / phase, checkpoints)
+        results = [load_result(each) for each in self.folder.iterdir()]
+        return sum(result.seconds for result in results if result)
+
+
 def prepare_data(config: Config) -> Data:
     """Find, audit and split the pictures that the configuration names; say what was found."""
     manifest, report = prepare(
@@ -147,7 +167,7 @@ def run_phase(
     *,
     data: Data | None = None,
     parent: str | None = None,
-    trained: Path | None = None,
+    trained: Taken | None = None,
 ) -> PhaseResult:
     """Train, evaluate and log one phase.
 
@@ -155,8 +175,7 @@ def run_phase(
         phase: "baseline", "head" or "finetune".
         data: what `prepare_data` gave, where the caller has it already.
         parent: id of the run that this one is logged under, if any.
-        trained: folder with a folder a phase, what `train_phase` left in `checkpoints`: such a
-            phase is not trained again.
+        trained: is not trained again; there is no run of its head alone.
 
     Raises:
         UserError: the configuration, the data or the machine do not allow it.
@@ -170,8 +189,11 @@ def run_phase(
         tracker.tags({SETTINGS_TAG: head_settings(config, network)})
         if phase == "finetune":
             _begin_from_head(tracker, config, data, network, trained)
-        checkpoints = folder / "checkpoints"
-        elsewhere = _take_over(trained, phase, checkpoints)
+        checkpoints, elsewhere = folder / "checkpoints", 0.0
+        if trained is None:
+            checkpoints.mkdir()
+        else:
+            elsewhere = trained.begin(phase, checkpoints)
         result, report, (logits, features) = _train(
             phase, config, network, pictures, machine, tracker, checkpoints
         )
@@ -239,16 +261,6 @@ def _train(
         also=[config.unfreeze_depth],
     )
     return trained.result, trained.report, trained.validation()
-
-
-def _take_over(trained: Path | None, phase: str, checkpoints: Path) -> float:
-    """Make the folder of the checkpoints, with what was trained already; the seconds that took."""
-    if trained is None or not (trained / phase).exists():
-        checkpoints.mkdir()
-        return 0.0
-    shutil.copytree(trained / phase, checkpoints)
-    result = load_result(checkpoints)
-    return result.seconds if result else 0.0
 
 
 def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:
@@ -385,24 +397,25 @@ def _log_inputs(
 
 
 def _begin_from_head(
-    tracker: Tracker, config: Config, data: Data, network: Network, trained: Path | None
+    tracker: Tracker, config: Config, data: Data, network: Network, trained: Taken | None
 ) -> None:
-    head = config.init_from
-    if head == "auto":
-        wanted = {
-            PHASE_TAG: "head",
-            DIGEST_TAG: data.manifest.digest,
-            SETTINGS_TAG: head_settings(config, network),
-        }
-        # What was trained already began from a head of its own.
-        own = trained is not None and (trained / "head").exists()
-        found = None if own else newest_run(tracker.experiment_id, wanted)
-        head = (
-            found
-            or run_phase("head", config, data=data, parent=tracker.run_id, trained=trained).run_id
-        )
-    with downloaded(head, "checkpoints") as folder:
-        begin_from(network, folder / "best", head)
+    if trained is not None and (trained.folder / "head").exists():
+        head = trained.run_id
+        begin_from(network, trained.folder / "head" / "best", head)
+    else:
+        head = config.init_from
+        if head == "auto":
+            wanted = {
+                PHASE_TAG: "head",
+                DIGEST_TAG: data.manifest.digest,
+                SETTINGS_TAG: head_settings(config, network),
+            }
+            head = (
+                newest_run(tracker.experiment_id, wanted)
+                or run_phase("head", config, data=data, parent=tracker.run_id).run_id
+            )
+        with downloaded(head, "checkpoints") as folder:
+            begin_from(network, folder / "best", head)
     tracker.tags({INIT_TAG: head})
 
 

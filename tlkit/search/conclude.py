@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from tlkit.config import Config
 from tlkit.errors import UserError
-from tlkit.runs import Data, run_phase
+from tlkit.runs import Data, Taken, run_phase
 from tlkit.search import study as studies
 from tlkit.search.figures import write_figures
 from tlkit.search.space import Space
@@ -117,31 +117,32 @@ def _train_for_good(trial: FrozenTrial, search: Search, data: Data) -> PhaseResu
     if there is not None:
         return PhaseResult("finetune", there.run_id, dict(there.metrics))
     config = search.space.of_trial(trial)
-    with _trained(trial, search, config) as folder:
+    with _trained(trial, search, config) as taken:
         result = run_phase(
-            "finetune", config, data=data, parent=search.parent.run_id, trained=folder
+            "finetune", config, data=data, parent=search.parent.run_id, trained=taken
         )
     Tracker(result.run_id, search.parent.experiment_id).tags({TRIAL_TAG: str(trial.number)})
     return result
 
 
 @contextmanager
-def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Path | None]:
+def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Taken | None]:
     """What the trial trained, which is what the run for good would train; None where it was not
     kept, or was computed on another machine or by a command with other settings."""
     made = _finished(trial, "trial", search)
     with ExitStack() as stack:
-        folder = None
+        taken = None
         if made is not None and made.tags.get(TRAINED_BY_TAG) == computed_by(config):
             try:
                 folder = stack.enter_context(downloaded(made.run_id, TRAINED))
+                taken = Taken(made.run_id, folder)
             except UserError:
                 print(
                     f"what trial {trial.number} trained cannot be had from {TRAINED} of its run "
                     f"{made.run_id} any more: it is trained again",
                     file=sys.stderr,
                 )
-        yield folder
+        yield taken
 
 
 def _finished(trial: FrozenTrial, phase: str, search: Search) -> Known | None:
