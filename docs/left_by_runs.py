@@ -317,7 +317,13 @@ TAGS: Sequence[Left] = [
         {"features/decision": "`store`, or why outputs are computed again in every epoch"},
         _CACHED,
     ),
-    *left(("finetune",), {"tlkit.init_from": "id of the run whose weights it began from"}),
+    *left(
+        ("finetune",),
+        {
+            "tlkit.init_from": "id of the run whose weights it began from: a `head`, or the trial "
+            "that trained the head too"
+        },
+    ),
     *left(
         TRIAL,
         {
