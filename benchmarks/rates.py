@@ -5,11 +5,13 @@
 Pictures are noise and weights are random. The ways take turns, and each has its median.
 """
 
+import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,9 +135,19 @@ def _pictures(config: Config, machine: Machine) -> Tensor:
 
 
 def _operations(work: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    own = {torch.ops.aten.convolution_backward: _of_convolution_backward}
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
         work()
     return int(counter.get_total_flops())
+
+
+def _of_convolution_backward(
+    gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
+) -> int:
+    """As many as forward for each of the gradients by input and by weight; torch's own formula does
+    not know of groups."""
+    wanted = rest[7]
+    return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(wanted[:2])
 
 
 def main() -> None:
@@ -157,7 +169,7 @@ def main() -> None:
         f"{machine_name()}; {config.backbone}, {config.unfreeze_depth} units train, {PASS} pictures"
     )
     for way in products:
-        print(f"{way.name} of {SIDE} rows and columns: {peaks[way.dtype] / 1e9:,.0f} GFLOP/s")
+        print(f"{way.name}, {SIDE} rows and columns: {peaks[way.dtype] / 1e9:,.0f} GFLOP/s")
     for title, ways in (("frozen part", frozen), ("training step", steps)):
         print(f"| {title} | ms | pictures/s | GFLOP/s | of the matrix products' |")
         print("|---|---|---|---|---|")
