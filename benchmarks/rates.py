@@ -40,7 +40,6 @@ class Way:
     Attributes:
         dtype: of the matrix products that it is held against.
         operations: additions and multiplications.
-        pictures: that it computes.
         seconds: one a round.
     """
 
@@ -48,7 +47,6 @@ class Way:
     work: Callable[[], object]
     dtype: torch.dtype
     operations: int
-    pictures: int = PASS
     seconds: list[float] = field(default_factory=list)
 
     def row(self, peak: float) -> str:
@@ -56,7 +54,7 @@ class Way:
         seconds = statistics.median(self.seconds)
         rate = self.operations / seconds
         return (
-            f"| {self.name} | {1000 * seconds:.0f} | {self.pictures / seconds:,.0f} | "
+            f"| {self.name} | {1000 * seconds:.0f} | {PASS / seconds:,.0f} | "
             f"{rate / 1e9:,.0f} | {rate / peak:.0%} |"
         )
 
@@ -67,10 +65,9 @@ def product(machine: Machine, dtype: torch.dtype) -> Way:
     return Way(_name("matrix product", dtype), lambda: left @ right, dtype, 2 * SIDE**3)
 
 
-def frozen_ways(model: nn.Module, config: Config, machine: Machine) -> list[Way]:
+def frozen_ways(model: nn.Module, pictures: Tensor, config: Config, machine: Machine) -> list[Way]:
     """A pass of the frozen part, in either precision, compiled and not."""
     frozen, _ = split(model, config.unfreeze_depth)
-    pictures = _pictures(config, machine)
     operations = _operations(lambda: frozen(pictures))
     ways = []
     for dtype in _dtypes(machine):
@@ -95,11 +92,11 @@ def frozen_ways(model: nn.Module, config: Config, machine: Machine) -> list[Way]
     return ways
 
 
-def step_ways(model: nn.Module, config: Config, machine: Machine) -> list[Way]:
+def step_ways(model: nn.Module, pictures: Tensor, config: Config, machine: Machine) -> list[Way]:
     """A training step, by torch's own kernels and by ours."""
     frozen, suffix = split(model, config.unfreeze_depth)
     with torch.no_grad():
-        outputs = frozen(_pictures(config, machine))
+        outputs = frozen(pictures)
     train_suffix(suffix, moving_statistics=config.batch_norm == "moving")
     labels = torch.arange(PASS, device=machine.device) % 2
     operations = _operations(training_step(suffix, outputs, labels, nullcontext))
@@ -129,11 +126,6 @@ def _name(who: str, dtype: torch.dtype) -> str:
     return f"{who}, {str(dtype).removeprefix('torch.')}"
 
 
-def _pictures(config: Config, machine: Machine) -> Tensor:
-    side = 224 if config.image_size == "auto" else int(config.image_size)
-    return torch.randn(PASS, 3, side, side, device=machine.device)
-
-
 def _operations(work: Callable[[], object]) -> int:
     own = {torch.ops.aten.convolution_backward: _of_convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=own) as counter:
@@ -158,9 +150,11 @@ def main() -> None:
     seed_everything(config.seed, machine.threads)
     network = build_network("finetune", config, ("one", "other"))
     model = network.classifier.model.to(machine.device, memory_format=torch.channels_last)
+    size = network.classifier.description.preprocessing["input_size"]
+    pictures = torch.randn(PASS, *size, device=machine.device)
     products = [product(machine, dtype) for dtype in _dtypes(machine)]
-    frozen = frozen_ways(model, config, machine)
-    steps = step_ways(model, config, machine)
+    frozen = frozen_ways(model, pictures, config, machine)
+    steps = step_ways(model, pictures, config, machine)
     for _ in range(ROUNDS):
         for way in (*products, *frozen, *steps):
             way.seconds.append(median_seconds(way.work, repeats=3))
