@@ -1,5 +1,6 @@
 """`engine: cached` against `engine: plain`, the reference: the same training at any depth."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from tlkit.data.manifest import Manifest
 from tlkit.data.prepare import prepare
 from tlkit.models.units import units
 from tlkit.phases import machine_for, prepare_phase
+from tlkit.training.kernels import float32
+from tlkit.training.kernels.winograd import Winograd
 
 SIZES = {
     "test_resnet": 32,
@@ -66,3 +69,21 @@ def test_cached_and_plain_train_alike(backbone: str, part: str, manifest: Manife
     np.testing.assert_allclose(cached, plain, rtol=0, atol=1e-4)
     assert by_cached == pytest.approx(by_plain, rel=0, abs=5e-5)
     assert len(np.unique(np.round(plain, 6))) > 2  # the pictures are told apart at all
+
+
+def test_the_kernels_of_wide_layers_train_like_plain(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(float32, "_CHANNELS", 1)
+    monkeypatch.setattr(float32, "_WIDE", 1)
+    monkeypatch.setattr(float32, "_SIDE", 1)
+    used: list[bool] = []
+    own = Winograd.apply
+    monkeypatch.setattr(Winograd, "apply", lambda *given: used.append(True) or own(*given))
+    config = configuration("cached", "test_resnet", 3)
+    plain, by_plain = finetuned(replace(config, engine="plain"), manifest)
+    assert not used
+    cached, by_cached = finetuned(config, manifest)
+    assert used
+    np.testing.assert_allclose(cached, plain, rtol=0, atol=1e-4)
+    assert by_cached == pytest.approx(by_plain, rel=0, abs=5e-5)

@@ -1,4 +1,4 @@
-"""Convolutions of bfloat16 training: the numbers of float32, up to the rounding of the format."""
+"""Convolutions of training: the numbers of float64, up to the rounding of their format."""
 
 import pytest
 import torch
@@ -6,13 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlkit.models.backbones import create_model
-from tlkit.training import kernels
-from tlkit.training.kernels import FastKernels
+from tlkit.training.kernels import FastKernels, float32
 from tlkit.training.precision import autocast
 
 CPU = torch.device("cpu")
-# Inputs and results are rounded to 8 bits.
-NEAR = 0.02
+# bfloat16 rounds inputs and results to 8 bits. Winograd's transforms cost float32 a digit.
+NEAR = {torch.bfloat16: 0.02, torch.float32: 1e-5}
 
 SHAPES = {
     "pointwise": (16, 24, 1, 1, 0, 1),
@@ -20,6 +19,8 @@ SHAPES = {
     "small map": (8, 12, 3, 1, 1, 1),
     "small map with steps": (8, 12, 3, 2, 1, 1),
     "large kernel, wide border": (3, 8, 7, 3, 5, 1),
+    "3x3 without a border": (8, 12, 3, 1, 0, 1),
+    "3x3 with a wide border": (8, 12, 3, 1, 2, 1),
     "depthwise": (16, 16, 3, 1, 1, 16),
     "wide depthwise": (16, 16, 5, 1, 2, 16),
     "wide depthwise with steps": (16, 16, 5, 2, 2, 16),
@@ -45,19 +46,60 @@ def results(layer: nn.Conv2d, x: Tensor, direction: Tensor) -> list[Tensor]:
     return [value.detach().float() for value in (y, *gradients)]
 
 
+@pytest.fixture
+def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have few channels computed as many are."""
+    monkeypatch.setattr(float32, "_CHANNELS", 1)
+    monkeypatch.setattr(float32, "_WIDE", 1)
+
+
+@pytest.mark.usefixtures("any_width")
+@pytest.mark.parametrize("precision", NEAR)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_outputs_and_gradients_are_those_of_float64(shape: str, bias: bool) -> None:
+def test_outputs_and_gradients_are_those_of_float64(
+    shape: str, bias: bool, precision: torch.dtype
+) -> None:
     torch.manual_seed(0)
     inward, outward, kernel, stride, padding, groups = SHAPES[shape]
     layer = nn.Conv2d(inward, outward, kernel, stride, padding, groups=groups, bias=bias)
     x = torch.randn(3, inward, 9, 7).to(memory_format=torch.channels_last)
     direction = torch.randn_like(layer(x))
-    with autocast(CPU, torch.bfloat16):
+    with autocast(CPU, precision):
         found = results(layer, x, direction)
     expected = results(layer.double(), x.double(), direction.double())
     for got, exact in zip(found, expected, strict=True):
-        assert float((got - exact).norm() / exact.norm()) < NEAR
+        assert float((got - exact).norm() / exact.norm()) < NEAR[precision]
+
+
+@pytest.mark.usefixtures("any_width")
+@pytest.mark.parametrize("size", [(4, 4), (5, 13), (8, 12)])
+def test_maps_of_any_size_are_covered_by_tiles(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 5, 3, padding=1)
+    x = torch.randn(2, 3, *size).to(memory_format=torch.channels_last)
+    direction = torch.randn_like(layer(x))
+    with autocast(CPU, torch.float32):
+        found = results(layer, x, direction)
+    expected = results(layer.double(), x.double(), direction.double())
+    for got, exact in zip(found, expected, strict=True):
+        assert float((got - exact).norm() / exact.norm()) < NEAR[torch.float32]
+
+
+@pytest.mark.usefixtures("any_width")
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("wanted", ["input", "weight"])
+def test_one_gradient_alone_is_that_of_both(wanted: str, steps: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 9, 7).to(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(6, 4, 3, 3).requires_grad_()
+    with autocast(CPU, torch.float32):
+        both = torch.autograd.grad(F.conv2d(x, weight, None, steps, 1).square().sum(), [x, weight])
+        (weight if wanted == "input" else x).requires_grad_(False)
+        alone = x if wanted == "input" else weight
+        y = F.conv2d(x, weight, None, steps, 1)
+    [gradient] = torch.autograd.grad(y.square().sum(), [alone])
+    assert torch.equal(gradient, both[0 if wanted == "input" else 1])
 
 
 def test_a_large_map_and_a_dilated_kernel_are_left_to_torch() -> None:
@@ -74,10 +116,15 @@ def test_a_large_map_and_a_dilated_kernel_are_left_to_torch() -> None:
             assert torch.equal(layer(x), expected)
 
 
-def test_float32_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "conv2d", lambda *args: pytest.fail("called"))
+@pytest.mark.usefixtures("any_width")
+def test_the_layout_of_the_plain_engine_is_left_to_torch() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 8, 8)
+    expected = layer(x)
     with autocast(CPU, torch.float32):
-        F.conv2d(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 1, 1))
+        assert torch.equal(layer(x), expected)
+        by_tiles = layer(x.to(memory_format=torch.channels_last))
+    assert not torch.equal(by_tiles, expected)
 
 
 @pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])

@@ -1,61 +1,24 @@
-"""What a training step computes on a CPU, each operation in the way that is fast there.
+"""Convolutions of bfloat16.
 
-oneDNN, which torch uses, has a fast kernel for some shapes of a bfloat16 convolution and not for
-others: a gradient of a depthwise one can take 200 times as long as its forward pass, and a dense
-one over a small map two to three times as long as its matrix product. What was measured stands in
-docs/LOG.md.
+oneDNN, which torch uses, has a fast kernel for some shapes of them and not for others: a gradient
+of a depthwise one can take 200 times as long as its forward pass, and a dense one over a small map
+two to three times as long as its matrix product.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from tlkit.training.kernels.shapes import bordered, pair
 
 # Positions of an output map up to which patches and a matrix product are the faster way.
 _SMALL = 64
 
 # The widest depthwise kernel for whose gradient oneDNN has a kernel of its own.
 _NARROW = 3
-
-
-class FastKernels(TorchFunctionMode):
-    """While in force, operations whose own way is slow run another.
-
-    The result of a bfloat16 convolution is that of `conv2d` up to the rounding of bfloat16, and so
-    are its gradients; nothing else changes a number.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.conv2d and torch.is_autocast_enabled("cpu"):
-            return conv2d(*args, **(kwargs or {}))
-        if func is F.adaptive_avg_pool2d:
-            return func(_AsGiven.apply(args[0]), *args[1:], **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-class _AsGiven(torch.autograd.Function):
-    """The same tensor, whose gradient has its memory format.
-
-    That of a mean has none, comes out as NCHW, and is slow to mix with channels_last.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.contiguous(memory_format=torch.channels_last) if ctx.last else gradient
 
 
 def conv2d(
@@ -68,8 +31,8 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """As `torch.nn.functional.conv2d` under autocast: (N, C, H, W) in, (N, out, h, w) out."""
-    if not isinstance(padding, str) and _pair(dilation) == (1, 1):
-        steps, border, kernel = _pair(stride), _pair(padding), _pair(weight.shape[2:])
+    if not isinstance(padding, str) and pair(dilation) == (1, 1):
+        steps, border, kernel = pair(stride), pair(padding), pair(weight.shape[2:])
         within = all(edge < side for edge, side in zip(border, kernel, strict=True))
         if groups == x.shape[1] == len(weight) > 1 and within:
             y: Tensor = _Depthwise.apply(x.to(torch.bfloat16), weight, bias, steps, border)
@@ -81,19 +44,10 @@ def conv2d(
         if groups == 1 and kernel == (1, 1) and border == (0, 0):
             return _product(x.permute(0, 2, 3, 1)[:, :: steps[0], :: steps[1]], weight, bias)
         if groups == 1 and height * width <= _SMALL:
-            y = _bordered(x.to(torch.bfloat16), border)
+            y = bordered(x.to(torch.bfloat16), border)
             patches: Tensor = _Patches.apply(y, kernel, steps, (height, width))
             return _product(patches, weight, bias)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-
-def _bordered(x: Tensor, border: tuple[int, int]) -> Tensor:
-    """(N, C, H, W) to (N, H, W, C) with zeros around."""
-    x = x.permute(0, 2, 3, 1)
-    if border == (0, 0):
-        return x  # what F.pad would copy
-    down, across = border
-    return F.pad(x, (0, 0, across, across, down, down))
 
 
 class _Depthwise(torch.autograd.Function):
@@ -199,7 +153,7 @@ def _by_weight(
 
     if max(weight.shape[2:]) <= _NARROW:
         return by_part(x, weight, steps, border)
-    around = _bordered(x, border)
+    around = bordered(x, border)
     rows, columns = gradient.shape[2:]
     result = torch.empty(weight.shape)
     for (down, across), kernel in _phases(weight, steps):
@@ -228,10 +182,6 @@ def _product(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = patches.reshape(-1, patches.shape[3])  # F.linear of a strided tensor is slow
     y = F.linear(rows, weight.permute(0, 2, 3, 1).flatten(1), bias)
     return y.view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 class _Patches(torch.autograd.Function):
