@@ -74,9 +74,8 @@ def test_cached_and_plain_train_alike(backbone: str, part: str, manifest: Manife
 def test_the_kernels_of_wide_layers_train_like_plain(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(float32, "_CHANNELS", 1)
-    monkeypatch.setattr(float32, "_WIDE", 1)
-    monkeypatch.setattr(float32, "_SIDE", 1)
+    for least in ("_FEWER", "_MORE", "_SIDE", "_WIDE"):
+        monkeypatch.setattr(float32, least, 1)
     used: list[bool] = []
     own = Winograd.apply
     monkeypatch.setattr(Winograd, "apply", lambda *given: used.append(True) or own(*given))

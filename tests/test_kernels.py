@@ -49,8 +49,8 @@ def results(layer: nn.Conv2d, x: Tensor, direction: Tensor) -> list[Tensor]:
 @pytest.fixture
 def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have few channels computed as many are."""
-    monkeypatch.setattr(float32, "_CHANNELS", 1)
-    monkeypatch.setattr(float32, "_WIDE", 1)
+    for least in ("_FEWER", "_MORE", "_WIDE"):
+        monkeypatch.setattr(float32, least, 1)
 
 
 @pytest.mark.usefixtures("any_width")

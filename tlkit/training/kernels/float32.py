@@ -14,9 +14,9 @@ from torch import Tensor
 from tlkit.training.kernels.shapes import bordered, pair
 from tlkit.training.kernels.winograd import Winograd
 
-# Channels, of input and output each, and pixels of a map's side from which the transforms of 3x3
-# convolutions cost less than they save.
-_CHANNELS, _SIDE = 64, 4
+# Channels, the fewer and the more of those of input and output, and pixels of a map's side, from
+# which the transforms of 3x3 convolutions cost less than they save.
+_FEWER, _MORE, _SIDE = 32, 64, 4
 
 # Channels from which products are the faster way to a gradient by the weight.
 _WIDE = 128
@@ -41,12 +41,13 @@ def conv2d(
         and groups == 1
     ):
         steps, border, kernel = pair(stride), pair(padding), pair(weight.shape[2:])
-        channels = min(weight.shape[:2])
+        fewer, more = sorted(weight.shape[:2])
+        side = min(size + 2 * edge - 2 for size, edge in zip(x.shape[2:], border, strict=True))
+        pays = fewer >= _FEWER and more >= _MORE and side >= _SIDE
         y: Tensor | None = None
-        if kernel == (3, 3) and steps == (1, 1) and max(border) < 3 and channels >= _CHANNELS:
-            if min(x.shape[2] + 2 * border[0], x.shape[3] + 2 * border[1]) - 2 >= _SIDE:
-                y = Winograd.apply(x, weight, border)
-        elif channels >= _WIDE:
+        if kernel == (3, 3) and steps == (1, 1) and max(border) < 3 and pays:
+            y = Winograd.apply(x, weight, border)
+        elif fewer >= _WIDE:
             y = _Dense.apply(x, weight, steps, border)
         if y is not None:
             return y if bias is None else y + bias.view(-1, 1, 1)

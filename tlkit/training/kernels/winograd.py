@@ -92,7 +92,7 @@ class Winograd(torch.autograd.Function):
         height, width = gradient.shape[2:]
         outputs = F.pad(
             gradient.permute(0, 2, 3, 1), (0, 0, 0, across * _OUT - width, 0, down * _OUT - height)
-        ).view(count, down, _OUT, across, _OUT, -1)
+        ).reshape(count, down, _OUT, across, _OUT, -1)
         sums = _transformed(_OF_SUMS.t(), outputs.transpose(2, 3).flatten(0, 2))
         by_x = by_weight = None
         if kernels is not None:
