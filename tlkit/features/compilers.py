@@ -36,6 +36,19 @@ def compiler_for(device: torch.device, dtype: torch.dtype) -> str:
 
 
 @lru_cache
+def unit_by_unit(compiler: str) -> bool:
+    """Whether units have to be compiled one by one, or the bits of an output would depend on the
+    cut that its pass began at.
+
+    ONNX Runtime joins operations across units where it sees both. OpenVINO rounds what is between
+    units as it rounds an output, but on a CPU without bfloat16, where it computes in float32.
+    """
+    if compiler == OPENVINO:
+        return "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return compiler == ONNX_RUNTIME
+
+
+@lru_cache
 def compiler_version(compiler: str) -> str:
     """What its numbers depend on besides torch's version: a part of the key of an output."""
     return compiler if compiler == INDUCTOR else f"{compiler} {version(compiler)}"
@@ -76,7 +89,7 @@ def with_onnxruntime(layers: nn.Module, example: Tensor, threads: int) -> Layers
 
 def with_openvino(layers: nn.Module, example: Tensor, threads: int, *, maps: bool) -> Layers:
     """Compiled for inputs of the shape, dtype and memory format of `example`; computes in bfloat16
-    and gives it.
+    where the CPU does, and gives it.
 
     Raises whatever the exporter or OpenVINO say of layers that they cannot take.
 

@@ -19,6 +19,7 @@ from tlkit.features.compilers import (
     Layers,
     compiler_for,
     compiler_version,
+    unit_by_unit,
     with_inductor,
     with_onnxruntime,
     with_openvino,
@@ -147,9 +148,7 @@ class Prefix:
 
     def _run(self, x: Tensor, start: int, end: int) -> Tensor:
         """The output of the cut at `end` for that of the cut at `start`, of PASS pictures."""
-        if self.compiled and self.compiler == ONNX_RUNTIME:
-            # Unit by unit, for its optimizer joins operations across units where it sees both: the
-            # bits of an output would depend on the cut that the pass began at.
+        if self.compiled and unit_by_unit(self.compiler):
             for depth in range(start - 1, end - 1, -1):
                 x = self._layers(depth + 1, depth, x)(x)
             return x
