@@ -72,6 +72,29 @@ def test_outputs_and_gradients_are_those_of_float64(
         assert float((got - exact).norm() / exact.norm()) < NEAR[precision]
 
 
+@pytest.mark.parametrize("precision", NEAR)
+@pytest.mark.parametrize("shape", ["small map", "3x3 without a border", "depthwise", "pointwise"])
+@pytest.mark.parametrize("layout", ["channels first", "half of the channels"])
+def test_inputs_may_lie_in_memory_in_any_way(
+    layout: str, shape: str, precision: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    inward, outward, kernel, stride, padding, groups = SHAPES[shape]
+    layer = nn.Conv2d(inward, outward, kernel, stride, padding, groups=groups)
+    x = torch.randn(3, 2 * inward, 9, 7)
+    if layout == "half of the channels":
+        x = x.to(memory_format=torch.channels_last)[:, inward:]
+    else:
+        x = x[:, :inward].contiguous()
+    assert not x.is_contiguous(memory_format=torch.channels_last)
+    direction = torch.randn_like(layer(x))
+    with autocast(CPU, precision):
+        found = results(layer, x, direction)
+    expected = results(layer.double(), x.double(), direction.double())
+    for got, exact in zip(found, expected, strict=True):
+        assert float((got - exact).norm() / exact.norm()) < NEAR[precision]
+
+
 @pytest.mark.usefixtures("any_width")
 @pytest.mark.parametrize("size", [(4, 4), (5, 13), (8, 12)])
 def test_maps_of_any_size_are_covered_by_tiles(size: tuple[int, int]) -> None:

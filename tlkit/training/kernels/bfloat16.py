@@ -44,7 +44,9 @@ def conv2d(
         if groups == 1 and kernel == (1, 1) and border == (0, 0):
             return _product(x.permute(0, 2, 3, 1)[:, :: steps[0], :: steps[1]], weight, bias)
         if groups == 1 and height * width <= _SMALL:
-            y = bordered(x.to(torch.bfloat16), border)
+            # Patches are cut out of memory in which the channels of a pixel lie together.
+            last = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+            y = bordered(last, border)
             patches: Tensor = _Patches.apply(y, kernel, steps, (height, width))
             return _product(patches, weight, bias)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
