@@ -44,9 +44,7 @@ def conv2d(
         if groups == 1 and kernel == (1, 1) and border == (0, 0):
             return _product(x.permute(0, 2, 3, 1)[:, :: steps[0], :: steps[1]], weight, bias)
         if groups == 1 and height * width <= _SMALL:
-            # Patches are cut out of memory in which the channels of a pixel lie together.
-            last = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-            y = bordered(last, border)
+            y = bordered(x.to(torch.bfloat16), border)
             patches: Tensor = _Patches.apply(y, kernel, steps, (height, width))
             return _product(patches, weight, bias)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -194,6 +192,7 @@ class _Patches(torch.autograd.Function):
         ctx: Any, x: Tensor, kernel: tuple[int, int], steps: tuple[int, int], out: tuple[int, int]
     ) -> Tensor:
         ctx.shape, ctx.kernel, ctx.steps = x.shape, kernel, steps
+        x = x.contiguous()  # of what is not channels_last the patches lie elsewhere
         count, _, _, channels = x.shape
         image, row, column, _ = x.stride()
         # A row of a kernel lies together in memory, so that it is copied as one.
