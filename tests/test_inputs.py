@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MakeFolder
+from PIL import Image
 
 from tlkit.data.prepare import prepare
 from tlkit.data.transforms import Preprocessing, Views
@@ -43,4 +44,12 @@ def test_a_picture_that_vanished_after_the_audit_is_named(pictures: Pictures) ->
     gone = pictures.manifest.of("train")[5]
     (pictures.manifest.root / gone.path).unlink()
     with pytest.raises(UserError, match=gone.path):
+        list(pictures.view(0, [[5]]))
+
+
+def test_a_picture_that_changed_after_the_audit_is_refused(pictures: Pictures) -> None:
+    changed = pictures.manifest.root / pictures.manifest.of("train")[5].path
+    with Image.open(changed) as image:
+        image.rotate(90).save(changed)
+    with pytest.raises(UserError, match=f"{changed.name} has other content"):
         list(pictures.view(0, [[5]]))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,13 @@ from tlkit.data.prepare import prepare
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.features import fill
 from tlkit.features import prefix as prefix_module
-from tlkit.features.compilers import INDUCTOR, ONNX_RUNTIME, OPENVINO, compiler_for
+from tlkit.features.compilers import (
+    INDUCTOR,
+    ONNX_RUNTIME,
+    OPENVINO,
+    compiler_for,
+    with_inductor,
+)
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
 from tlkit.features.prefix import Nothing, Prefix
@@ -447,6 +454,51 @@ def test_outputs_that_stay_on_the_device_are_the_same(
     assert torch.equal(training(mapped), training(resident))
 
 
+def test_only_the_rows_that_are_wanted_are_copied_to_a_device(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.features.store._SLICE", 3)
+    inputs, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    rows = inputs.views[0].rows
+    some = Rows(rows.mapped, rows.slots[[5, 30, 2, 17, 9]])
+    copied = some.to(CPU)
+    assert len(copied.mapped) == 5
+    assert torch.equal(copied.gather(range(5)), some.gather(range(5)))
+
+
+def test_outputs_that_are_gone_when_all_is_filled_are_told_of(
+    pictures: Pictures,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    full, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    store.clear()
+    run = fill._Fill.run
+
+    def cleared(self: Any) -> None:
+        run(self)
+        Store(store.folder, store.budget).clear()
+
+    monkeypatch.setattr(fill._Fill, "run", cleared)
+    inputs, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert report.decision.startswith("recompute: some outputs are gone")
+    assert report.decision in capsys.readouterr().err
+    assert torch.equal(training(inputs), training(full))
+
+
+def test_a_process_evicts_what_it_does_not_need_any_more(pictures: Pictures, store: Store) -> None:
+    def of_seed(seed: int, store: Store) -> Report:
+        other = replace(pictures, views=replace(pictures.views, seed=seed))
+        return stored_inputs(store, prefix_of(model_of(), 2), other, 1)[1]
+
+    of_seed(0, store)
+    room = sum(info.size for info in store.entries())
+    small = Store(store.folder, room + room // 2)
+    for seed in (1, 2):
+        assert of_seed(seed, small).decision == "store"
+
+
 def test_gathering_ahead_changes_nothing(pictures: Pictures, store: Store) -> None:
     inputs, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     ahead = replace(inputs.views[0], rendition=Rendition(replace(pictures, pin=True), "train", 0))
@@ -669,6 +721,22 @@ def test_the_compiler_follows_from_device_and_precision() -> None:
     assert compiler_for(torch.device("cuda"), torch.float32) == INDUCTOR
 
 
+def test_inductor_compiles_however_many_parts_a_process_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled, compile_ = 0, torch.compile
+
+    def count(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda run, **_: compile_(run, backend=count))
+    for _ in range(12):
+        with_inductor(nn.Linear(2, 2))(torch.zeros(1, 2))
+    assert compiled == 12
+
+
 @pytest.mark.parametrize(
     "compiler",
     [ONNX_RUNTIME, OPENVINO, pytest.param(INDUCTOR, marks=pytest.mark.slow)],
@@ -837,6 +905,35 @@ def test_a_compiled_cut_is_derived_from_one_that_is_stored(
     direct, _ = stored_inputs(
         Store(tmp_path / "other", 10**9), prefix_of(model_of(), 1), pictures, 1, "on"
     )
+    assert torch.equal(training(derived), training(direct))
+
+
+@pytest.mark.parametrize("compiling", ["off", "on"])
+def test_outputs_deleted_by_another_process_are_derived_from_all_the_same(
+    compiling: str,
+    pictures: Pictures,
+    store: Store,
+    tmp_path: Path,
+    passes: list[tuple[int, list[int]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored_inputs(store, prefix_of(model_of(), 2), pictures, 2, compiling)
+    passes.clear()
+    nearest = fill._nearest
+
+    def deleted(*arguments: Any) -> Any:
+        found = nearest(*arguments)
+        Store(store.folder, store.budget).clear()
+        return found
+
+    monkeypatch.setattr(fill, "_nearest", deleted)
+    # View 0 alone: then all is deleted, and the rest is computed from the pictures.
+    derived, report = stored_inputs(store, prefix_of(model_of(), 1), pictures, 1, compiling)
+    assert (report.hits, report.decision) == (0, "store")
+    assert 2 in {start for start, _ in passes}
+    monkeypatch.undo()
+    whole = Store(tmp_path / "whole", 10**9)
+    direct, _ = stored_inputs(whole, prefix_of(model_of(), 1), pictures, 1, compiling)
     assert torch.equal(training(derived), training(direct))
 
 

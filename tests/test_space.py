@@ -235,3 +235,17 @@ def test_studies_are_of_one_name_only_where_their_trials_can_be_compared() -> No
     ]
     assert len(set(others)) == len(others)
     assert name(study="mine") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("depths", "rungs"),
+    [
+        ([0], []),
+        ({"low": 0, "high": 0}, []),
+        ([0, 2, 4], [2, 4]),
+        ({"low": 0, "high": 4, "step": 2}, [2, 4]),
+        ({"low": 0, "high": "all"}, [2, 4]),
+    ],
+)
+def test_outputs_are_kept_at_depths_that_are_searched(depths: Any, rungs: list[int]) -> None:
+    assert space_of({"unfreeze_depth": depths, "head_lr": RATE}).rungs() == rungs

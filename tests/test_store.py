@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from tlkit.features.store import Entry, Store, Unwritable
@@ -323,6 +324,45 @@ def test_entries_in_use_are_kept_and_what_fits_is_told(folder: Path) -> None:
             assert sum(info.size for info in store.entries()) <= 3 * size
             assert filling.reserve(1000, (64,), torch.float32) == 0
     assert sorted(views(store)) == [1, 2, 4]
+
+
+def test_what_was_in_use_before_a_release_makes_room_too(folder: Path) -> None:
+    size = _three(folder)
+    store = Store(folder, 3 * size)
+    entries = [store.entry({**KEY, "view": view}) for view in (1, 2, 3)]
+    mapped = entries[0].read(names(0))
+    store.release()
+    entries[1].read(names(0))
+    with store.entry({**KEY, "view": 4}).filling() as filling:
+        assert filling.reserve(80, (64,), torch.float32) == 80
+    assert 1 not in views(store)
+    assert torch.equal(mapped.gather([0]), rows(0))  # is still there for whoever mapped it
+
+
+@pytest.mark.parametrize("fault", [errno.EIO, errno.ESTALE])
+def test_a_journal_that_the_disk_does_not_give_back_is_a_miss(
+    fault: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Store(folder, BIG).entry(KEY)
+    fill(entry, 0, 1)
+    read = Path.read_bytes
+
+    def failing(self: Path) -> bytes:
+        if self.name == "rows.log":
+            raise OSError(fault, os.strerror(fault))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    assert entry.read(names(0, 1)).missing == [0, 1]
+
+
+def test_a_disk_without_locks_is_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: FileLock, *arguments: object, **options: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(Unwritable), Store(folder, BIG).entry(KEY).filling():
+        pass
 
 
 def test_a_nearly_full_disk_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -247,6 +248,18 @@ def test_precision_and_device_resolve() -> None:
     assert resolve_precision("bf16", CPU) == torch.bfloat16
     assert resolve_precision("auto", CPU) in (torch.float32, torch.bfloat16)
     assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [(7, torch.float32), (8, torch.bfloat16)])
+def test_a_gpu_without_bfloat16_does_not_emulate_it(
+    capability: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(major=capability)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert resolve_precision("auto", torch.device("cuda")) == dtype
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

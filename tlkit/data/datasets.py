@@ -1,5 +1,6 @@
 """Pictures of a manifest as batches of tensors, decoded in worker processes."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tlkit.data.images import UnreadablePicture, read_picture
+from tlkit.data.images import UnreadablePicture, read_bytes, read_picture
 from tlkit.data.manifest import Picture
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.errors import UserError
@@ -67,13 +68,21 @@ class PictureDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         picture = self.pictures[index]
+        path = self.root / picture.path
         try:
-            image = read_picture(self.root / picture.path, self.max_pixels)
+            data = read_bytes(path, self.max_pixels)
+            image = read_picture(data, self.max_pixels)
         except (UnreadablePicture, OSError) as error:
             raise UserError(
-                f"{self.root / picture.path} could be read when the data was audited and now "
-                f"cannot ({error}); put it back, or start again without it"
+                f"{path} could be read when the data was audited and now cannot ({error}); "
+                "put it back, or start again without it"
             ) from None
+        # What is computed from a picture is stored under this hash, for all runs to come.
+        if hashlib.sha256(data).hexdigest() != picture.sha256:
+            raise UserError(
+                f"{path} has other content than when the data was audited; "
+                "put the old one back, or start again with the new one"
+            )
         return self.render(image, picture.sha256), torch.tensor(picture.label)
 
 

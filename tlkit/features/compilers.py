@@ -56,8 +56,16 @@ def compiler_version(compiler: str) -> str:
 
 def with_inductor(layers: nn.Module) -> Layers:
     """Compiled at the first call, for inputs of one shape."""
+
+    def run(inputs: Tensor) -> Tensor:
+        output: Tensor = layers(inputs)
+        return output
+
+    # Dynamo counts what it compiled by code object, and after eight for one of them (all modules
+    # share theirs) it leaves the rest uncompiled without an error. So each has its own.
+    run.__code__ = run.__code__.replace()
     # Frozen weights are constants: batch norms are folded into the convolutions.
-    compiled: Layers = torch.compile(layers, dynamic=False, options={"freezing": True})
+    compiled: Layers = torch.compile(run, dynamic=False, options={"freezing": True})
     return compiled
 
 

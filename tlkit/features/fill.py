@@ -60,6 +60,12 @@ class Report:
     rates: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def decide(self, decision: str) -> None:
+        """Take a decision, and tell it once."""
+        if self.decision != decision:
+            self.decision = decision
+            print(f"frozen part: {decision}", file=sys.stderr)
+
     @property
     def metrics(self) -> dict[str, float]:
         """The numbers, by their names in MLflow."""
@@ -95,6 +101,7 @@ def stored_inputs(
     """
     started = time.perf_counter()
     report = Report()
+    store.release()
     views = min(pictures.count, epochs)
     # How often an output is used: once more than this run needs, for the next one.
     uses = {"train": -(-epochs // max(1, views)) + 1, "val": epochs + 1}
@@ -133,6 +140,8 @@ def stored_inputs(
                 ).run()
     if missing:
         found = _read(store, prefix, renditions)
+        if _absent(found) and report.decision == "store":
+            report.decide("recompute: some outputs are gone, or the disk gives them back damaged")
     report.bytes = sum(
         int((rows.slots >= 0).sum()) * rows.mapped[0].nbytes for rows in found if len(rows.mapped)
     )
@@ -190,10 +199,8 @@ def _with_compiler(
     rendition, rows = next(both for both in zip(renditions, found, strict=True) if both[1].missing)
     every = rendition.names
     names = [every[index] for index in rows.missing]
-    start = _nearest(store, compiled, rendition, names, compiled.depth)
-    example = torch.zeros(1, *size)
-    if start < compiled.whole:
-        example = compiled.inputs(_entry(store, compiled, start, rendition).read(names).gather([0]))
+    start, stored = _nearest(store, compiled, rendition, names, compiled.depth)
+    example = torch.zeros(1, *size) if stored is None else compiled.inputs(stored.gather([0]))
     if fault := compiled.compile_fault(example, start):
         print(f"frozen part: runs uncompiled, for compiling failed: {fault}", file=sys.stderr)
         return prefix
@@ -206,13 +213,17 @@ def _entry(store: Store, prefix: Frozen, depth: int, rendition: Rendition) -> En
 
 def _nearest(
     store: Store, prefix: Frozen, rendition: Rendition, names: Sequence[str], above: int
-) -> int:
-    """The depth of the nearest cut above `above` that has outputs of all these pictures, or that of
-    the pictures."""
+) -> tuple[int, Rows | None]:
+    """The depth of the nearest cut above `above` that has outputs of all these pictures, and those
+    outputs; or the depth of the pictures, and None.
+
+    The outputs are mapped: they can be read even when another process has deleted the entry.
+    """
     for depth in range(above + 1, prefix.whole):
-        if not _entry(store, prefix, depth, rendition).read(names).missing:
-            return depth
-    return prefix.whole
+        rows = _entry(store, prefix, depth, rendition).read(names)
+        if not rows.missing:
+            return depth, rows
+    return prefix.whole, None
 
 
 @dataclass(frozen=True)
@@ -279,31 +290,35 @@ class _Fill:
                     }
                     # Read under the locks: another process may have been faster.
                     missing = self._missing(one.rendition, depths)
-                    part = _Part(one.rendition, fillings, missing)
                     if not missing[depths[-1]]:
                         continue
-                    plan = self._plan(part)
+                    start, todo, stored = self._plan(one.rendition, missing)
+                    part = _Part(one.rendition, fillings, missing, stored)
                     # For a run to come no picture is read that this one can do without.
-                    if self._is_of_this_run(part) or plan in plans:
-                        plans.setdefault(plan, []).append(part)
+                    if self._is_of_this_run(part) or (start, todo) in plans:
+                        plans.setdefault((start, todo), []).append(part)
                 for (start, todo), parts in plans.items():
                     if not self._fill(parts, start, todo):
                         return
         except Unwritable as error:
-            self._say(f"recompute: {error}")
+            self.report.decide(f"recompute: {error}")
 
     def _is_of_this_run(self, part: "_Part") -> bool:
         return self.prefix.depth in part.fillings
 
-    def _plan(self, part: "_Part") -> tuple[int, tuple[int, ...]]:
-        """The cut whose outputs a part is computed from, and of which pictures."""
-        names = part.rendition.names
+    def _plan(
+        self, rendition: Rendition, missing: dict[int, set[str]]
+    ) -> tuple[int, tuple[int, ...], Rows | None]:
+        """The cut whose outputs what is missing is computed from, of which pictures, and these
+        outputs, unless they are the pictures."""
+        names = rendition.names
         # Each content once, however many pictures have it.
         first = {name: index for index, name in reversed(list(enumerate(names)))}
-        todo = sorted(first[name] for name in set().union(*part.missing.values()))
-        above = max(depth for depth, some in part.missing.items() if some)
+        todo = sorted(first[name] for name in set().union(*missing.values()))
+        above = max(depth for depth, some in missing.items() if some)
         wanted = [names[index] for index in todo]
-        return _nearest(self.store, self.prefix, part.rendition, wanted, above), tuple(todo)
+        start, stored = _nearest(self.store, self.prefix, rendition, wanted, above)
+        return start, tuple(todo), stored
 
     def _fill(self, parts: "list[_Part]", start: int, todo: Sequence[int]) -> bool:
         """Compute the pictures `todo` of all parts; whether the rest is to be computed too."""
@@ -311,7 +326,7 @@ class _Fill:
         batches = [list(todo[i : i + PASS]) for i in range(0, len(todo), PASS)]
         laps: list[tuple[float, float]] = []
         before = time.perf_counter()
-        pairs = zip(batches, self._inputs(parts, start, batches), strict=True)
+        pairs = zip(batches, self._inputs(parts, batches), strict=True)
         for number, (batch, inputs) in enumerate(pairs, 1):
             full, computed, writing = False, 0, 0.0
             for part, x in zip(parts, inputs, strict=True):
@@ -342,10 +357,10 @@ class _Fill:
                 some = [names[index] for index in batch]
                 self.report.rates = self._rates(laps, parts[0].rendition, some)
                 if not self._is_worthwhile():
-                    self._say("recompute: faster here than writing and reading")
+                    self.report.decide("recompute: faster here than writing and reading")
                     return False
             if full:
-                self._say("recompute: no room for all outputs; raise store_gigabytes")
+                self.report.decide("recompute: no room for all outputs; raise store_gigabytes")
                 return False
             if number % _TRIM == 0:
                 _trim()
@@ -373,15 +388,13 @@ class _Fill:
             for part, some in zip(filled, room, strict=True):
                 part.room[depth] = some
 
-    def _inputs(
-        self, parts: "list[_Part]", start: int, batches: Batches
-    ) -> Iterator[Sequence[Tensor]]:
+    def _inputs(self, parts: "list[_Part]", batches: Batches) -> Iterator[Sequence[Tensor]]:
         """What the parts are computed from, batch by batch."""
-        renditions = [part.rendition for part in parts]
-        if start == self.prefix.whole:
-            return load_together(renditions, batches)
-        rows = [self._entry(one, start).read(one.names) for one in renditions]
-        return ([self.prefix.inputs(some.gather(batch)) for some in rows] for batch in batches)
+        stored = [part.stored for part in parts if part.stored is not None]
+        if not stored:
+            return load_together([part.rendition for part in parts], batches)
+        places = torch.split(torch.arange(sum(map(len, batches))), PASS)
+        return ([self.prefix.inputs(rows.gather(some)) for rows in stored] for some in places)
 
     def _rates(
         self, laps: list[tuple[float, float]], rendition: Rendition, names: list[str]
@@ -413,11 +426,6 @@ class _Fill:
         found = {depth: self._entry(rendition, depth).read(names).missing for depth in depths}
         return {depth: {names[index] for index in some} for depth, some in found.items()}
 
-    def _say(self, decision: str) -> None:
-        if self.report.decision != decision:
-            self.report.decision = decision
-            print(f"frozen part: {decision}", file=sys.stderr)
-
     def _wait(self) -> None:
         print("frozen part: another process computes it; waiting for it", file=sys.stderr)
 
@@ -429,12 +437,15 @@ class _Part:
     Attributes:
         fillings: by depth, deepest cut last.
         missing: by depth, the names of the rows that are not stored.
+        stored: the outputs that they are computed from, row by row as they are to be computed;
+            None where it is done from the pictures.
         room: by depth, how many more rows fit; empty as long as nobody knows.
     """
 
     rendition: Rendition
     fillings: dict[int, Filling]
     missing: dict[int, set[str]]
+    stored: Rows | None
     room: dict[int, int] = field(default_factory=dict)
 
     def append(self, names: list[str], depth: int, rows: Tensor) -> bool:

@@ -32,11 +32,13 @@ _KEY, _ROWS, _LOG = "key.json", "rows.bin", "rows.log"
 _RECORD = struct.Struct("<32sII")  # sha256 of the picture, crc32 of its row, crc32 of these two
 RECORD_BYTES = _RECORD.size  # what a row takes besides itself
 _SHA256 = re.compile("[0-9a-f]{64}")
+_SLICE = 256  # rows that are copied to a device at once
 _CHECKED = struct.calcsize("<32sI")  # bytes of a record under its own crc32
 _KEPT_FREE = 2**30  # bytes of a large disk that are left to others; of a small one, 5 %
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOLCK),  # no right
+    *(errno.EROFS, errno.EACCES, errno.EPERM),  # no right
+    *(errno.ENOLCK, errno.EOPNOTSUPP),  # no locks
 )
 _CANNOT_CLAIM = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
@@ -95,7 +97,13 @@ class Rows:
         stored = self.slots >= 0
         slots = torch.full_like(self.slots, -1)
         slots[stored] = torch.arange(int(stored.sum()))
-        return Rows(self.mapped.index_select(0, self.slots[stored]).to(device), slots)
+        wanted = self.slots[stored]
+        rows = self.mapped.new_empty(len(wanted), *self.mapped.shape[1:], device=device)
+        # In slices: on the way each is in the memory of the CPU once more.
+        slices = zip(torch.split(rows, _SLICE), torch.split(wanted, _SLICE), strict=True)
+        for into, some in slices:
+            into.copy_(self.mapped.index_select(0, some))
+        return Rows(rows, slots)
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ class Entry:
 
     def read(self, names: Sequence[str]) -> Rows:
         """Map the rows of `names`. Each is checked when this process first asks for it; a damaged
-        row is missing, and so are all rows of an entry that cannot be opened.
+        row is missing, and so are all rows of an entry that cannot be opened, read or mapped.
 
         Raises ValueError for a name that is no sha256.
         """
@@ -141,7 +149,7 @@ class Entry:
                 rows = {name: journal[name] for name in wanted if name in journal}
                 slots = self._sound(file, layout, rows)
                 return _mapped(file, layout, [slots.get(name, -1) for name in wanted])
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except (OSError, ValueError):  # ValueError: the file became shorter than its rows
             return Rows(torch.empty(0), torch.full((len(wanted),), -1))
 
     @contextmanager
@@ -197,8 +205,8 @@ class Filling:
 
     def reserve(self, rows: int, shape: Sequence[int], dtype: torch.dtype, spare: int = 0) -> int:
         """Claim disk space for that many more rows, in place of what was reserved before, and
-        evict for it the entries used longest ago, except those that this store has opened and
-        those being filled.
+        evict for it the entries used longest ago, except those that this store has opened since it
+        was released, and those being filled.
 
         Args:
             spare: bytes that are to stay free for other rows.
@@ -302,6 +310,7 @@ class Store:
     folder: Path
     budget: int
     _opened: dict[str, Entry] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _in_use: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def entry(self, key: Mapping[str, Any]) -> Entry:
         """The entry of a key that JSON can hold: the same object for the same key. Creates nothing.
@@ -310,7 +319,13 @@ class Store:
         """
         plain = json.loads(json.dumps(key))
         path = self.folder / _hash(plain)
+        self._in_use.add(path.name)
         return self._opened.setdefault(path.name, Entry(self, plain, path))
+
+    def release(self) -> None:
+        """What was opened so far may be evicted. Rows of it that are still mapped can be
+        read all the same."""
+        self._in_use.clear()
 
     def entries(self) -> list[EntryInfo]:
         """All entries, damaged ones included, the last used first."""
@@ -329,7 +344,7 @@ class Store:
 
     def room(self, wanted: int) -> int:
         """Bytes that may be added, after evicting for `wanted` bytes what was used longest ago."""
-        others = [info for info in self.entries() if info.path.name not in self._opened]
+        others = [info for info in self.entries() if info.path.name not in self._in_use]
         while (free := self._free()) < wanted and others:
             self._remove(others.pop())
         return max(free, 0)

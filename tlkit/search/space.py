@@ -135,9 +135,12 @@ class Space:
         if isinstance(dimension, CategoricalDistribution):
             depths = sorted(int(depth) for depth in dimension.choices if depth)
         elif isinstance(dimension, IntDistribution):
-            depths = list(range(max(1, dimension.low), dimension.high + 1))
+            step = dimension.step
+            depths = [depth for depth in range(dimension.low, dimension.high + 1, step) if depth]
         else:
             depths = [self.base.unfreeze_depth]
+        if not depths:  # heads alone
+            return []
         apart = -(-len(depths) // _RUNGS)
         return depths[apart - 1 :: apart]
 

@@ -25,13 +25,17 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """`auto`, `fp32` or `bf16` to the dtype that layers compute in.
 
-    On a CPU `auto` means bfloat16 only with instructions for it (AMX, AVX-512 BF16): emulated
-    it is many times slower than float32.
+    `auto` means bfloat16 only with instructions for it (on a CPU AMX or AVX-512 BF16, on a GPU
+    compute capability 8): emulated it is many times slower than float32.
     """
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+        fast = _gpu_has_bf16() if device.type == "cuda" else _cpu_has_bf16()
         return torch.bfloat16 if fast else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def _gpu_has_bf16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _cpu_has_bf16() -> bool:
