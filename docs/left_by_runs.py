@@ -510,6 +510,7 @@ EXIT_CODES: Mapping[int, str] = {
     1: "an error of ours, with its traceback; of `monitor`, an alarm",
     2: "a mistake that the user can put right: one line, `error: ...`, on standard error",
     130: "interrupted by Ctrl-C",
+    143: "ended by SIGTERM, as containers and schedulers send it",
 }
 
 VARIABLES: Mapping[str, str] = {

@@ -11,7 +11,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from tlkit.errors import UserError
-from tlkit.models.backbones import create_model, data_config
+from tlkit.models.backbones import create_model, data_config, to_channels_last
 from tlkit.models.baseline import BaselineCNN
 from tlkit.models.units import cam_target
 
@@ -173,3 +173,11 @@ def test_cam_target_of_the_baseline_is_its_last_relu() -> None:
     assert grid.shape == (2, 128, 8, 8)
     assert grid.min() == 0
     assert gradient.abs().sum() > 0
+
+
+def test_weights_of_other_dimensions_keep_their_layout() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(2, 4, 3))
+    before = model[1].weight.stride()
+    to_channels_last(model)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[1].weight.stride() == before

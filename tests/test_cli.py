@@ -1,5 +1,10 @@
 """The command line: flags, help, exit codes."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tlkit.cli import main, one_line, parse_flags
@@ -49,3 +54,39 @@ def test_help_lists_every_key_and_runs_nothing(capsys: pytest.CaptureFixture[str
 def test_an_error_out_of_a_worker_loses_the_workers_traceback() -> None:
     text = "Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File\n"
     assert one_line(UserError(text + "tlkit.errors.UserError: the reason\n")) == "the reason"
+
+
+_TASK = """
+import sys, time
+from tlkit.cli import main
+from tlkit.config import Config
+
+def task(config):
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    finally:
+        print("closing", flush=True)
+        time.sleep(1)
+        print("closed", flush=True)
+
+main(task, Config, [])
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_a_task_close_and_a_second_one_does_not_cut_it_off(first: int) -> None:
+    command = [sys.executable, "-c", _TASK]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(first)
+        assert process.stdout.readline() == "closing\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "closed\n"
+        assert process.stderr.read() == "interrupted\n"
+        assert process.wait() == 128 + first

@@ -298,6 +298,10 @@ def test_models_and_logs_of_before_light_was_kept_are_compared_on_the_rest(
         ("abtest", ("--log", "sqlite://", "--since", "noon"), "since=noon is no time"),
         ("monitor", ("--model", "a", "--log", "sqlite://"), "model=a: no such folder"),
         ("monitor", ("--log", "sqlite://"), "model is not given"),
+        ("abtest", ("--log", "sqlite:///none.db"), "no such file: none.db"),
+        ("promote", ("--name", "a/b", "--candidate", "runs:/1/model"), "name=a/b is not allowed"),
+        ("ensemble", ("--models", "m", "--register", "a:b"), "register=a:b is not allowed"),
+        ("tune", ("--register", "a/b"), "register=a/b is not allowed"),
         ("export", ("--model", "a", "--images", "none"), "images=none: no such file"),
     ],
 )

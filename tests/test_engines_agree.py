@@ -86,3 +86,17 @@ def test_the_kernels_of_wide_layers_train_like_plain(
     assert used
     np.testing.assert_allclose(cached, plain, rtol=0, atol=1e-4)
     assert by_cached == pytest.approx(by_plain, rel=0, abs=5e-5)
+
+
+def test_the_plain_engine_computes_by_nothing_of_ours(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[bool] = []
+    own = float32.conv2d
+    monkeypatch.setattr(float32, "conv2d", lambda *given: used.append(True) or own(*given))
+    # Its maps are channels_last in any layout, for the norms between its convolutions permute them.
+    config = configuration("cached", "test_convnext", 5)
+    finetuned(replace(config, engine="plain"), manifest)
+    assert not used
+    finetuned(config, manifest)
+    assert used

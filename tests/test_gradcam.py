@@ -12,6 +12,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from tlkit.evaluation.gradcam import grad_cam
+from tlkit.models.backbones import create_model
+from tlkit.outcome import NoHeatMaps, heat_maps
 
 # Model, layer and to_grid; Any since timm's modules have attributes that nn.Module lacks.
 Case = tuple[Any, Any, Callable[[Tensor], Tensor] | None]
@@ -231,3 +233,19 @@ def test_refuses_what_does_not_fit() -> None:
     vit, norm, _ = make("vit")
     with pytest.raises(ValueError, match=r"needs \(N, C, h, w\) after to_grid"):
         grad_cam(vit, norm, pictures(1), None)
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "convit_tiny"])
+def test_networks_whose_class_token_comes_late_have_maps(name: str) -> None:
+    torch.manual_seed(0)
+    size = 224 if name == "convit_tiny" else 64
+    model = create_model(name, num_classes=2, dropout=0.0, image_size=size).eval()
+    maps = heat_maps(model, torch.randn(2, 3, size, size), torch.tensor([0, 1]))
+    assert maps.shape == (2, size, size)
+    assert bool(maps.any())
+
+
+def test_a_network_without_a_last_map_says_so() -> None:
+    model = create_model("coat_lite_tiny", num_classes=2, dropout=0.0, image_size=64).eval()
+    with pytest.raises(NoHeatMaps, match="no heat maps"):
+        heat_maps(model, torch.randn(1, 3, 64, 64), torch.tensor([0]))

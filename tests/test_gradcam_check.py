@@ -126,7 +126,8 @@ def test_similarity_is_spearmans(network: nn.Module) -> None:
 def test_flat_maps_are_like_nothing(network: nn.Module) -> None:
     found = check(network, lambda model, inputs, classes: torch.zeros(len(inputs), SIDE, SIDE))
     assert (found.similarity == 0).all()
-    assert found.follows_weights
+    assert not found.follows_weights
+    assert "show nothing" in found.text
     assert not found.points_at_evidence
 
 

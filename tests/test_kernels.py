@@ -185,3 +185,31 @@ def test_a_network_learns_in_the_same_direction(name: str) -> None:
         return float((gradient(torch.bfloat16, fast) - exact).norm() / exact.norm())
 
     assert error(True) < 1.5 * error(False) + 0.01
+
+
+def test_a_strided_depthwise_kernel_over_one_pixel_has_a_right_gradient() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(16, 16, 3, 2, 1, groups=16)
+    x = torch.randn(4, 16, 1, 1).to(memory_format=torch.channels_last)
+    assert_those_of_float64(layer, x, torch.bfloat16)
+
+
+@pytest.mark.parametrize("size", [(0, 8, 5, 5), (8, 5, 5)])
+def test_no_picture_and_one_without_a_batch_are_left_to_torch(size: tuple[int, ...]) -> None:
+    layer, x = nn.Conv2d(8, 4, 3, padding=1), torch.randn(size)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = layer(x)
+    with autocast(CPU, torch.bfloat16):
+        assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.usefixtures("any_width")
+@pytest.mark.parametrize("precision", NEAR)
+def test_a_gradient_of_a_gradient_is_refused(precision: torch.dtype) -> None:
+    x = torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last).requires_grad_()
+    layer = nn.Conv2d(8, 8, 3, padding=1, groups=1 if precision == torch.float32 else 8)
+    with autocast(CPU, precision):
+        y = layer(x)
+    [gradient] = torch.autograd.grad(y.float().square().sum(), [x], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -59,12 +62,19 @@ def test_what_cannot_be_read_is_listed_and_stops_nothing(
     (folder / "deep" / "good.png").write_bytes(good.read_bytes())
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     (folder / "notes, and more.txt").write_text("hello")
+    if sys.platform == "linux":  # where a name may be of any bytes
+        (folder / os.fsdecode(b"latin\xe9.png")).write_bytes(good.read_bytes())
     output = tmp_path / "out"
     arguments = ("--model", trained.model(), "--images", str(folder), "--output", str(output))
     assert entry("predict", *arguments) == 0
     assert "unreadable: broken.jpg" in capsys.readouterr().out
     listed = list(csv.DictReader((output / "unreadable.csv").open()))
-    assert [row["path"] for row in listed] == ["broken.jpg", "notes, and more.txt"]
+    assert [row["path"] for row in listed if "?" not in row["path"]] == [
+        "broken.jpg",
+        "notes, and more.txt",
+    ]
+    if sys.platform == "linux":
+        assert {"path": "latin?.png", "reason": "its name is not UTF-8"} in listed
     document = json.loads((output / "predictions.json").read_text())
     by_path = {item["path"]: item for item in document}
     assert by_path["broken.jpg"]["error"]
@@ -72,8 +82,39 @@ def test_what_cannot_be_read_is_listed_and_stops_nothing(
     table = pd.read_csv(output / "predictions.csv")
     assert list(table.columns) == ["path", "predicted", "probability_cat", "probability_dog"]
     assert entry("predict", *arguments) == 2
-    assert "holds predictions.csv already" in capsys.readouterr().err
+    assert re.search(r"output=.*out holds .* already", capsys.readouterr().err)
     assert artifact(experiment, "predictions.csv").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_nothing_in_the_output_folder_is_overwritten(
+    command: str, entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    for name in ("unreadable.csv", "model.json"):
+        (tmp_path / "full" / name).write_text("mine")
+    picture = trained.pictures / "test" / "cat" / "0.png"
+    arguments = ("--model", trained.model(), "--images", str(picture))
+    mine = tmp_path / "full" / "model.json"
+    for output, said in (
+        (tmp_path / "full", "already; name a new or empty folder"),
+        (mine, "is no folder and cannot be made"),
+        (mine / "below", "is no folder and cannot be made"),
+    ):
+        assert entry(command, *arguments, "--output", str(output)) == 2
+        assert said in capsys.readouterr().err
+    assert mine.read_text() == (tmp_path / "full" / "unreadable.csv").read_text() == "mine"
+
+
+def test_the_overlay_of_a_long_name_has_a_shorter_one(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path
+) -> None:
+    long = tmp_path / f"{'ü' * 120}.png"
+    long.write_bytes((trained.pictures / "test" / "cat" / "0.png").read_bytes())
+    arguments = ("--model", trained.model(), "--images", str(long), "--gradcam", "true")
+    assert entry("predict", *arguments) == 0
+    [overlay] = artifact(experiment, "gradcam").iterdir()
+    assert overlay.name == f"000000-{'ü' * 100}.png"
 
 
 def test_a_zip_a_pattern_and_a_file_are_found(trained: Trained, tmp_path: Path) -> None:

@@ -319,6 +319,20 @@ def test_other_families_leave_the_whole_contract(
         assert set(ONCE) <= set(run.data.metrics)
 
 
+def test_a_network_of_no_family_trains_where_grad_cam_finds_no_layer(
+    make_folder: MakeFolder, entry: Entry, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Its weights are tied besides.
+    backbone = ("--backbone", "coat_lite_tiny", "--image_size", "64", "--unfreeze_depth", "1")
+    assert entry("finetune", "--data", str(make_folder(counts=(4, 2, 2))), *backbone) == 0
+    assert "this backbone has no heat maps" in capsys.readouterr().err
+    run = by_name(experiment)["finetune"]
+    assert run.info.status == "FINISHED"
+    assert "test/accuracy" in run.data.metrics
+    assert "Grad-CAM" not in run.data.tags["mlflow.note.content"]
+    assert (artifacts(run) / "predictions.csv").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

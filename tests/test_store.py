@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import time
 from collections import namedtuple
@@ -18,6 +19,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from tlkit.features.store import Entry, Store, Unwritable
+from tlkit.summary import of_store
 
 KEY = {"backbone": "test_resnet", "cut": 3, "view": 0}
 BIG = 2**40
@@ -511,6 +513,14 @@ def test_entries_are_listed_and_cleared(folder: Path) -> None:
     assert store.clear() == size
     assert store.entries() == []
     assert {"notes.txt", "other"} <= {path.name for path in folder.iterdir()}
+
+
+def test_the_list_tells_stored_pictures_from_what_is_damaged(folder: Path) -> None:
+    fill(Store(folder, BIG).entry({"rendition": {"view": 3}}), 0, 1)
+    (folder / ("b" * 32)).mkdir()
+    shown = of_store(Store(folder, BIG))
+    assert re.search(r"^\(pictures\) .* 2 +3 ", shown, re.MULTILINE)
+    assert shown.count("damaged") == 1
 
 
 def test_space_left_by_what_was_cleared_can_be_filled(folder: Path) -> None:

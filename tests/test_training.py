@@ -72,6 +72,7 @@ def train(
         early_stopping=early_stopping,
         device=CPU,
         dtype=torch.float32,
+        fast_kernels=True,
         log=lambda metrics, epoch: None,
         keep=keep,
         description="test",
@@ -129,6 +130,7 @@ def test_accumulated_batches_equal_one_large_batch(objective: Objective) -> None
             early_stopping=0,
             device=CPU,
             dtype=torch.float32,
+            fast_kernels=True,
             log=lambda metrics, epoch: None,
             keep=lambda *_: None,
             description="test",
@@ -241,6 +243,15 @@ def test_a_checkpoint_reads_back_and_leaves_no_parts(tmp_path: Path) -> None:
     assert facts == {"epoch": 3}
     assert all(torch.equal(loaded[name], state[name]) for name in state)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "best.safetensors"]
+
+
+def test_tied_weights_are_kept_under_each_name(tmp_path: Path) -> None:
+    weight = torch.randn(3, 4)
+    save_checkpoint(tmp_path / "best", {"one": weight, "other": weight, "row": weight[0]}, {})
+    loaded, _ = load_checkpoint(tmp_path / "best")
+    assert torch.equal(loaded["one"], weight)
+    assert torch.equal(loaded["other"], weight)
+    assert torch.equal(loaded["row"], weight[0])
 
 
 def test_precision_and_device_resolve() -> None:

@@ -251,7 +251,8 @@ def test_families_with_their_own_conversions_refuse_too(backbone: str, tmp_path:
         ("w.safetensors", b"not safetensors, though long enough", "cannot be read as safetensors"),
         ("w.pth", b"", "cannot be read"),
         ("w.pth", b"PK\x03\x04 and then nothing", "cannot be read"),
-        ("w.pth", b"<html>404</html>", "is refused"),
+        ("w.pth", b"<html>404</html>", "neither a zip nor a pickle"),
+        ("w.pth", b"\x80", "cannot be read"),
         ("w.onnx", b"anything", "ends in .safetensors, .pth"),
     ],
 )

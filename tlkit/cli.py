@@ -1,8 +1,11 @@
 """The command line of every entry point: `--key value`, one line for an error, no traceback."""
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from tlkit.errors import UserError
@@ -12,7 +15,8 @@ S = TypeVar("S", bound=Settings)
 
 
 def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | None = None) -> None:
-    """Read the settings, do the task, and exit: 0, 2 for a user's mistake, 130 for Ctrl-C.
+    """Read the settings, do the task, and exit: 0, 2 for a user's mistake, 130 for Ctrl-C, 143 for
+    SIGTERM.
 
     Args:
         kind: the dataclass of keys that the task takes.
@@ -26,13 +30,36 @@ def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | No
     try:
         flags = parse_flags(words)
         file = flags.pop("config", None)
-        task(kind.load(Path(file) if file else None, flags))
+        with _interruptible():
+            task(kind.load(Path(file) if file else None, flags))
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
+        if interrupt.args == (signal.SIGTERM,):
+            sys.exit(143)
         sys.exit(130)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM, which containers and schedulers send, end a task as Ctrl-C does: its run is
+    closed, and what lies in scratch folders goes."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # `mlflow run` sends it after Ctrl-C as well, which must not cut the closing off.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parse_flags(words: Sequence[str]) -> dict[str, str]:

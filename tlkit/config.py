@@ -5,7 +5,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlkit.keys import Settings, about, at_least, auto_or, choice, key, positive, share
+from tlkit.keys import (
+    Settings,
+    about,
+    at_least,
+    auto_or,
+    choice,
+    key,
+    positive,
+    registry_name,
+    share,
+)
 
 _SEARCH = {
     "unfreeze_depth": {"low": 0, "high": "all"},
@@ -110,7 +120,7 @@ class Config(Settings):
     accumulate: int = at_least(1, 1, "batches whose gradients make one step")
     schedule: str = choice(
         "plateau",
-        "plateau: halved after 2 epochs without a better val/loss; cosine: with warm-up",
+        "plateau: halved after 3 epochs without a better val/loss; cosine: with warm-up",
         "plateau",
         "cosine",
     )
@@ -151,8 +161,8 @@ class Config(Settings):
     register: str = key(
         "none",
         "name in the model registry that tune gives the best model",
-        "none or a name",
-        lambda value: value != "",
+        "none or a name without / and :",
+        registry_name,
     )
     search: dict[str, Any] = field(
         default_factory=lambda: copy.deepcopy(_SEARCH),

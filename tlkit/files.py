@@ -22,9 +22,34 @@ def cache_folder() -> Path:
     """
     chosen = os.environ.get("TLKIT_CACHE")
     folder = Path(chosen) if chosen else platformdirs.user_cache_path("tlkit")
-    with disk_faults_told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make(folder, f"TLKIT_CACHE={folder}")
     return folder
+
+
+def output_folder(output: str) -> Path | None:
+    """The folder that a user wants results in, made and empty; None for "none".
+
+    To be asked for before the work. Raises UserError where it cannot be made, or holds something.
+    """
+    if output == "none":
+        return None
+    folder = Path(output).expanduser()
+    _make(folder, f"output={folder}")
+    with disk_faults_told(folder):
+        held = next(folder.iterdir(), None)
+    if held is not None:
+        raise UserError(f"output={folder} holds {held.name} already; name a new or empty folder")
+    return folder
+
+
+def _make(folder: Path, named: str) -> None:
+    try:
+        with disk_faults_told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise UserError(
+            f"{named} is no folder and cannot be made ({error.strerror}); name another"
+        ) from error
 
 
 def scratch_folder() -> Path:
@@ -76,6 +101,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def utf8(name: str) -> str:
+    """With question marks where a file name of another encoding cannot be written into a file."""
+    return name.encode(errors="replace").decode()
 
 
 def disk_is_full(error: BaseException) -> bool:

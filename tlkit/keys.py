@@ -33,6 +33,11 @@ def required(meaning: str, allowed: str) -> Any:
     return field(metadata=about(meaning, allowed, lambda value: value != ""))
 
 
+def registry_name(value: str) -> bool:
+    """Whether MLflow takes this as the name of a registered model."""
+    return value.strip() != "" and not set("/:") & set(value)
+
+
 def choice(default: str, meaning: str, *options: str) -> Any:
     """One of some words."""
     return key(default, meaning, "one of " + ", ".join(options), lambda value: value in options)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tlkit.data.images import read_picture
 from tlkit.data.manifest import Picture
 from tlkit.data.transforms import Preprocessing
+from tlkit.errors import UserError
 from tlkit.evaluation.calibration import coverage, rescale
 from tlkit.evaluation.calibration_figure import calibration_figure
 from tlkit.evaluation.figures import confusion_matrix, curves
@@ -42,8 +43,9 @@ from tlkit.evaluation.tiles import (
 )
 from tlkit.features.compilers import with_onnxruntime
 from tlkit.features.inputs import Pictures
+from tlkit.models.baseline import BaselineCNN
 from tlkit.models.freezing import from_the_top
-from tlkit.models.units import cam_target
+from tlkit.models.units import cam_target, family
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.predict import predict_probabilities
 from tlkit.training.batches import plain_batches
@@ -196,18 +198,23 @@ def _write_gradcam(
     phase: str,
     device: torch.device,
 ) -> dict[str, float]:
-    """The sheet, its overlays one by one, and the tests of whether the maps are to be trusted."""
+    """The sheet, its overlays one by one, and the tests of whether the maps are to be trusted; of a
+    network without heat maps nothing."""
     indices = choose_indices(outcome.probabilities, outcome.labels, GRADCAM_TILES)
     preprocessing = pictures.views.preprocessing
     shown = [_read(pictures, outcome.pictures[index], preprocessing) for index in indices]
     inputs = torch.stack([preprocessing.tensor(picture) for picture in shown]).to(device)
-    check = check_gradcam(
-        classifier.model,
-        heat_maps,
-        inputs,
-        from_the_top(classifier.model),
-        predict=_compiled(classifier.model, inputs),
-    )
+    try:
+        check = check_gradcam(
+            classifier.model,
+            heat_maps,
+            inputs,
+            from_the_top(classifier.model),
+            predict=_compiled(classifier.model, inputs),
+        )
+    except NoHeatMaps as error:
+        print(error, file=sys.stderr)
+        return {}
     tiles = [
         _tile(outcome, pictures, index, heat)
         for index, heat in zip(indices, check.maps, strict=True)
@@ -243,15 +250,30 @@ def _compiled(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
     return layers
 
 
+class NoHeatMaps(UserError):
+    """Grad-CAM finds no layer that it can look at in this network."""
+
+
 def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
     """Grad-CAM at the layer that fits the network: float32 (N, H, W) in 0..1.
 
     Args:
         inputs: float32 (N, 3, H, W), preprocessed.
         classes: int64 (N,).
+
+    Raises:
+        NoHeatMaps: a network of none of the families whose last features are no map.
     """
-    layer, to_grid = cam_target(model)
-    return grad_cam(model, layer, inputs, classes, to_grid)
+    try:
+        layer, to_grid = cam_target(model)
+        return grad_cam(model, layer, inputs, classes, to_grid)
+    except (AttributeError, RuntimeError, UserError, ValueError) as error:
+        if isinstance(model, BaselineCNN) or family(model) is not None:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise NoHeatMaps(
+            f"this backbone has no heat maps ({reason}); all else works without them"
+        ) from error
 
 
 def _read(pictures: Pictures, picture: Picture, preprocessing: Preprocessing) -> Image.Image:

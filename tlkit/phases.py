@@ -23,7 +23,7 @@ from tlkit.features.inputs import Inputs, PictureInputs, Pictures
 from tlkit.features.prefix import Frozen, Nothing, Prefix
 from tlkit.features.store import Store
 from tlkit.files import cache_folder
-from tlkit.models.backbones import create_model, data_config
+from tlkit.models.backbones import create_model, data_config, to_channels_last
 from tlkit.models.cut import split
 from tlkit.models.features import last_features, stacked
 from tlkit.models.freezing import freeze, train_mode, train_suffix, trained_names
@@ -78,12 +78,14 @@ class Machine:
 
     Attributes:
         dtype: in which layers compute during training.
+        fast_kernels: whether a CPU computes by tlkit's own kernels.
         threads: of torch.
         workers: processes that decode pictures.
     """
 
     device: torch.device
     dtype: torch.dtype
+    fast_kernels: bool
     threads: int
     workers: int
 
@@ -95,6 +97,7 @@ def machine_for(config: Config) -> Machine:
     return Machine(
         device,
         resolve_precision("fp32" if config.engine == "plain" else config.precision, device),
+        fast_kernels=config.engine != "plain",
         threads=cores if config.threads == "auto" else int(config.threads),
         workers=min(8, cores) if config.loader_workers == "auto" else int(config.loader_workers),
     )
@@ -268,7 +271,7 @@ def start_engine(
         mode = partial(train_mode, model, network.depth, moving_statistics=moving)
     if config.engine == "plain":
         return Engine(model, mode, PictureInputs(pictures))
-    model.to(memory_format=torch.channels_last)
+    to_channels_last(model)
     part: Frozen = Nothing(pictures.views.preprocessing)
     if network.depth is not None and not isinstance(frozen, nn.Identity):
         mode = partial(train_suffix, trained, moving_statistics=moving)
@@ -425,6 +428,7 @@ def _fit(
         early_stopping=config.early_stopping,
         device=machine.device,
         dtype=machine.dtype,
+        fast_kernels=machine.fast_kernels,
         log=log,
         keep=keep,
         description=phase,
@@ -452,7 +456,8 @@ def _validate(
     for raw_inputs, raw_labels in engine.inputs.validation(batches):
         inputs, labels = raw_inputs.to(machine.device), raw_labels.to(machine.device)
         # Not around the loop: a generator's caller would run without gradients too.
-        with torch.no_grad(), autocast(machine.device, machine.dtype):
+        kernels = machine.fast_kernels
+        with torch.no_grad(), autocast(machine.device, machine.dtype, fast_kernels=kernels):
             logits = engine.trained(inputs)
         yield logits, labels
 

@@ -233,7 +233,7 @@ def run_phase(
             "time/total_seconds": time.perf_counter() - started + elsewhere,
         }
         tracker.metrics(metrics)
-        picture = tracker.artifact_link("gradcam.png")
+        picture = tracker.artifact_link("gradcam.png") if trust else ""
         tracker.describe(
             of_phase(phase, config, data.manifest, outcome, picture, result.best_epoch)
         )

@@ -81,7 +81,7 @@ def of_phase(
     """The description of a phase: what was trained on what, the result, and one picture.
 
     Args:
-        picture: address of the picture worth seeing first.
+        picture: address of the picture worth seeing first, or "".
         epoch: whose weights were kept, from 0.
     """
     low, high = outcome.interval
@@ -95,7 +95,7 @@ def of_phase(
         f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f}; "
         f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
-        f"{of_data(config, manifest)}\n\n![Grad-CAM]({picture})"
+        f"{of_data(config, manifest)}" + (f"\n\n![Grad-CAM]({picture})" if picture else "")
     )
 
 
@@ -137,9 +137,10 @@ def of_store(store: Store) -> str:
     entries = store.entries()
     for entry in entries:
         key = entry.key or {}
+        # A network that trains whole has its pictures stored, as they are decoded.
         rows.append(
             (
-                str(key.get("backbone", "damaged")),
+                str(key.get("backbone", "damaged" if entry.key is None else "(pictures)")),
                 str(key.get("frozen_units", "")),
                 f"{entry.rows:,}",
                 str(key.get("rendition", {}).get("view", "plain")),

@@ -241,7 +241,7 @@ def find_run(run_id: str) -> Known:
         return _known(mlflow.get_run(run_id))
     except MlflowException:
         raise UserError(
-            f"no run {run_id} at {mlflow.get_tracking_uri()}; `mlflow runs search` lists them"
+            f"no run {run_id} at {mlflow.get_tracking_uri()}; `mlflow ui` shows what is there"
         ) from None
 
 
@@ -396,7 +396,7 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
     except MlflowException:
         raise UserError(
             f"no run {run_id} at {mlflow.get_tracking_uri()}; "
-            "`mlflow runs search` lists them, and init_from=auto finds one by itself"
+            "`mlflow ui` shows what is there, and init_from=auto finds one by itself"
         ) from None
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         try:

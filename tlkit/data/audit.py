@@ -20,6 +20,7 @@ from tlkit.data.manifest import SPLITS, Manifest, Picture
 from tlkit.data.sources import Source, SourceFile
 from tlkit.data.splits import hold_out
 from tlkit.errors import UserError
+from tlkit.files import utf8
 
 MAX_UNREADABLE = 0.1
 MAX_IMBALANCE = 10
@@ -190,7 +191,7 @@ def _report(
             *(f"{what}: {number}" for what, number in findings.items() if number),
             *_class_warnings(manifest.counts()),
         ),
-        quarantined=tuple(Quarantined(_utf8(file.path), reason) for file, reason in unreadable),
+        quarantined=tuple(Quarantined(utf8(file.path), reason) for file, reason in unreadable),
         dropped_duplicates=tuple(dropped),
         conflicting_labels=tuple(conflicting),
         copies=tuple(copies),
@@ -229,7 +230,7 @@ def _read_all(
 
 
 def _see(root: Path, file: SourceFile, max_pixels: int) -> _Seen:
-    if _utf8(file.path) != file.path:
+    if utf8(file.path) != file.path:
         raise UnreadablePicture("its name is not UTF-8")
     data = read_bytes(root / file.path, max_pixels)
     picture = read_picture(data, max_pixels)
@@ -239,11 +240,6 @@ def _see(root: Path, file: SourceFile, max_pixels: int) -> _Seen:
         bits = imagehash.phash(small).hash  # 8x8 of the lowest frequencies of 32x32 pixels
         look = int.from_bytes(np.packbits(bits).tobytes())
     return _Seen(file, sha256(data).hexdigest(), picture.format or "", look)
-
-
-def _utf8(path: str) -> str:
-    """With question marks where a file name of another encoding cannot be written into a file."""
-    return path.encode(errors="replace").decode()
 
 
 def _refuse_unreadable(
@@ -269,7 +265,7 @@ def _refuse_unreadable(
 
 
 def _first(unreadable: Sequence[tuple[SourceFile, str]]) -> str:
-    first = [f"{_utf8(file.path)}: {reason}" for file, reason in unreadable[:3]]
+    first = [f"{utf8(file.path)}: {reason}" for file, reason in unreadable[:3]]
     return "; ".join(first) + ("; ..." if len(unreadable) > 3 else "")
 
 

@@ -13,7 +13,7 @@ from tlkit.data.downloads import kaggle_archive, torchvision_folder
 from tlkit.data.images import SUFFIXES
 from tlkit.data.synthetic import VERSION, make_synthetic
 from tlkit.errors import UserError
-from tlkit.files import disk_faults_told
+from tlkit.files import disk_faults_told, utf8
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -160,7 +160,7 @@ def _read_classes(
         warnings.append(f"files without a label in {where}, not used: {len(names)} ({some})")
     inside = folder.relative_to(root)
     for label in classes:
-        if label != (shown := label.encode(errors="replace").decode()):
+        if label != (shown := utf8(label)):
             raise UserError(f"the class name {shown!r} in {root} is not UTF-8; rename the folder")
     return [
         SourceFile((inside / file).as_posix(), label, split)

@@ -85,9 +85,8 @@ def assignments(log: str, since: str) -> tuple[dict[str, str], float]:
         entries = requests.assignments(since=begin)
     shown = without_password(log)
     if not entries:
-        raise UserError(
-            f"log={shown} holds no router's requests since {since}; serve one of -e route"
-        )
+        late = "" if since == "none" else f" since {since}"
+        raise UserError(f"log={shown} holds no router's requests{late}; serve one of -e route")
     shares = sorted({share for _, _, share in entries})
     if len(shares) > 1:
         raise UserError(

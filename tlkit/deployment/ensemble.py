@@ -73,11 +73,11 @@ def run_ensemble(settings: EnsembleSettings) -> str:
         results = [_of_run(run_id) for run_id in run_ids]
         results.append(PhaseResult("ensemble", tracker.run_id, metrics))
         text = table(results)
-        picture = tracker.artifact_link("gradcam.png")
-        tracker.describe(
-            f"The mean of {settings.average} of {len(run_ids)} models.\n\n```\n{text}\n```\n\n"
-            f"Grad-CAM of the first one:\n\n![Grad-CAM]({picture})"
-        )
+        said = f"The mean of {settings.average} of {len(run_ids)} models.\n\n```\n{text}\n```"
+        if any(name.startswith("gradcam/") for name in metrics):
+            picture = tracker.artifact_link("gradcam.png")
+            said += f"\n\nGrad-CAM of the first one:\n\n![Grad-CAM]({picture})"
+        tracker.describe(said)
     if settings.register == "none":
         return f"{text}\nThe model: runs:/{tracker.run_id}/model"
     version = register_model(tracker.run_id, settings.register)

@@ -16,7 +16,7 @@ from tlkit.data.images import UnreadablePicture, read_bytes
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import ExportSettings
 from tlkit.errors import UserError
-from tlkit.files import cache_folder, disk_faults_told
+from tlkit.files import cache_folder, disk_faults_told, output_folder
 from tlkit.models.onnx import INPUT, write_onnx
 from tlkit.serving.ensemble import Ensemble
 from tlkit.tracking import run
@@ -48,13 +48,11 @@ def run_export(settings: ExportSettings) -> str:
         Where the files are, and the largest difference.
 
     Raises:
-        UserError: no such model or pictures, members that want different preprocessing, or a
-            difference above 1e-4.
+        UserError: no such model or pictures, members that want different preprocessing, a
+            difference above 1e-4, or an output folder that is not empty.
     """
     given = find_pictures(settings.images, cache_folder() / "data")
-    output = None if settings.output == "none" else Path(settings.output).expanduser()
-    if output is not None and (output / "model.onnx").exists():
-        raise UserError(f"output={output} holds model.onnx already; name another folder")
+    output = output_folder(settings.output)
     with run("export", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -31,11 +32,16 @@ def seconds_of(since: str) -> float:
 @contextmanager
 def opened(address: str) -> Iterator[RequestLog]:
     """The log at an address; a UserError for one that cannot be read while the block lasts."""
+    url = without_password(address)
     try:
+        file = make_url(address).database if address.startswith("sqlite") else None
+        if file and file != ":memory:" and not Path(file).exists():
+            raise FileNotFoundError(f"no such file: {file}")  # opening would make one
         yield open_log(address)
     except LOG_FAULTS as error:
-        reason = " ".join(str(error).split())
+        # The database's own words, without the query and its values.
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise UserError(
-            f"log={without_password(address)} cannot be read ({reason}); the address that "
+            f"log={url} cannot be read ({reason}); the address that "
             "TLKIT_REQUEST_LOG had when the model was served wanted"
         ) from error

@@ -20,10 +20,9 @@ from tlkit.data.transforms import Preprocessing
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally
-from tlkit.errors import UserError
 from tlkit.evaluation.figures import confusion_matrix
 from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
-from tlkit.files import cache_folder, disk_faults_told
+from tlkit.files import cache_folder, disk_faults_told, output_folder, utf8
 from tlkit.outcome import heat_maps
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
@@ -33,6 +32,9 @@ from tlkit.training.seeding import available_cores
 
 # Pictures on the sheet of overlays.
 SHEET = 24
+
+# Of a file's name in the name of its overlay, in bytes; most systems take 255 in all.
+_STEM = 200
 
 Write = Callable[[str, str | None, Prediction], None]
 
@@ -45,10 +47,10 @@ def run_predict(settings: PredictSettings) -> str:
 
     Raises:
         UserError: no such model or pictures, models of different classes, or an output folder
-            that holds predictions already.
+            that is not empty.
     """
     given = find_pictures(settings.images, cache_folder() / "data")
-    output = _output(settings)
+    output = output_folder(settings.output)
     with run("predict", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)
@@ -73,17 +75,6 @@ def run_predict(settings: PredictSettings) -> str:
     return f"{tally.text()}\npredictions.csv and predictions.json are in {where}"
 
 
-def _output(settings: PredictSettings) -> Path | None:
-    if settings.output == "none":
-        return None
-    folder = Path(settings.output).expanduser()
-    if (folder / "predictions.csv").exists():
-        raise UserError(
-            f"output={folder} holds predictions.csv already; remove it or name another folder"
-        )
-    return folder
-
-
 def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictSettings) -> Tally:
     """Write a line a picture as it comes, and keep the counts."""
     classes = ensemble.classes
@@ -97,11 +88,13 @@ def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictS
         tqdm(stream, total=len(given.names), desc="predict", unit="picture", disable=None) as bar,
     ):
         for name, prediction in zip(given.names, bar, strict=True):
-            label = given.label(name, classes)
-            named = tally.add(name, prediction, label)
-            write(name, named, prediction)
+            label, shown = given.label(name, classes), utf8(name)
+            if shown != name:  # it could be written into none of the files
+                prediction = Prediction(prediction.path, None, "its name is not UTF-8")
+            named = tally.add(shown, prediction, label)
+            write(shown, named, prediction)
             if settings.gradcam and named is not None:
-                tile = _tile(ensemble.members[0], name, prediction, classes, label)
+                tile = _tile(ensemble.members[0], shown, prediction, classes, label)
                 _write_overlay(folder / "gradcam", tally.pictures - 1, tile)
                 tiles += [tile] if len(tiles) < SHEET else []
     if tiles:
@@ -169,4 +162,5 @@ def _write_overlay(folder: Path, number: int, tile: Tile) -> None:
     assert tile.heat is not None
     folder.mkdir(exist_ok=True)
     picture = Image.fromarray(overlay(tile.picture, tile.heat))
-    picture.save(folder / f"{number:06d}-{Path(tile.path).stem}.png")
+    stem = Path(tile.path).stem.encode()[:_STEM].decode(errors="ignore")
+    picture.save(folder / f"{number:06d}-{stem}.png")

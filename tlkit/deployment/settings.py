@@ -1,9 +1,19 @@
 """The keys of the entry points that use a trained model, each also a `-P key=value`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tlkit.keys import Settings, at_least, auto_or, choice, key, required, share
+from tlkit.keys import (
+    Settings,
+    about,
+    at_least,
+    auto_or,
+    choice,
+    key,
+    registry_name,
+    required,
+    share,
+)
 
 _MODEL = "runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or a folder"
 _LOG = "an SQLAlchemy address such as sqlite:///requests.db, or parquet:///FOLDER"
@@ -22,9 +32,7 @@ class PredictSettings(Settings):
     images: str = required(
         "what to classify", "a picture, a folder, a pattern such as 'a/*.jpg', a zip or a tar"
     )
-    output: str = key(
-        "none", "a folder that the files are written to as well; none: only to the run"
-    )
+    output: str = key("none", "a new or empty folder for the files as well; none: only to the run")
     tta: int = at_least(1, 1, "views of each picture that are averaged; 1: the picture as it is")
     abstain: float = share(0.0, "confidence below which no class is named")
     gradcam: bool = key(False, "true: an overlay for each picture, and a sheet of the first ones")
@@ -35,7 +43,9 @@ class PredictSettings(Settings):
 class PromoteSettings(Settings):
     """Of `-e promote`."""
 
-    name: str = required("the name in the model registry", "a name")
+    name: str = field(
+        metadata=about("the name in the model registry", "a name without / and :", registry_name)
+    )
     candidate: str = key(
         "none", "the model that may become champion: runs:/RUN_ID/model or models:/NAME/VERSION"
     )
@@ -68,7 +78,12 @@ class RouteSettings(Settings):
         lambda value: 0 < value < 1,
     )
     salt: str = key("tlkit", "another text deals the keys anew, for the next test", "a text")
-    register: str = key("none", "name in the model registry for the router", "none or a name")
+    register: str = key(
+        "none",
+        "name in the model registry for the router",
+        "none or a name without / and :",
+        registry_name,
+    )
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,9 @@ class ExportSettings(Settings):
     images: str = required(
         "pictures that the exported model is checked on", "as in predict; up to 200 are taken"
     )
-    output: str = key("none", "a folder for model.onnx and model.json; none: only the run's")
+    output: str = key(
+        "none", "a new or empty folder for model.onnx and model.json; none: only the run's"
+    )
 
 
 @dataclass(frozen=True)
@@ -131,4 +148,9 @@ class EnsembleSettings(Settings):
         "probabilities",
         "weights",
     )
-    register: str = key("none", "name in the model registry for the result", "none or a name")
+    register: str = key(
+        "none",
+        "name in the model registry for the result",
+        "none or a name without / and :",
+        registry_name,
+    )

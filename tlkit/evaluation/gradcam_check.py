@@ -58,8 +58,8 @@ class GradcamCheck:
 
     @property
     def follows_weights(self) -> bool:
-        """Whether the maps of random weights are others."""
-        return self.metrics["gradcam/similarity_randomised"] < SIMILAR
+        """Whether the maps of random weights are others; those that show nothing are none."""
+        return bool(self.maps.any()) and self.metrics["gradcam/similarity_randomised"] < SIMILAR
 
     @property
     def points_at_evidence(self) -> bool:
@@ -84,7 +84,8 @@ class GradcamCheck:
     def text(self) -> str:
         """The verdict in a sentence."""
         values = self.metrics
-        follows = "follow" if self.follows_weights else "do not follow"
+        empty = "" if self.maps.any() else "show nothing and "
+        follows = "follow" if self.follows_weights else f"{empty}do not follow"
         points = "hurts more" if self.points_at_evidence else "does not hurt more"
         return (
             f"The heat maps {follows} the weights (rank correlation with the maps of random "

@@ -75,8 +75,8 @@ def verdict(runs: Sequence[Gathered], pairs: Sequence[Pair]) -> str:
         low, high = (found.low, found.high) if ahead else (-found.high, -found.low)
         gain = found.difference if ahead else -found.difference
         said = (
-            f"{other} ({100 * gain:+.1f} points, 95 % interval {100 * low:+.1f} to "
-            f"{100 * high:+.1f}, p = {pair.p_holm:.2g})"
+            f"{other} ({_points(gain)} points, 95 % interval {_points(low)} to {_points(high)}, "
+            f"p = {pair.p_holm:.2g})"
         )
         (apart if pair.told_apart else alike).append(said)
     parts = []
@@ -88,6 +88,10 @@ def verdict(runs: Sequence[Gathered], pairs: Sequence[Pair]) -> str:
     return (
         f"{best.name}, right on {right} of {len(best.labels)} test pictures, {' and '.join(parts)}."
     )
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # -0.0 + 0.0 is 0.0
 
 
 def _and(words: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from tlkit.data.manifest import Manifest
 from tlkit.data.transforms import Preprocessing
 from tlkit.evaluation.tiles import mistake_indices, overlay
 from tlkit.evidence.gathered import Gathered
-from tlkit.outcome import heat_maps
+from tlkit.outcome import NoHeatMaps, heat_maps
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.ensemble import Ensemble
 
@@ -134,7 +134,10 @@ def _evidence(classifier: Classifier, image: Image.Image, predicted: np.int64) -
     preprocessing = _preprocessing(classifier)
     seen = preprocessing.picture(image)
     inputs = preprocessing.tensor(seen)[None]
-    heat = heat_maps(classifier.model, inputs, torch.tensor([int(predicted)]))[0].numpy()
+    try:
+        heat = heat_maps(classifier.model, inputs, torch.tensor([int(predicted)]))[0].numpy()
+    except NoHeatMaps:
+        return data_uri(seen.resize((_SIDE, _SIDE)))
     return data_uri(Image.fromarray(overlay(np.asarray(seen), heat)).resize((_SIDE, _SIDE)))
 
 

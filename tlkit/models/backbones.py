@@ -149,3 +149,14 @@ def _check_size(model: nn.Module, backbone: str, image_size: int) -> None:
         raise refusal from error
     finally:
         model.train()
+
+
+def to_channels_last(model: nn.Module) -> None:
+    """Lay out the weights of convolutions as (out, H, W, C) in memory.
+
+    As `model.to(memory_format=torch.channels_last)`, which refuses a network that has
+    three-dimensional convolutions too.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)

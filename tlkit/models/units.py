@@ -103,7 +103,8 @@ def cam_target(model: nn.Module) -> tuple[nn.Module, ToGrid | None]:
     the map). Transformers give the first norm of their last block, as the `grad-cam` package
     advises: behind it the patch tokens no longer reach a class token.
 
-    Raises UserError for a timm model that names no last feature map.
+    Raises UserError for a timm model that names no last feature map, AttributeError for one that
+    names a module that it does not have.
     """
     if isinstance(model, BaselineCNN):
         return model.blocks.get_submodule("2.relu"), None
@@ -134,7 +135,10 @@ def _last_feature(model: nn.Module) -> tuple[nn.Module, ToGrid]:
         )
     last = described[-1]
     prefix_tokens = getattr(timm_model, "num_prefix_tokens", 0)
-    return model.get_submodule(last["module"]), _any_to_grid(last["num_chs"], prefix_tokens)
+    layer = model.get_submodule(last["module"])
+    if prefix_tokens:  # as above, where the block has a first norm
+        layer = getattr(layer, "norm1", layer)
+    return layer, _any_to_grid(last["num_chs"], prefix_tokens)
 
 
 def _channels_first(features: Tensor) -> Tensor:
@@ -151,8 +155,11 @@ def _tokens_to_grid(prefix_tokens: int, grid: tuple[int, int]) -> ToGrid:
 def _any_to_grid(channels: int, prefix_tokens: int) -> ToGrid:
     def to_grid(features: Tensor) -> Tensor:
         if features.ndim == 3:
-            side = math.isqrt(features.shape[1] - prefix_tokens)
-            return _tokens_to_grid(prefix_tokens, (side, side))(features)
+            # Class tokens may join later than at this layer.
+            tokens = features.shape[1]
+            before = 0 if math.isqrt(tokens) ** 2 == tokens else prefix_tokens
+            side = math.isqrt(tokens - before)
+            return _tokens_to_grid(before, (side, side))(features)
         return features if features.shape[1] == channels else _channels_first(features)
 
     return to_grid

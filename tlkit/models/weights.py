@@ -6,6 +6,7 @@ import importlib
 import pickle
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,17 @@ def _read_safetensors(path: Path) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        # timm's own training checkpoints carry their arguments.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with path.open("rb") as file:
+            # A zip, which torch writes, or a pickle: of other files torch says that they could run
+            # code, such as of a page of a web site that came in place of the weights.
+            if not file.read(2).startswith((b"PK", b"\x80")):
+                raise ValueError("neither a zip nor a pickle")
+        with (
+            # timm's own training checkpoints carry their arguments.
+            torch.serialization.safe_globals([argparse.Namespace]),
+            # That a pickle is of another protocol than torch's own.
+            warnings.catch_warnings(action="ignore", category=UserWarning),
+        ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(

@@ -68,6 +68,8 @@ def question(table: pd.DataFrame, params: Mapping[str, Any] | None) -> Question:
     views, abstain = int(wanted.get("tta", 1)), float(wanted.get("abstain", 0.0))
     if not 1 <= views <= MAX_VIEWS:
         raise refused(f"tta={views}; from 1 to {MAX_VIEWS} views are allowed")
+    if not 0 <= abstain < 1:
+        raise refused(f"abstain={abstain:g}; from 0 up to, not including, 1 is allowed")
     pictures = [_bytes(cell, number) for number, cell in enumerate(table[INPUT_COLUMN], start=1)]
     if not pictures:
         raise refused("no pictures; give at least one")

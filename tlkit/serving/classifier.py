@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tlkit.data.images import read_picture
 from tlkit.data.transforms import Preprocessing, Views
-from tlkit.models.backbones import create_model
+from tlkit.models.backbones import create_model, to_channels_last
 from tlkit.models.baseline import BaselineCNN
 from tlkit.serving.predict import predict_probabilities
 
@@ -80,7 +80,8 @@ class Classifier:
         description = Description(**{**fields, "classes": tuple(fields["classes"])})
         model = description.build()
         load_model(model, folder / WEIGHTS_FILE)
-        return cls(model.eval().to(memory_format=torch.channels_last), description)
+        to_channels_last(model.eval())
+        return cls(model, description)
 
     @property
     def classes(self) -> tuple[str, ...]:

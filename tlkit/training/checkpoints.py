@@ -23,7 +23,13 @@ def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[s
         state: tensors by name, on any device.
         facts: JSON-able, such as the epoch and its metrics.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        # Of weights that are tied safetensors wants a copy under each name.
+        tensors[name] = own.clone() if own.data_ptr() in seen else own
+        seen.add(own.data_ptr())
     with whole_file(path.with_suffix(".safetensors")) as part:
         save_file(tensors, part)
     with whole_file(path.with_suffix(".json")) as part:

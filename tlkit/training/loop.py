@@ -81,6 +81,7 @@ def fit(
     early_stopping: int,
     device: torch.device,
     dtype: torch.dtype,
+    fast_kernels: bool,
     log: Callable[[Mapping[str, float], int], object],
     keep: Callable[[str, int, Mapping[str, float]], object],
     description: str,
@@ -96,6 +97,7 @@ def fit(
         steps_per_epoch: batches an epoch, for the progress bar.
         accumulate: batches whose gradients make one step, equal to one batch of their sum.
         early_stopping: epochs without a lower val/loss before training ends; 0 is never.
+        dtype, fast_kernels: as `precision.autocast` takes them.
         log: receives the metrics of an epoch and its number, from 0.
         keep: called as keep("last", epoch, metrics) after each epoch, and with "best" first where
             the epoch is the best so far.
@@ -119,7 +121,7 @@ def fit(
                 for raw_inputs, raw_labels in group:
                     inputs = raw_inputs.to(device, non_blocking=True)
                     labels = raw_labels.to(device, non_blocking=True)
-                    with autocast(device, dtype):
+                    with autocast(device, dtype, fast_kernels=fast_kernels):
                         logits = model(inputs)
                     loss = objective.total(logits, labels)
                     (loss / group_weight).backward()  # type: ignore[no-untyped-call]

@@ -60,7 +60,7 @@ class Schedule:
         steps_per_epoch: int,
         warmup_epochs: float,
     ) -> None:
-        """`plateau` halves the rates after 2 epochs without a better loss; `cosine` warms up
+        """`plateau` halves the rates after 3 epochs without a better loss; `cosine` warms up
         linearly for `warmup_epochs` and falls along a half cosine to 0 at the last step."""
         self._plateau: ReduceLROnPlateau | None = None
         self._cosine: LambdaLR | None = None

@@ -46,11 +46,17 @@ def _cpu_has_bf16() -> bool:
 
 
 @contextlib.contextmanager
-def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """The context in which forward passes run."""
+def autocast(
+    device: torch.device, dtype: torch.dtype, *, fast_kernels: bool = True
+) -> Iterator[None]:
+    """The context in which forward passes run.
+
+    Args:
+        fast_kernels: whether a CPU computes by `training.kernels`, where torch's own are slow.
+    """
     with contextlib.ExitStack() as stack:
         if dtype != torch.float32:
             stack.enter_context(torch.autocast(device.type, dtype=dtype))
-        if device.type == "cpu":
+        if fast_kernels and device.type == "cpu":
             stack.enter_context(FastKernels())
         yield

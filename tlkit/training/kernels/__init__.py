@@ -19,7 +19,7 @@ class FastKernels(TorchFunctionMode):
 
     The result of a convolution is that of `conv2d` up to the rounding of its format, and so are its
     gradients; nothing else changes a number. In float32 only what is channels_last is computed in
-    another way: the reference, `engine: plain`, keeps torch's own layout and kernels.
+    another way. The reference, `engine: plain`, does without.
     """
 
     def __torch_function__(

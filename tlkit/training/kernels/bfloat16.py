@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tlkit.training.kernels.shapes import bordered, pair
 
@@ -31,7 +32,7 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """As `torch.nn.functional.conv2d` under autocast: (N, C, H, W) in, (N, out, h, w) out."""
-    if not isinstance(padding, str) and pair(dilation) == (1, 1):
+    if x.ndim == 4 and len(x) and not isinstance(padding, str) and pair(dilation) == (1, 1):
         steps, border, kernel = pair(stride), pair(padding), pair(weight.shape[2:])
         within = all(edge < side for edge, side in zip(border, kernel, strict=True))
         if groups == x.shape[1] == len(weight) > 1 and within:
@@ -69,6 +70,7 @@ class _Depthwise(torch.autograd.Function):
         return F.conv2d(x, weight, shift, steps, border, groups=len(weight))
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: Any, gradient: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
@@ -151,7 +153,8 @@ def _by_weight(
         )[1]  # fmt: skip
         return result.float()
 
-    if max(weight.shape[2:]) <= _NARROW:
+    # Of a map of one pixel oneDNN's kernel with steps gives rubbish on a CPU with AMX.
+    if max(weight.shape[2:]) <= _NARROW and (steps == (1, 1) or x.shape[2:].numel() > 1):
         return by_part(x, weight, steps, border)
     around = bordered(x, border)
     rows, columns = gradient.shape[2:]
@@ -203,6 +206,7 @@ class _Patches(torch.autograd.Function):
         return windows.flatten(3)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (down, across), channels = ctx.steps, ctx.shape[3]
         _, height, width, _ = gradient.shape

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tlkit.training.kernels.shapes import bordered, pair
 from tlkit.training.kernels.winograd import Winograd
@@ -66,6 +67,7 @@ class _Dense(torch.autograd.Function):
         return F.conv2d(x, weight, None, steps, border)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def bordered(x: Tensor, border: tuple[int, int]) -> Tensor:

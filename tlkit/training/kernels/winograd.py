@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Outputs and pixels of a tile along an axis.
 _OUT, _IN = 4, 6
@@ -85,6 +86,7 @@ class Winograd(torch.autograd.Function):
         return y.contiguous().permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         pixels, kernels = ctx.saved_tensors
         count, rows, columns, channels = ctx.around
