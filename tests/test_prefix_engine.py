@@ -917,17 +917,18 @@ def test_outputs_deleted_by_another_process_are_derived_from_all_the_same(
     passes: list[tuple[int, list[int]]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stored_inputs(store, prefix_of(model_of(), 2), pictures, 2, compiling)
+    stored_inputs(store, prefix_of(model_of(), 2), pictures, 1, compiling)
+    shallower = [info.path for info in store.entries()]
     passes.clear()
     nearest = fill._nearest
 
-    def deleted(*arguments: Any) -> Any:
+    def then_deleted(*arguments: Any) -> Any:
         found = nearest(*arguments)
-        Store(store.folder, store.budget).clear()
+        for path in shallower:
+            shutil.rmtree(path, ignore_errors=True)
         return found
 
-    monkeypatch.setattr(fill, "_nearest", deleted)
-    # View 0 alone: then all is deleted, and the rest is computed from the pictures.
+    monkeypatch.setattr(fill, "_nearest", then_deleted)
     derived, report = stored_inputs(store, prefix_of(model_of(), 1), pictures, 1, compiling)
     assert (report.hits, report.decision) == (0, "store")
     assert 2 in {start for start, _ in passes}
