@@ -205,6 +205,15 @@ def test_no_picture_and_one_without_a_batch_are_left_to_torch(size: tuple[int, .
 
 @pytest.mark.usefixtures("any_width")
 @pytest.mark.parametrize("precision", NEAR)
+def test_one_number_in_brackets_stands_for_both_axes(precision: torch.dtype) -> None:
+    x = torch.randn(2, 8, 7, 7).to(memory_format=torch.channels_last)
+    weight = torch.randn(4, 8, 3, 3)
+    with autocast(CPU, precision):
+        assert torch.equal(F.conv2d(x, weight, None, [2], [1]), F.conv2d(x, weight, None, 2, 1))
+
+
+@pytest.mark.usefixtures("any_width")
+@pytest.mark.parametrize("precision", NEAR)
 def test_a_gradient_of_a_gradient_is_refused(precision: torch.dtype) -> None:
     x = torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last).requires_grad_()
     layer = nn.Conv2d(8, 8, 3, padding=1, groups=1 if precision == torch.float32 else 8)

@@ -333,6 +333,13 @@ def test_a_network_of_no_family_trains_where_grad_cam_finds_no_layer(
     assert (artifacts(run) / "predictions.csv").exists()
 
 
+def test_a_network_with_three_dimensional_convolutions_trains(
+    make_folder: MakeFolder, entry: Entry
+) -> None:
+    backbone = ("--backbone", "lambda_resnet26t", "--image_size", "64")
+    assert entry("head", "--data", str(make_folder(counts=(4, 2, 2))), *backbone) == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

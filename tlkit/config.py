@@ -13,7 +13,7 @@ from tlkit.keys import (
     choice,
     key,
     positive,
-    registry_name,
+    registered,
     share,
 )
 
@@ -158,12 +158,7 @@ class Config(Settings):
         "auto or an address",
         lambda value: value != "",
     )
-    register: str = key(
-        "none",
-        "name in the model registry that tune gives the best model",
-        "none or a name without / and :",
-        registry_name,
-    )
+    register: str = registered("name in the model registry that tune gives the best model")
     search: dict[str, Any] = field(
         default_factory=lambda: copy.deepcopy(_SEARCH),
         metadata=about(

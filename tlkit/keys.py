@@ -28,14 +28,19 @@ def about(meaning: str, allowed: str, check: Check | None) -> dict[str, Any]:
     return {"help": meaning, "allowed": allowed, "check": check}
 
 
-def required(meaning: str, allowed: str) -> Any:
-    """A text that has no default and is not empty."""
-    return field(metadata=about(meaning, allowed, lambda value: value != ""))
+def required(meaning: str, allowed: str, check: Check = lambda value: value != "") -> Any:
+    """A text that has no default; by default any but the empty one is allowed."""
+    return field(metadata=about(meaning, allowed, check))
 
 
 def registry_name(value: str) -> bool:
     """Whether MLflow takes this as the name of a registered model."""
     return value.strip() != "" and not set("/:") & set(value)
+
+
+def registered(meaning: str) -> Any:
+    """The word none, or a name for the model registry."""
+    return key("none", meaning, "none or a name without / and :", registry_name)
 
 
 def choice(default: str, meaning: str, *options: str) -> Any:

@@ -35,7 +35,7 @@ def opened(address: str) -> Iterator[RequestLog]:
     url = without_password(address)
     try:
         file = make_url(address).database if address.startswith("sqlite") else None
-        if file and file != ":memory:" and not Path(file).exists():
+        if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
             raise FileNotFoundError(f"no such file: {file}")  # opening would make one
         yield open_log(address)
     except LOG_FAULTS as error:

@@ -1,15 +1,15 @@
 """The keys of the entry points that use a trained model, each also a `-P key=value`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tlkit.keys import (
     Settings,
-    about,
     at_least,
     auto_or,
     choice,
     key,
+    registered,
     registry_name,
     required,
     share,
@@ -43,9 +43,7 @@ class PredictSettings(Settings):
 class PromoteSettings(Settings):
     """Of `-e promote`."""
 
-    name: str = field(
-        metadata=about("the name in the model registry", "a name without / and :", registry_name)
-    )
+    name: str = required("the name in the model registry", "a name without / and :", registry_name)
     candidate: str = key(
         "none", "the model that may become champion: runs:/RUN_ID/model or models:/NAME/VERSION"
     )
@@ -78,12 +76,7 @@ class RouteSettings(Settings):
         lambda value: 0 < value < 1,
     )
     salt: str = key("tlkit", "another text deals the keys anew, for the next test", "a text")
-    register: str = key(
-        "none",
-        "name in the model registry for the router",
-        "none or a name without / and :",
-        registry_name,
-    )
+    register: str = registered("name in the model registry for the router")
 
 
 @dataclass(frozen=True)
@@ -148,9 +141,4 @@ class EnsembleSettings(Settings):
         "probabilities",
         "weights",
     )
-    register: str = key(
-        "none",
-        "name in the model registry for the result",
-        "none or a name without / and :",
-        registry_name,
-    )
+    register: str = registered("name in the model registry for the result")

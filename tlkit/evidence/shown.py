@@ -2,6 +2,7 @@
 
 import base64
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,13 +60,25 @@ def show_side_by_side(
 ) -> list[Shown]:
     """Up to `count` test pictures, chosen by RULE, with every model's Grad-CAM.
 
-    Of an ensemble its first member's is shown.
+    Of an ensemble its first member's is shown; of a network without heat maps the picture, which is
+    told once on standard error.
     """
     shown = []
+    told: set[str] = set()
+
+    def evidence(model: Ensemble, image: Image.Image, predicted: np.int64) -> str:
+        try:
+            return _evidence(model.members[0], image, predicted)
+        except NoHeatMaps as error:
+            if str(error) not in told:
+                print(error, file=sys.stderr)
+            told.add(str(error))
+            return data_uri(_preprocessing(model.members[0]).picture(image).resize((_SIDE, _SIDE)))
+
     for place in choose_pictures(runs, count):
         image = read_picture(manifest.root / runs[0].paths[place])
         answers = tuple(
-            _answer(one, place, manifest, _evidence(model.members[0], image, one.predicted[place]))
+            _answer(one, place, manifest, evidence(model, image, one.predicted[place]))
             for one, model in zip(runs, models, strict=True)
         )
         plain = _preprocessing(models[-1].members[0]).picture(image)
@@ -134,10 +147,7 @@ def _evidence(classifier: Classifier, image: Image.Image, predicted: np.int64) -
     preprocessing = _preprocessing(classifier)
     seen = preprocessing.picture(image)
     inputs = preprocessing.tensor(seen)[None]
-    try:
-        heat = heat_maps(classifier.model, inputs, torch.tensor([int(predicted)]))[0].numpy()
-    except NoHeatMaps:
-        return data_uri(seen.resize((_SIDE, _SIDE)))
+    heat = heat_maps(classifier.model, inputs, torch.tensor([int(predicted)]))[0].numpy()
     return data_uri(Image.fromarray(overlay(np.asarray(seen), heat)).resize((_SIDE, _SIDE)))
 
 

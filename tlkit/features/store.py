@@ -323,8 +323,7 @@ class Store:
         return self._opened.setdefault(path.name, Entry(self, plain, path))
 
     def release(self) -> None:
-        """What was opened so far may be evicted. Rows of it that are still mapped can be
-        read all the same."""
+        """What was opened so far may be evicted; its rows that are mapped stay readable."""
         self._in_use.clear()
 
     def entries(self) -> list[EntryInfo]:
