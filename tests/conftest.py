@@ -1,7 +1,9 @@
 """What tests share: tiny pictures, a store of runs, and a place for everything that is written."""
 
 import runpy
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,14 +40,20 @@ Entry = Callable[..., int]
 def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache, MLflow's store and the current folder, outside of the project; no hub."""
     folder = tmp_path_factory.mktemp("session")
+    # What MLflow downloads, and what a process that is killed leaves, goes with the tests. Not under
+    # pytest's folder: the path of a socket must be short.
+    temporary = tempfile.mkdtemp(prefix="tlkit-tests-")
     torch.set_num_threads(1)  # tiny networks: more threads only wait for one another
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLKIT_CACHE", str(folder / "cache"))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr(tempfile, "tempdir", temporary)
         patch.delenv("MLFLOW_RUN_ID", raising=False)
         patch.chdir(folder)
         yield folder
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,11 @@ def test_a_head_that_is_not_one_linear_layer_is_refused(backbone: str) -> None:
         small(backbone, None)
 
 
+def test_a_head_beside_the_classifier_is_refused() -> None:
+    with pytest.raises(UserError, match="backbone=volo_d1_224 has a second head"):
+        small("volo_d1_224", None)
+
+
 @pytest.mark.parametrize(
     ("backbone", "image_size", "allowed"),
     [

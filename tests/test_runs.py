@@ -331,6 +331,9 @@ def test_a_network_of_no_family_trains_where_grad_cam_finds_no_layer(
     assert "test/accuracy" in run.data.metrics
     assert "Grad-CAM" not in run.data.tags["mlflow.note.content"]
     assert (artifacts(run) / "predictions.csv").exists()
+    both = ",".join(one.info.run_id for one in by_name(experiment).values())
+    assert entry("compare", "--runs", both, "--pictures", "3", "--timed", "1") == 0
+    assert capsys.readouterr().err.count("this backbone has no heat maps") == 1
 
 
 def test_a_network_with_three_dimensional_convolutions_trains(

@@ -669,8 +669,8 @@ def postgresql() -> Iterator[str]:
     if not (shutil.which("initdb") and shutil.which("pg_ctl")):
         pytest.skip("no initdb and pg_ctl on the path")
     prefix: list[str] = []
-    # Not under pytest's folder, which other users cannot enter.
-    folder = Path(tempfile.mkdtemp(prefix="tlkit-postgresql-"))
+    # Not under a folder of ours, which other users cannot enter.
+    folder = Path(tempfile.mkdtemp(prefix="tlkit-postgresql-", dir="/tmp"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -128,9 +128,9 @@ class Entry:
         self.store = store
         self.key = key
         self.path = path
-        # (name, slot, crc32) of the rows that this process has checked, or written itself. So much
-        # also tells them from the rows of an entry that was evicted and begun anew.
-        self.checked: set[tuple[bytes, int, int]] = set()
+        # The records, by slot, of the rows that this process has checked, or written itself; zeros
+        # for others. A record also tells its row from that of an entry that was begun anew.
+        self._checked = bytearray()
 
     def read(self, names: Sequence[str]) -> Rows:
         """Map the rows of `names`. Each is checked when this process first asks for it; a damaged
@@ -182,15 +182,28 @@ class Entry:
         """The slots of those rows whose crc32 is right; the file is read once, in its order."""
         size = layout.row_bytes
         whole = os.fstat(file.fileno()).st_size // size
+        del self._checked[whole * RECORD_BYTES :]  # of a file that lost its end
         sound = {}
         for name, (slot, crc) in sorted(rows.items(), key=lambda row: row[1]):
-            row = (name, slot, crc)
-            if slot < whole and (row in self.checked or _crc(file, slot * size, size) == crc):
-                self.checked.add(row)
-                sound[name] = slot
-            else:
-                self.checked.discard(row)
+            record = _record(name, crc)
+            if slot >= whole:
+                continue
+            if not self._is_checked(slot, record):
+                if _crc(file, slot * size, size) != crc:
+                    continue
+                self.mark_checked(slot, record)
+            sound[name] = slot
         return sound
+
+    def mark_checked(self, slot: int, records: bytes) -> None:
+        """Take the rows from a slot on as sound, as long as their records are these."""
+        begin, end = slot * RECORD_BYTES, slot * RECORD_BYTES + len(records)
+        self._checked.extend(bytes(max(0, end - len(self._checked))))
+        self._checked[begin:end] = records
+
+    def _is_checked(self, slot: int, record: bytes) -> bool:
+        begin = slot * RECORD_BYTES
+        return self._checked[begin : begin + RECORD_BYTES] == record
 
 
 class Filling:
@@ -224,7 +237,7 @@ class Filling:
             size = self._begin(tuple(shape), dtype).row_bytes
             self._give_back()
             with store.lock("budget"):
-                each = size + _RECORD.size
+                each = size + RECORD_BYTES
                 room = max(0, store.room(rows * each + spare) - spare)
                 fit = min(rows, room // each)
                 if fit:
@@ -250,9 +263,9 @@ class Filling:
             size, first = layout.row_bytes, self._count()
             crcs = [zlib.crc32(data[i : i + size]) for i in range(0, len(data), size)]
             _write(self._rows, first * size, data)
-            _write(self._log, first * _RECORD.size, b"".join(map(_record, digests, crcs)))
-        slots = range(first, first + len(digests))
-        self._entry.checked |= set(zip(digests, slots, crcs, strict=True))
+            records = b"".join(map(_record, digests, crcs))
+            _write(self._log, first * RECORD_BYTES, records)
+        self._entry.mark_checked(first, records)
 
     def close(self) -> None:
         """Give unused space back; an entry without rows goes."""
@@ -289,7 +302,7 @@ class Filling:
 
     def _count(self) -> int:
         """Whole records: where the next row goes, and over a torn record the next record."""
-        return os.fstat(self._log.fileno()).st_size // _RECORD.size
+        return os.fstat(self._log.fileno()).st_size // RECORD_BYTES
 
     def _give_back(self) -> None:
         """Cut what was claimed beyond the rows."""
@@ -391,8 +404,8 @@ def _journal(path: Path) -> dict[bytes, tuple[int, int]]:
     """Slot and crc32 of each name, by its last sound record; a torn tail is left out."""
     data = path.read_bytes()
     rows = {}
-    for slot in range(len(data) // _RECORD.size):
-        start = slot * _RECORD.size
+    for slot in range(len(data) // RECORD_BYTES):
+        start = slot * RECORD_BYTES
         name, crc, check = _RECORD.unpack_from(data, start)
         if zlib.crc32(data[start : start + _CHECKED]) == check:
             rows[name] = slot, crc
@@ -482,7 +495,7 @@ def _info(path: Path) -> EntryInfo | None:
         return EntryInfo(
             path,
             key=content and content["key"],
-            rows=sizes.get(_LOG, 0) // _RECORD.size,
+            rows=sizes.get(_LOG, 0) // RECORD_BYTES,
             size=sum(sizes.values()),
             last_used=(path / _LOG if _LOG in sizes else path).stat().st_mtime,
         )

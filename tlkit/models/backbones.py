@@ -51,7 +51,7 @@ def create_model(
     The model takes (N, 3, image_size, image_size) float and gives (N, num_classes) logits.
 
     Raises UserError: the name is unknown to timm, the backbone cannot take pictures of that
-    size, or its classifier is not one linear layer.
+    size, or its classifier is not one linear layer and nothing else.
     """
     _check_name(backbone)
     timm_model = build(backbone, image_size, num_classes=num_classes, drop_rate=0.0)
@@ -60,6 +60,11 @@ def create_model(
     if not isinstance(classifier, nn.Linear):
         raise UserError(
             f"backbone={backbone} ends in {type(classifier).__name__}, and a head here is one "
+            "linear layer; choose another backbone"
+        )
+    if getattr(timm_model, "aux_head", None) is not None:  # VOLO's, over the patches
+        raise UserError(
+            f"backbone={backbone} has a second head beside its classifier, and a head here is one "
             "linear layer; choose another backbone"
         )
     model.set_submodule(classifier_path(model), DropoutLinear(classifier, dropout))
