@@ -40,8 +40,8 @@ Entry = Callable[..., int]
 def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The cache, MLflow's store and the current folder, outside of the project; no hub."""
     folder = tmp_path_factory.mktemp("session")
-    # What MLflow downloads, and what a process that is killed leaves, goes with the tests. Not under
-    # pytest's folder: the path of a socket must be short.
+    # What MLflow downloads, and what a process that is killed leaves, goes with the tests. It lies
+    # outside of pytest's folder, for the path of a socket must be short.
     temporary = tempfile.mkdtemp(prefix="tlkit-tests-")
     torch.set_num_threads(1)  # tiny networks: more threads only wait for one another
     with pytest.MonkeyPatch.context() as patch:
