@@ -67,7 +67,7 @@ def train_both_phases(
             phase.mkdir()
             network, pictures = prepare_phase(phase.name, config, manifest, machine)
             if phase == finetune:
-                begin_from(network, head / "best", "head")
+                network = begin_from(network, head / "best", "head")
             train_phase(
                 phase.name, config, network, pictures, machine,
                 log=lambda metrics, epoch: None, checkpoints=phase, also=[config.unfreeze_depth],

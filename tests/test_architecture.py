@@ -24,7 +24,8 @@ ALLOWED = {
     "outcome": {"data", "evaluation", "features", "models", "serving", "training"},
     "phases": {"config", "data", "features", "models", "serving", "training"},
     "summary": {"config", "data", "evaluation", "features", "outcome"},
-    "runs": {"config", "tracking", "outcome", "phases", "summary", *PACKAGES},
+    "lineage": {"data", "tracking"},
+    "runs": {"config", "lineage", "tracking", "outcome", "phases", "summary", *PACKAGES},
     "deployment": {
         *("config", "keys", "tracking", "outcome", "phases", "summary", "runs"),
         *PACKAGES,
@@ -33,7 +34,7 @@ ALLOWED = {
         *("config", "keys", "tracking", "outcome", "phases", "summary", "runs", "deployment"),
         *PACKAGES,
     },
-    "search": {"config", "keys", "tracking", "phases", "runs", "summary", *PACKAGES},
+    "search": {"config", "keys", "lineage", "tracking", "phases", "runs", "summary", *PACKAGES},
 }
 
 

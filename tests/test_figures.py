@@ -191,6 +191,20 @@ def test_many_classes_show_counts_and_the_most_frequent_confusions() -> None:
     assert any("class 4 → class 9 (5), class 2 → class 0 (3)" in text for text in seen)
 
 
+def test_of_hundreds_of_classes_those_with_the_most_mistakes_are_shown() -> None:
+    matrix = np.diag(np.full(300, 7))
+    matrix[250, 9] = 5
+    figure = confusion_matrix(matrix, [f"class {i}" for i in range(300)], "t")
+    seen = words(figure)
+    assert drawn_rates(figure).shape == (100, 100)
+    assert {"class 9 (7)", "class 250 (12)", "class 0 (7)"} <= set(seen)
+    assert "class 299 (7)" not in seen
+    assert "shown are the 100 of 300 classes with the most mistakes" in seen
+    assert any("2100 of 2105 right" in text for text in seen)
+    assert any("class 250 → class 9 (5)" in text for text in seen)
+    assert max(figure.get_size_inches()) < 40
+
+
 def test_class_without_pictures_stays_white() -> None:
     figure = confusion_matrix(np.array([[5, 1], [0, 0]]), ["cat", "dog"], "t")
     assert drawn_rates(figure).mask.tolist() == [[False, False], [True, True]]

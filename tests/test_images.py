@@ -238,6 +238,25 @@ def test_limit_is_exact_and_pillow_is_left_as_found(recwarn: pytest.WarningsReco
     assert not recwarn.list
 
 
+def test_a_picture_too_long_for_its_breadth_is_refused() -> None:
+    for size in ((50, 1), (1, 50), (100, 2)):
+        assert read_picture(encoded(Image.new("RGB", size), "PNG")).size == size
+    for size in ((51, 1), (1, 51), (20_000, 2)):
+        with pytest.raises(UnreadablePicture, match=f"{size[0]}x{size[1]} is too thin: over 50 to"):
+            read_picture(encoded(Image.new("RGB", size), "PNG"))
+
+
+def test_large_deep_pictures_are_scaled_by_their_whole_range() -> None:
+    values = np.linspace(0, 65535, 1500 * 1400).reshape(1500, 1400).astype(np.uint16)
+    expected = np.rint(values * (255 / 65535)).astype(np.uint8)
+    found = np.asarray(read_picture(encoded(Image.fromarray(values), "PNG")))
+    assert (found == expected[..., None]).all()
+    below = values.astype(np.int32) - 1000  # under the range of the format, on one side
+    found = np.asarray(read_picture(encoded(Image.fromarray(below), "TIFF")))
+    expected = np.rint((below + 1000) * (255 / 65535)).astype(np.uint8)
+    assert (found == expected[..., None]).all()
+
+
 def test_threads_leave_pillows_limit_alone() -> None:
     limit = Image.MAX_IMAGE_PIXELS
     data = encoded(photo(8, 8), "PNG")

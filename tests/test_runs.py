@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,6 +66,10 @@ def runs_of(experiment: str) -> list[Run]:
 
 def by_name(experiment: str) -> dict[str, Run]:
     return {run.info.run_name: run for run in runs_of(experiment)}
+
+
+def named(experiment: str, name: str) -> list[Run]:
+    return [run for run in runs_of(experiment) if run.info.run_name == name]
 
 
 def artifacts(run: Run) -> Path:
@@ -422,6 +428,79 @@ def test_a_cache_that_can_only_be_read_is_enough(
         patch.setattr(tempfile, "tempdir", str(tmp_path))
         patch.setenv("TLKIT_CACHE", str(tmp_path / "empty"))
         assert entry("head", *data) == 0
+
+
+def test_what_was_begun_from_stays_in_what_is_begun_from_next(
+    entry: Entry, experiment: str, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    weights = str(tmp_path / "weights.safetensors")
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    recipe = ("--data", str(make_folder()), "--weights", weights)
+    still = ("--unfreeze_depth", "1", "--backbone_lr", "1e-12", "--head_lr", "1e-12")
+    assert entry("finetune", *recipe, "--unfreeze_depth", "4", "--backbone_lr", "0.01") == 0
+    for _ in range(2):
+        latest = named(experiment, "finetune")[-1]
+        assert entry("finetune", *recipe, *still, "--init_from", latest.info.run_id) == 0
+    deep, second, third = (
+        one.data.metrics["val/best_loss"] for one in named(experiment, "finetune")
+    )
+    assert second == pytest.approx(deep, abs=1e-4)
+    assert third == pytest.approx(deep, abs=1e-4)
+
+
+def test_a_head_that_has_seen_the_test_pictures_is_refused(
+    entry: Entry, experiment: str, make_folder: MakeFolder, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    flat = tmp_path / "flat"
+    shutil.copytree(make_folder(counts=(30, 1, 1)) / "train", flat)
+    weights = str(tmp_path / "weights.safetensors")
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    recipe = ("--data", str(flat), "--weights", weights)
+    assert entry("head", *recipe, "--data_seed", "0") == 0
+    begun = ("--init_from", by_name(experiment)["head"].info.run_id)
+    assert entry("finetune", *recipe, "--data_seed", "0", "--seed", "3", *begun) == 0
+    for command in ("finetune", "tune"):
+        assert entry(command, *recipe, "--data_seed", "1", *begun) == 2
+        said = capsys.readouterr().err
+        assert re.search(r"init_from=\w+ has seen \d+ of the \d+ (val|test) pictures", said)
+
+
+def test_seeds_of_random_backbones_have_heads_of_their_own(
+    entry: Entry, experiment: str, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ("--data", str(make_folder()), "--weights", "none")
+    assert entry("finetune", *recipe, "--seeds", "2") == 0
+    children = named(experiment, "finetune")
+    begun = [child.data.tags["tlkit.init_from"] for child in children]
+    assert len(set(begun)) == 2
+    other = ("--data_seed", "0", "--seed", "1", "--init_from", begun[0])
+    assert entry("finetune", *recipe, *other) == 2
+    assert "was trained with weights" in capsys.readouterr().err
+
+
+def test_names_as_long_as_a_file_may_have_and_figures_that_fail_cost_no_model(
+    entry: Entry, experiment: str, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_folder(counts=(4, 2, 2))
+    for path in (data / "test").rglob("*.png"):
+        path.rename(path.with_name("猫" * 83 + f"{path.stem[-2:]:_>2}" + ".png"))
+    assert entry("head", "--data", str(data)) == 0
+    names = [path.name for path in (artifacts(by_name(experiment)["head"]) / "gradcam").iterdir()]
+    assert all("猫猫" in name for name in names)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError("too many classes")
+
+    monkeypatch.setattr("tlkit.outcome.confusion_matrix", fail)
+    with pytest.raises(MemoryError):
+        entry("baseline", "--data", str(data))
+    run = by_name(experiment)["baseline"]
+    assert run.info.status == "FAILED"
+    assert "test/accuracy" in run.data.metrics
+    assert mlflow.search_logged_models(
+        [run.info.experiment_id], f"source_run_id='{run.info.run_id}'", output_format="list"
+    )
 
 
 def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tlkit.errors import UserError
-from tlkit.models.backbones import create_model
+from tlkit.models.backbones import classifier_path, create_model
 from tlkit.models.weights import load_weights
 
 BACKBONE = "test_resnet"
@@ -72,11 +72,14 @@ def test_the_packaged_weights_leave_a_classifier_of_other_classes_alone() -> Non
 # Files
 
 
-def test_none_leaves_the_model_as_it_is() -> None:
+def test_none_leaves_the_model_as_it_is_and_tells_random_weights_apart() -> None:
     model = make()
     before = state_of(model)
-    assert load_weights(model, BACKBONE, "none") == "none"
+    digest = load_weights(model, BACKBONE, "none")
     assert equal(before, state_of(model))
+    torch.nn.init.zeros_(model.get_submodule(classifier_path(model)).weight)
+    assert load_weights(model, BACKBONE, "none") == digest
+    assert load_weights(make(), BACKBONE, "none") != digest
 
 
 def save_pickle(state: Any, path: Path) -> None:

@@ -108,6 +108,12 @@ def utf8(name: str) -> str:
     return name.encode(errors="replace").decode()
 
 
+def short_stem(path: str | Path) -> str:
+    """The name of a file without its ending, cut so that a number and an ending fit around it into
+    the 255 bytes that most systems allow."""
+    return Path(path).stem.encode()[:200].decode(errors="ignore")
+
+
 def disk_is_full(error: BaseException) -> bool:
     """Whether an error stands for a full disk or a used-up quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

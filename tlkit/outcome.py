@@ -43,6 +43,7 @@ from tlkit.evaluation.tiles import (
 )
 from tlkit.features.compilers import with_onnxruntime
 from tlkit.features.inputs import Pictures
+from tlkit.files import short_stem
 from tlkit.models.baseline import BaselineCNN
 from tlkit.models.freezing import from_the_top
 from tlkit.models.units import cam_target, family
@@ -225,7 +226,7 @@ def _write_gradcam(
     )
     (folder / "gradcam").mkdir()
     for number, (tile, heat) in enumerate(zip(tiles, check.maps, strict=True)):
-        name = f"{number:02d}-{Path(tile.path).stem}.png"
+        name = f"{number:02d}-{short_stem(tile.path)}.png"
         Image.fromarray(overlay(tile.picture, heat)).save(folder / "gradcam" / name)
     _write_json(folder / "gradcam_check.json", check.as_dict())
     _save(

@@ -109,9 +109,10 @@ class Network:
 
     Attributes:
         depth: units from the top that train, with the head; None: the whole network.
-        weights: hash of the pretrained weights, or "none".
+        weights: hash of the weights before any training; "none" for the baseline, which has none.
         head: names of the parameters that learn at the head's rate.
         trained: names of the state that training may change.
+        begun: names of the state that another training has changed.
     """
 
     classifier: Classifier
@@ -119,6 +120,7 @@ class Network:
     weights: str
     head: frozenset[str]
     trained: frozenset[str]
+    begun: frozenset[str] = frozenset()
 
     def parameters(self, *, trainable: bool) -> int:
         """How many numbers the network has, or how many of them train."""
@@ -187,8 +189,8 @@ def head_settings(config: Config, network: Network) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def begin_from(network: Network, checkpoint: Path, run_id: str) -> None:
-    """Load the state that another run trained.
+def begin_from(network: Network, checkpoint: Path, run_id: str) -> Network:
+    """The network with the state that another run trained, loaded in place.
 
     Raises:
         UserError: that run had another backbone, other weights or other classes.
@@ -201,6 +203,7 @@ def begin_from(network: Network, checkpoint: Path, run_id: str) -> None:
                 "make them agree, or use init_from=auto"
             )
     network.classifier.model.load_state_dict(state, strict=False)
+    return replace(network, begun=network.begun | frozenset(state))
 
 
 def prepare_phase(
@@ -403,8 +406,10 @@ def _fit(
     def validate() -> dict[str, float]:
         return validation_metrics(engine, validation, machine)
 
+    changed = network.trained | network.begun
+
     def keep(name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        state = {key: value for key, value in model.state_dict().items() if key in network.trained}
+        state = {key: value for key, value in model.state_dict().items() if key in changed}
         facts = {"phase": phase, **network.origin(), "epoch": epoch, "metrics": dict(metrics)}
         save_checkpoint(checkpoints / name, state, facts)
 

@@ -26,6 +26,7 @@ from tlkit.evaluation.calibration import fit_temperature
 from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
 from tlkit.files import cache_folder, disk_faults_told, scratch_folder
+from tlkit.lineage import refuse_seen
 from tlkit.outcome import evaluate, labels_of, write_history, write_outcome
 from tlkit.phases import (
     PHASES,
@@ -188,7 +189,7 @@ def run_phase(
         _log_inputs(tracker, folder, config, data, pictures, machine)
         tracker.tags({SETTINGS_TAG: head_settings(config, network)})
         if phase == "finetune":
-            _begin_from_head(tracker, config, data, network, trained)
+            network = _begin_from_head(tracker, config, data, network, trained)
         checkpoints, elsewhere = folder / "checkpoints", 0.0
         if trained is None:
             checkpoints.mkdir()
@@ -202,20 +203,6 @@ def run_phase(
         temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
         classifier = network.classifier.calibrated(temperature)
         outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
-        columns = probability_columns(data.manifest.classes)
-        write_history(folder, phase, result.history, result.best_epoch)
-        trust = write_outcome(
-            folder,
-            outcome,
-            classifier,
-            pictures,
-            phase=phase,
-            columns=columns,
-            device=machine.device,
-        )
-        lit = _light(pictures, config.batch_size)
-        said = reference(features, softmax(logits / temperature, axis=1), lit)
-        _log_model(tracker, classifier, said, data.manifest)
         low, high = outcome.interval
         metrics = {
             "val/best_accuracy": result.best["val/accuracy"],
@@ -223,21 +210,35 @@ def run_phase(
             "val/best_epoch": float(result.best_epoch),
             "temperature": temperature,
             **outcome.metrics,
-            **trust,
             "test/accuracy_low": low,
             "test/accuracy_high": high,
             "parameters/trainable": float(network.parameters(trainable=True)),
             "parameters/total": float(network.parameters(trainable=False)),
             **(report.metrics if report else {"time/prefix_seconds": 0.0}),
             "time/train_seconds": result.seconds,
-            "time/total_seconds": time.perf_counter() - started + elsewhere,
         }
+        # First what cannot be had again, then the figures.
         tracker.metrics(metrics)
+        lit = _light(pictures, config.batch_size)
+        said = reference(features, softmax(logits / temperature, axis=1), lit)
+        _log_model(tracker, classifier, said, data.manifest)
+        write_history(folder, phase, result.history, result.best_epoch)
+        trust = write_outcome(
+            folder,
+            outcome,
+            classifier,
+            pictures,
+            phase=phase,
+            columns=probability_columns(data.manifest.classes),
+            device=machine.device,
+        )
+        last = {**trust, "time/total_seconds": time.perf_counter() - started + elsewhere}
+        tracker.metrics(last)
         picture = tracker.artifact_link("gradcam.png") if trust else ""
         tracker.describe(
             of_phase(phase, config, data.manifest, outcome, picture, result.best_epoch)
         )
-    return PhaseResult(phase, tracker.run_id, metrics)
+    return PhaseResult(phase, tracker.run_id, metrics | last)
 
 
 def _train(
@@ -280,7 +281,8 @@ def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:
 def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
     """One phase with `seeds` seeds on the same pictures, as children of one run where it is not 1.
 
-    Each finetune begins from the same head. Raises as `run_phase`.
+    Each finetune begins from the same head; where the backbone is random, and so another one for
+    each seed, from one of its own. Raises as `run_phase`.
     """
     if config.seeds == 1:
         return [run_phase(phase, config)]
@@ -293,7 +295,7 @@ def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
         for seed in range(config.seed, config.seed + config.seeds):
             one = replace(base, seed=seed)
             result = run_phase(phase, one, data=data, parent=tracker.run_id)
-            if phase == "finetune":
+            if phase == "finetune" and config.weights != "none":
                 base = replace(base, init_from=find_run(result.run_id).tags[INIT_TAG])
             results.append(replace(result, phase=f"{phase}, seed {seed}"))
         said, metrics = of_repeats(results)
@@ -398,13 +400,15 @@ def _log_inputs(
 
 def _begin_from_head(
     tracker: Tracker, config: Config, data: Data, network: Network, trained: Taken | None
-) -> None:
+) -> Network:
     if trained is not None and (trained.folder / "head").exists():
         head = trained.run_id
-        begin_from(network, trained.folder / "head" / "best", head)
+        network = begin_from(network, trained.folder / "head" / "best", head)
     else:
         head = config.init_from
-        if head == "auto":
+        if head != "auto":
+            refuse_seen(head, data.manifest)
+        else:
             wanted = {
                 PHASE_TAG: "head",
                 DIGEST_TAG: data.manifest.digest,
@@ -415,8 +419,9 @@ def _begin_from_head(
                 or run_phase("head", config, data=data, parent=tracker.run_id).run_id
             )
         with downloaded(head, "checkpoints") as folder:
-            begin_from(network, folder / "best", head)
+            network = begin_from(network, folder / "best", head)
     tracker.tags({INIT_TAG: head})
+    return network
 
 
 def _log_model(

@@ -11,6 +11,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 DEFAULT_MAX_PIXELS = 100_000_000
 
+# How many times as long as broad a picture may be. Its short side becomes that of the network's
+# input: of a line of one pixel, a file of 140 bytes, that makes gigabytes.
+MAX_ASPECT = 50
+
 # Named, because Pillow would otherwise also try formats that run other programs (EPS) or that
 # have no signature, so that any text passes for a picture (TGA).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "QOI")
@@ -48,7 +52,8 @@ def read_picture(source: Path | bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     to 0..255 and never clipped, and an animation gives its first frame. `format` of the result is
     the format of the content ("JPEG", "PNG", ...), whatever the file is called.
 
-    Raises UnreadablePicture, for a size over `max_pixels` before anything is decoded.
+    Raises UnreadablePicture, for more than `max_pixels` or a side over MAX_ASPECT times the other
+    before anything is decoded.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, max_pixels)
     if not data:
@@ -57,6 +62,8 @@ def read_picture(source: Path | bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     width, height = opened.size
     if width * height > max_pixels:
         raise UnreadablePicture(f"{width}x{height} is over the limit of {max_pixels} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnreadablePicture(f"{width}x{height} is too thin: over {MAX_ASPECT} to 1")
     content = "JPEG" if opened.format == "MPO" else opened.format  # MPO: JPEGs, one after another
     picture = _as_seen(_decode(opened))
     picture.info = {}
@@ -135,13 +142,22 @@ def _as_seen(picture: Image.Image) -> Image.Image:
 
 def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """Scale to uint8: by the range of the format where it has one, else by the values' own."""
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    blocks = np.array_split(values, max(1, values.size >> 20))  # float64 takes eight bytes a pixel
+
+    def finite(block: np.ndarray) -> np.ndarray:
+        return np.nan_to_num(block.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+    extremes = [(block.min(), block.max()) for block in map(finite, blocks) if block.size]
+    least, most = min(each[0] for each in extremes), max(each[1] for each in extremes)
     low, high = 0.0, 65535.0
     if mode == "F":
-        high = 1.0 if values.max() <= 1 else 255.0
-    if values.min() < low or values.max() > high:
-        low, high = values.min(), values.max()
-    return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        high = 1.0 if most <= 1 else 255.0
+    if least < low or most > high:
+        low, high = least, most
+    scale = 255 / max(high - low, 1e-12)
+    return np.concatenate(
+        [np.rint((finite(block) - low) * scale).astype(np.uint8) for block in blocks]
+    )
 
 
 @contextmanager

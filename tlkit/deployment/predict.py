@@ -22,7 +22,7 @@ from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally
 from tlkit.evaluation.figures import confusion_matrix
 from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
-from tlkit.files import cache_folder, disk_faults_told, output_folder, utf8
+from tlkit.files import cache_folder, disk_faults_told, output_folder, short_stem, utf8
 from tlkit.outcome import heat_maps
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
@@ -32,9 +32,6 @@ from tlkit.training.seeding import available_cores
 
 # Pictures on the sheet of overlays.
 SHEET = 24
-
-# Of a file's name in the name of its overlay, in bytes; most systems take 255 in all.
-_STEM = 200
 
 Write = Callable[[str, str | None, Prediction], None]
 
@@ -162,5 +159,4 @@ def _write_overlay(folder: Path, number: int, tile: Tile) -> None:
     assert tile.heat is not None
     folder.mkdir(exist_ok=True)
     picture = Image.fromarray(overlay(tile.picture, tile.heat))
-    stem = Path(tile.path).stem.encode()[:_STEM].decode(errors="ignore")
-    picture.save(folder / f"{number:06d}-{stem}.png")
+    picture.save(folder / f"{number:06d}-{short_stem(tile.path)}.png")

@@ -1,7 +1,7 @@
 """Training curves and confusion matrix as Matplotlib figures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -43,6 +43,8 @@ _MANY_EPOCHS = 40
 # Up to here a cell has room for a count and a rate; beyond, for a count alone.
 _ROOMY = 20
 _WORST = 3
+# Classes in a confusion matrix; one of 500 would take 10 GB to draw.
+_MOST = 100
 
 
 def curves(
@@ -132,19 +134,26 @@ def confusion_matrix(matrix: NDArray[np.integer], classes: Sequence[str], title:
 
     matrix: integer (c, c), c >= 2. The rate is the share of the true class's pictures; up to 20
     classes each cell says it too. The number beside a true class is that of its pictures. The
-    figure grows with the number of classes; from 21 classes on, names stand on all four sides and
-    the heading lists the most frequent confusions.
+    figure grows with the number of classes, up to 100, those with the most mistakes; from 21 on,
+    names stand on all four sides and the heading lists the most frequent confusions.
 
     Raises ValueError where matrix and classes do not fit.
     """
     n = len(classes)
     if matrix.shape != (n, n) or n < 2:
         raise ValueError(f"matrix {matrix.shape} does not fit {n} classes (at least 2)")
-    roomy = n <= _ROOMY
-    cell = max(0.56, min(1.6, 5.5 / n)) if roomy else 0.25
-    name_size = 10.0 if roomy else 8.5
-    columns = [shorten(name, 1.9 if roomy else 1.6, name_size) for name in classes]
+    roomy, name_size = (True, 10.0) if n <= _ROOMY else (False, 8.5)
+    remarks = _remarks(matrix, lambda i: shorten(classes[i], 1.9 if roomy else 1.6, name_size))
     support = matrix.sum(axis=1)
+    if n > _MOST:
+        mistakes = matrix.sum(axis=0) + support - 2 * np.diag(matrix)
+        shown = np.sort(np.argsort(-mistakes, kind="stable")[:_MOST])
+        matrix, support = matrix[np.ix_(shown, shown)], support[shown]
+        classes = [classes[i] for i in shown]
+        remarks.append(f"shown are the {_MOST} of {n} classes with the most mistakes")
+        n = _MOST
+    cell = max(0.56, min(1.6, 5.5 / n)) if roomy else 0.25
+    columns = [shorten(name, 1.9 if roomy else 1.6, name_size) for name in classes]
     rows = [f"{name} ({count})" for name, count in zip(columns, support, strict=True)]
     widest_row = max(text_width(name, name_size) for name in rows)
     widest_column = max(text_width(name, name_size) for name in columns)
@@ -156,7 +165,7 @@ def confusion_matrix(matrix: NDArray[np.integer], classes: Sequence[str], title:
     left, right = widest_row + 0.55 * scale, (0.2 if roomy else widest_row + 0.3) + 1.1 * scale
     below = (0.25 if level else widest_column + 0.15) + 0.4 * scale
     width = max(5.5, left + side + right)
-    heading = Heading(title, _remarks(matrix, columns), width, scale)
+    heading = Heading(title, remarks, width, scale)
     above = heading.height + (0.1 if roomy else widest_column + 0.2)
     height = below + side + above
     left += (width - left - side - right) / 2
@@ -216,16 +225,16 @@ def _draw_cells(
         ax.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
 
 
-def _remarks(matrix: NDArray[np.integer], classes: Sequence[str]) -> list[str]:
+def _remarks(matrix: NDArray[np.integer], name: Callable[[int], str]) -> list[str]:
     right, total = int(np.trace(matrix)), int(matrix.sum())
     remarks = [f"{right} of {total} right ({percent(right / total)})"] if total else []
     wrong = matrix - np.diag(np.diag(matrix))
     worst = np.argsort(-wrong, axis=None, kind="stable")[:_WORST]
     pairs = [
-        f"{classes[i]} → {classes[j]} ({wrong[i, j]})"
+        f"{name(i)} → {name(j)} ({wrong[i, j]})"
         for i, j in zip(*np.unravel_index(worst, wrong.shape), strict=True)
         if wrong[i, j] > 1
     ]
-    if len(classes) > _ROOMY and pairs:
+    if len(matrix) > _ROOMY and pairs:
         remarks.append("most often confused, true → predicted: " + ", ".join(pairs))
     return remarks

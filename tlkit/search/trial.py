@@ -99,7 +99,7 @@ def _train(
     checkpoints.mkdir(parents=True)
     network, pictures = prepare_phase(phase, config, manifest, machine)
     if head is not None:
-        begin_from(network, head, config.init_from)
+        network = begin_from(network, head, config.init_from)
     trained = train_phase(
         phase, config, network, pictures, machine,
         log=log, checkpoints=checkpoints, also=also,

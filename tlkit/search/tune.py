@@ -17,6 +17,7 @@ from optuna.study import Study
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
+from tlkit.lineage import refuse_seen
 from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
@@ -51,6 +52,7 @@ def run_tune(config: Config) -> Conclusion | None:
         data = prepare_data(config)
         head = None
         if config.init_from != "auto":
+            refuse_seen(config.init_from, data.manifest)
             head = stack.enter_context(downloaded(config.init_from, "checkpoints")) / "best"
         with lock("turn"):
             study = studies.open_study(open_storage(address), space, data.manifest.digest)
