@@ -1130,6 +1130,33 @@ def test_after_the_timeout_no_trial_begins_and_nothing_is_lost(
     assert_exact(runs_of(experiment), study_at(storage), 4)
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_trial_that_another_command_ended_meanwhile_is_considered(
+    tune: Tune, storage: str, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better: list[int] = []
+
+    def phase(*arguments: Any, **options: Any) -> PhaseResult:
+        """Another command's last trial ends while we train for good; the lock is ours."""
+        if not better:
+            (name,) = optuna.get_all_study_names(storage)
+            study = optuna.load_study(study_name=name, storage=storage)
+            facts = {studies.LOSS: 0.0, studies.ACCURACY: 1.0, studies.SECONDS: 1.0}
+            study.add_trial(create_trial(value=0.0, user_attrs=facts))
+            better.append(study.trials[-1].number)
+        return stand_in_phase(*arguments, **options)
+
+    monkeypatch.setattr(conclude, "run_phase", phase)
+    assert tune("--trials", "2") == 0
+    runs = runs_of(experiment)
+    parent = only(runs, "tune")
+    assert parent.data.tags["tlkit.best_trial"] == str(better[0])
+    assert note(parent).startswith("3 trials: 3 complete")
+    finals = Counter(run.data.tags["tlkit.trial"] for run in named(runs, "finetune"))
+    assert finals[str(better[0])] == 1
+    assert set(finals.values()) == {1}
+
+
 def test_what_a_trial_trained_and_somebody_deleted_is_trained_again(
     tune: Tune, experiment: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,6 +166,11 @@ def counts(study: Study) -> Counter[str]:
     return Counter(state(trial) for trial in _all(study))
 
 
+def ended(study: Study) -> set[int]:
+    """The numbers of the trials that came to an end, whichever."""
+    return {trial.number for trial in _all(study) if trial.state.is_finished()}
+
+
 def is_free(study: Study, trials: int) -> bool:
     """Whether another trial may begin: one is queued, or there are fewer than `trials`.
 

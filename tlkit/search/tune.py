@@ -64,10 +64,26 @@ def run_tune(config: Config) -> Conclusion | None:
                 settle_runs(study, parent)
                 with _other_workers(search, address, deadline):
                     work(search, deadline)
-                with lock(f"end of {study.study_name}", wait=False):
-                    return conclude(search, data, own)
+                return _conclude(search, data, own)
         except Busy:
             return None
+
+
+def _conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
+    """Conclude until no trial has ended meanwhile that nobody else will conclude with.
+
+    Raises:
+        Busy: another process is at it; it will look for our trials when it has let go of the lock.
+    """
+    study = search.study
+    while True:
+        before = studies.ended(study)
+        with search.lock(f"end of {study.study_name}", wait=False):
+            conclusion = conclude(search, data, own)
+        # Asked after the lock is free: whoever was refused until now ended its trials before, and
+        # whoever has one under way will find the lock free.
+        if studies.ended(study) == before or studies.is_running(study):
+            return conclusion
 
 
 def _share_cores(config: Config) -> Config:
