@@ -636,6 +636,57 @@ def test_a_worker_killed_before_its_first_heartbeat_is_noticed_even_in_the_secon
     assert_exact(runs_of(experiment), without_run, 3)
 
 
+@pytest.mark.parametrize("then", ["reports", "fails", "is stopped", "ends"])
+@pytest.mark.usefixtures("quick")
+def test_a_trial_that_was_given_to_another_worker_is_lost_in_a_line(
+    then: str,
+    tune: Tune,
+    storage: str,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As after a pause of more than 20 seconds; what our worker does `then` comes too late."""
+    keep, calls = worker._keep, itertools.count()
+
+    def give_away() -> None:
+        (name,) = optuna.get_all_study_names(storage)
+        studies.give_back(optuna.load_study(study_name=name, storage=storage), 1)
+
+    def paused(config: Config, *rest: Any, **options: Any) -> Score:
+        if next(calls) == 1 and then != "ends":
+            give_away()
+            if then == "fails":
+                raise RuntimeError("the card is gone")
+            if then == "is stopped":
+                raise KeyboardInterrupt
+        return stand_in_trial(config, *rest, **options)
+
+    def paused_after(trial: optuna.Trial, *rest: Any) -> None:
+        keep(trial, *rest)
+        if then == "ends" and trial.number == 1:
+            give_away()
+
+    monkeypatch.setattr(worker, "train_trial", paused)
+    monkeypatch.setattr(worker, "_keep", paused_after)
+    code = tune("--trials", "3")
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    if then == "is stopped":
+        assert code == 130
+        assert [studies.state(trial) for trial in study_at(storage)] == [
+            "complete", "interrupted", "waiting"
+        ]  # fmt: skip
+        return
+    assert code == 0
+    assert "trial 1 was taken for dead while this process stood still" in told
+    assert "trial 1 failed" not in told or then == "fails"
+    trials = study_at(storage)
+    assert_exact(runs_of(experiment), trials, 3)
+    assert Counter(studies.state(trial) for trial in trials) == {"complete": 3, "interrupted": 1}
+    assert trials[2].params == trials[1].params
+
+
 # ---- workers
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from optuna import Trial
-from optuna.exceptions import TrialPruned
+from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.study import Study
 from tqdm import tqdm
 
@@ -109,13 +109,17 @@ def _take(search: Search, turn: ExitStack) -> None:
     study = search.study
     study.sampler = studies.sampler(search.config.seed, len(study.get_trials(deepcopy=False)))
     taken: list[int] = []
+    stopped: list[KeyboardInterrupt] = []
 
     def objective(trial: Trial) -> tuple[float, ...]:
         turn.close()
         taken.append(trial.number)
         try:
             return _attempt(search, trial)
-        except TrialPruned:
+        except KeyboardInterrupt as stop:
+            stopped.append(stop)
+            raise
+        except (TrialPruned, UpdateFinishedTrialError):
             raise
         except Exception as error:  # wherever it came from, or it would be tried without end
             reason = _reason(error)
@@ -130,6 +134,19 @@ def _take(search: Search, turn: ExitStack) -> None:
         for number in taken:
             studies.give_back(study, number)
         raise
+    # Optuna's answers where another worker has ended the trial: to a report, to an error and to a
+    # result.
+    except (UpdateFinishedTrialError, ValueError, AssertionError):
+        if not any(number in studies.ended(study) for number in taken):
+            raise
+        if stopped:
+            raise stopped[0] from None
+        settle_runs(study, search.parent)
+        tqdm.write(
+            f"trial {taken[0]} was taken for dead while this process stood still, and queued "
+            "again; going on with the next",
+            file=sys.stderr,
+        )
 
 
 def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
