@@ -17,10 +17,11 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from tlkit.evaluation.comparison import compare_paired
-from tlkit.evidence.gathered import Gathered
+from tlkit.evidence.gathered import Gathered, _names
 from tlkit.evidence.page import as_svg
 from tlkit.evidence.pairs import compare_all, verdict
 from tlkit.evidence.shown import choose_pictures
+from tlkit.tracking import Known
 
 
 def said(name: str, predicted: np.ndarray, labels: np.ndarray, seed: int = 0) -> Gathered:
@@ -233,6 +234,27 @@ def test_the_report_in_a_browser(compared: Run, width: int, scheme: str) -> None
         assert values == sorted(values, reverse=True)
         browser.close()
     assert faults == []
+
+
+def known(run_id: str, phase: str, **tags: str) -> Known:
+    tags = {"tlkit.phase": phase, **{f"tlkit.{key}": value for key, value in tags.items()}}
+    return Known(run_id * 32, phase, "FINISHED", 1, tags, {})
+
+
+def test_runs_of_two_searches_have_names_of_their_own() -> None:
+    runs = [
+        known("a", "head"),
+        *(known(run_id, "finetune", trial=trial) for run_id, trial in ("b0", "c4", "d0")),
+        known("e", "finetune"),
+    ]
+    assert _names(runs) == [
+        "head", "finetune (trial 0) bbbbbb", "finetune (trial 4)", "finetune (trial 0) dddddd",
+        "finetune eeeeee",
+    ]  # fmt: skip
+    assert _names(runs[2:4]) == ["finetune (trial 4)", "finetune (trial 0)"]
+    assert _names([runs[0], known("f", "head"), runs[1]]) == [
+        "head aaaaaa", "head ffffff", "finetune"
+    ]  # fmt: skip
 
 
 def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(

@@ -182,11 +182,16 @@ def _json(run_id: str, path: str, missing: Any = None) -> Any:
 def _names(runs: Sequence[Known]) -> list[str]:
     """The phase, with what tells it from another run of the same phase."""
     phases = [one.tags[PHASE_TAG] for one in runs]
-    return [
+    names = [
         phase
         if phases.count(phase) == 1
         else f"{phase} (trial {one.tags[TRIAL_TAG]})"
         if TRIAL_TAG in one.tags
         else f"{phase} {one.run_id[:6]}"
         for phase, one in zip(phases, runs, strict=True)
+    ]
+    # Each search has a trial 0.
+    return [
+        name if names.count(name) == 1 else f"{name} {one.run_id[:6]}"
+        for name, one in zip(names, runs, strict=True)
     ]
