@@ -16,12 +16,13 @@ from mlflow.entities import Run
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from tlkit import tracking
 from tlkit.evaluation.comparison import compare_paired
-from tlkit.evidence.gathered import Gathered, _names
+from tlkit.evidence.gathered import Gathered, _names, choose_runs
 from tlkit.evidence.page import as_svg
 from tlkit.evidence.pairs import compare_all, verdict
 from tlkit.evidence.shown import choose_pictures
-from tlkit.tracking import Known
+from tlkit.tracking import Known, Tracker
 
 
 def said(name: str, predicted: np.ndarray, labels: np.ndarray, seed: int = 0) -> Gathered:
@@ -255,6 +256,26 @@ def test_runs_of_two_searches_have_names_of_their_own() -> None:
     assert _names([runs[0], known("f", "head"), runs[1]]) == [
         "head aaaaaa", "head ffffff", "finetune"
     ]  # fmt: skip
+
+
+def logged(phase: str, parent: str | None = None, /, **tags: str) -> str:
+    """The id of a run that has nothing but tags."""
+    with tracking.run(phase, parent=parent, system_metrics=False) as tracker:
+        tracker.tags({f"tlkit.{key}": value for key, value in {"data_digest": "d", **tags}.items()})
+    return tracker.run_id
+
+
+def test_of_a_search_the_best_is_compared_though_the_default_is_newer(experiment: str) -> None:
+    head = logged("head")
+    search = logged("tune")
+    best = logged("finetune", search, trial="3")
+    default = logged("finetune", search, trial="0")
+    chosen = [one.run_id for one in choose_runs("auto", experiment)]
+    assert chosen == [head, default]  # it has not come to its end
+    Tracker(search, experiment).tags({"tlkit.best_run": best})
+    assert [one.run_id for one in choose_runs("auto", experiment)] == [head, best]
+    by_hand = logged("finetune")
+    assert [one.run_id for one in choose_runs("auto", experiment)] == [head, by_hand]
 
 
 def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(

@@ -55,6 +55,7 @@ _MODEL_PARAMS = ParamSchema(
 PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.init_from"
 SETTINGS_TAG = "tlkit.settings"
 TRIAL_TAG, TRIAL_STATE_TAG = "tlkit.trial", "tlkit.trial_state"
+BEST_RUN_TAG = "tlkit.best_run"
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,12 @@ def children(parent_id: str) -> list[Known]:
         output_format="list",
     )
     return [_known(run) for run in found]
+
+
+def parent_of(child: Known) -> Known | None:
+    """The run that a run is directly under."""
+    parent_id = child.tags.get(MLFLOW_PARENT_RUN_ID)
+    return find_run(parent_id) if parent_id else None
 
 
 def find_run(run_id: str) -> Known:

@@ -14,6 +14,7 @@ from tlkit.errors import UserError
 from tlkit.evaluation.calibration import rescale
 from tlkit.phases import PHASES
 from tlkit.tracking import (
+    BEST_RUN_TAG,
     DIGEST_TAG,
     PHASE_TAG,
     TRIAL_TAG,
@@ -22,6 +23,7 @@ from tlkit.tracking import (
     downloaded,
     find_run,
     newest_run,
+    parent_of,
 )
 
 _TESTED = (*PHASES, "ensemble")
@@ -123,13 +125,22 @@ def _newest(experiment_id: str) -> list[Known]:
         raise UserError("no finished baseline, head or finetune here; `mlflow run .` makes them")
     digest = max(runs, key=lambda one: one.ended).tags[DIGEST_TAG]
     same = [newest_run(experiment_id, {PHASE_TAG: phase, DIGEST_TAG: digest}) for phase in PHASES]
-    found = [find_run(run_id) for run_id in same if run_id]
+    found = [_best_of_its_search(find_run(run_id)) for run_id in same if run_id]
     if len(found) < 2:
         raise UserError(
             f"only {found[0].name} was trained on the newest data (digest {digest}); train another "
             "phase on it, or name the runs: -P runs=RUN_ID,RUN_ID"
         )
     return found
+
+
+def _best_of_its_search(one: Known) -> Known:
+    """The run that the search above a run names as its best; the default's may be newer."""
+    search = parent_of(one) if TRIAL_TAG in one.tags else None
+    if search is None:
+        return one
+    best = search.tags.get(BEST_RUN_TAG)
+    return next((child for child in children(search.run_id) if child.run_id == best), one)
 
 
 def gather(runs: Sequence[Known]) -> list[Gathered]:

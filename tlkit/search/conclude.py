@@ -20,6 +20,7 @@ from tlkit.search.space import Space
 from tlkit.search.worker import TRAINED, TRAINED_BY_TAG, Search, computed_by, settle_runs
 from tlkit.summary import PhaseResult, markdown_table, of_data
 from tlkit.tracking import (
+    BEST_RUN_TAG,
     PHASE_TAG,
     TRIAL_TAG,
     Known,
@@ -82,7 +83,7 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
         for role, trial in zip(("best", "default"), chosen, strict=False)
     ]
     parent.metrics({name: results[0].metrics[name] for name in _OF_THE_BEST})
-    parent.tags({"tlkit.best_run": results[0].run_id})
+    parent.tags({BEST_RUN_TAG: results[0].run_id})
     if search.config.register != "none":
         version = register_model(results[0].run_id, search.config.register)
         summary += f" Registered as {search.config.register}, version {version}."
