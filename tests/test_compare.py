@@ -239,7 +239,7 @@ def test_the_report_in_a_browser(compared: Run, width: int, scheme: str) -> None
 
 def known(run_id: str, phase: str, **tags: str) -> Known:
     tags = {"tlkit.phase": phase, **{f"tlkit.{key}": value for key, value in tags.items()}}
-    return Known(run_id * 32, phase, "FINISHED", 1, tags, {})
+    return Known(run_id * 32, phase, "FINISHED", 1, tags, {}, {})
 
 
 def test_runs_of_two_searches_have_names_of_their_own() -> None:
@@ -276,6 +276,17 @@ def test_of_a_search_the_best_is_compared_though_the_default_is_newer(experiment
     assert [one.run_id for one in choose_runs("auto", experiment)] == [head, best]
     by_hand = logged("finetune")
     assert [one.run_id for one in choose_runs("auto", experiment)] == [head, by_hand]
+
+
+def test_points_of_a_learning_curve_are_not_the_newest(experiment: str) -> None:
+    whole = [logged("baseline"), logged("head")]
+    for share in (0.5, 0.05):
+        for phase in ("baseline", "head"):
+            Tracker(logged(phase, data_digest="thin"), experiment).params({"train_fraction": share})
+    assert [one.run_id for one in choose_runs("auto", experiment)] == whole
+    again = logged("head")
+    Tracker(again, experiment).params({"train_fraction": "1"})  # as typed
+    assert [one.run_id for one in choose_runs("auto", experiment)] == [whole[0], again]
 
 
 def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(

@@ -218,6 +218,7 @@ class Known:
     ended: int
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
+    params: Mapping[str, str]
 
 
 def children(parent_id: str) -> list[Known]:
@@ -255,7 +256,9 @@ def find_run(run_id: str) -> Known:
 def _known(found: Run) -> Known:
     info, data = found.info, found.data
     ended = info.end_time or 0
-    return Known(info.run_id, info.run_name, info.status, ended, data.tags, data.metrics)
+    return Known(
+        info.run_id, info.run_name, info.status, ended, data.tags, data.metrics, data.params
+    )
 
 
 def join(worker: Tracker, parent_id: str) -> Tracker:
@@ -380,15 +383,21 @@ def _database_folder(uri: ParseResult) -> Path:
 
 def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
     """The id of the newest finished run of the experiment that carries all these tags."""
+    found = finished_runs(experiment_id, tags, most=1)
+    return found[0].run_id if found else None
+
+
+def finished_runs(experiment_id: str, tags: Mapping[str, str], most: int = 50_000) -> list[Known]:
+    """The finished runs of the experiment that carry all these tags, newest first."""
     wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-    runs = mlflow.search_runs(
+    found = mlflow.search_runs(
         [experiment_id],
         filter_string=" and ".join([*wanted, "attributes.status = 'FINISHED'"]),
         order_by=["attributes.end_time DESC"],
-        max_results=1,
+        max_results=most,
         output_format="list",
     )
-    return runs[0].info.run_id if runs else None
+    return [_known(run) for run in found]
 
 
 @contextlib.contextmanager

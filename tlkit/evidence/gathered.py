@@ -22,7 +22,7 @@ from tlkit.tracking import (
     children,
     downloaded,
     find_run,
-    newest_run,
+    finished_runs,
     parent_of,
 )
 
@@ -119,19 +119,36 @@ def _tested(one: Known) -> list[Known]:
 
 def _newest(experiment_id: str) -> list[Known]:
     """The newest run of each phase, on the data of the newest of them all."""
-    last = [newest_run(experiment_id, {PHASE_TAG: phase}) for phase in PHASES]
-    runs = [find_run(run_id) for run_id in last if run_id]
-    if not runs:
-        raise UserError("no finished baseline, head or finetune here; `mlflow run .` makes them")
-    digest = max(runs, key=lambda one: one.ended).tags[DIGEST_TAG]
-    same = [newest_run(experiment_id, {PHASE_TAG: phase, DIGEST_TAG: digest}) for phase in PHASES]
-    found = [_best_of_its_search(find_run(run_id)) for run_id in same if run_id]
+    last = _newest_of_each(experiment_id, {})
+    if not last:
+        raise UserError(
+            "no finished baseline, head or finetune on all training pictures here; `mlflow run .` "
+            "makes them, or name the runs: -P runs=RUN_ID,RUN_ID"
+        )
+    digest = max(last, key=lambda one: one.ended).tags[DIGEST_TAG]
+    found = _newest_of_each(experiment_id, {DIGEST_TAG: digest})
     if len(found) < 2:
         raise UserError(
             f"only {found[0].name} was trained on the newest data (digest {digest}); train another "
             "phase on it, or name the runs: -P runs=RUN_ID,RUN_ID"
         )
-    return found
+    return [_best_of_its_search(one) for one in found]
+
+
+def _newest_of_each(experiment_id: str, tags: Mapping[str, str]) -> list[Known]:
+    """Of the phases that have a finished run on all training pictures, the newest."""
+    newest = (
+        next(
+            filter(_on_all_pictures, finished_runs(experiment_id, {PHASE_TAG: phase, **tags})), None
+        )
+        for phase in PHASES
+    )
+    return [one for one in newest if one is not None]
+
+
+def _on_all_pictures(one: Known) -> bool:
+    """Not a point of a learning curve; runs of before there were shares do not say."""
+    return float(one.params.get("train_fraction", 1)) == 1
 
 
 def _best_of_its_search(one: Known) -> Known:
