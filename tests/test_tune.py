@@ -931,6 +931,23 @@ def test_a_study_of_other_data_or_another_space_is_refused_with_what_differs(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_search_whose_run_was_deleted_says_how_to_bring_it_back(
+    tune: Tune, experiment: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tune("--trials", "1") == 0
+    parent = only(runs_of(experiment), "tune").info.run_id
+    client = mlflow.MlflowClient()
+    client.delete_run(parent)
+    capfd.readouterr()
+    assert tune("--trials", "2") == 2
+    told = capfd.readouterr().err
+    assert "which was deleted; bring it back with `mlflow runs restore --run-id" in told
+    assert "Traceback" not in told
+    client.restore_run(parent)
+    assert tune("--trials", "2") == 0
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_study_of_another_program_is_left_alone(
     tune: Tune, storage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

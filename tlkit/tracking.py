@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Run, RunTag
+from mlflow.entities import LifecycleStage, Run, RunTag
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
@@ -265,7 +265,7 @@ def join(worker: Tracker, parent_id: str) -> Tracker:
     """Put a run that `mlflow run` began under the one it works for, and give that one back.
 
     Raises:
-        UserError: this tracking store does not have it.
+        UserError: this tracking store does not have it, or not any more.
     """
     client = mlflow.MlflowClient()
     try:
@@ -276,6 +276,11 @@ def join(worker: Tracker, parent_id: str) -> Tracker:
             f"{mlflow.get_tracking_uri()}; set MLFLOW_TRACKING_URI to the store it was begun with, "
             "or give this search another study"
         ) from None
+    if parent.info.lifecycle_stage == LifecycleStage.DELETED:
+        raise UserError(
+            f"the study is logged under run {parent_id}, which was deleted; bring it back with "
+            f"`mlflow runs restore --run-id {parent_id}`, or give this search another study"
+        )
     worker.tags({MLFLOW_PARENT_RUN_ID: parent_id, "mlflow.runName": "tune-worker"})
     worker.describe(f"Worked on the trials of run {parent_id}.")
     if parent.info.status != "RUNNING":
