@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -235,6 +236,25 @@ def test_studies_are_of_one_name_only_where_their_trials_can_be_compared() -> No
     ]
     assert len(set(others)) == len(others)
     assert name(study="mine") == "mine"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_file_of_weights_with_another_content_is_another_study(
+    listed: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    values = {"weights": "none" if listed else str(file)}
+    search = {"head_lr": RATE, **({"weights": ["none", str(file)]} if listed else {})}
+    space = space_of(search, **values)
+    with pytest.raises(UserError, match="is not a file; pass auto"):
+        identity(space, "d")
+    file.write_bytes(b"one")
+    first = identity(space, "d")
+    assert identity(space, "d") == first
+    file.write_bytes(b"two")
+    second = identity(space, "d")
+    assert {key for key in first if first[key] != second[key]} == {f"content of {file}"}
+    assert study_name(space.base, first) != study_name(space.base, second)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,18 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def file_digest(weights: str) -> str:
+    """sha256 of a file's bytes; raises UserError where `weights` is no file."""
+    with _there(Path(weights)).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"weights={path} is not a file; pass auto, none or the path of a file")
+    return path
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     """The named tensors in a file, without what wrapped them."""
     if path.suffix not in (SAFETENSORS, *PICKLES):
@@ -111,8 +123,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"weights={path} is none of auto, none, and a path that ends in "
             f"{', '.join((SAFETENSORS, *PICKLES))}"
         )
-    if not path.is_file():
-        raise UserError(f"weights={path} is not a file; pass auto, none or the path of a file")
+    _there(path)
     content = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_pickle(path)
     if isinstance(content, Mapping):
         content = next((content[key] for key in WRAPPERS if content.get(key)), content)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tlkit.config import Config
 from tlkit.data.transforms import AUGMENTATION_REVISION
 from tlkit.errors import UserError
+from tlkit.models.weights import file_digest
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import GRACE_SECONDS, retry_once
 
@@ -37,12 +39,25 @@ _RANDOM_TRIALS = 5
 
 
 def identity(space: Space, digest: str) -> dict[str, Any]:
-    """What two commands must agree in to share a study; JSON-able, flat."""
+    """What two commands must agree in to share a study; JSON-able, flat.
+
+    Raises:
+        UserError: a file of weights is not there.
+    """
     settings = {key: value for key, value in space.base.as_dict().items() if key not in _FREE}
     searched = {f"search.{key}": text for key, text in space.describe().items()}
     # Whatever the base says: `augment` itself may be searched.
     revision = {"augmentation revision": AUGMENTATION_REVISION}
-    return {"data digest": digest, **revision, **settings, **searched}
+    # A path says nothing of what lies there.
+    files = {f"content of {name}": file_digest(name) for name in _weights_files(space)}
+    return {"data digest": digest, **revision, **settings, **searched, **files}
+
+
+def _weights_files(space: Space) -> list[str]:
+    dimension = space.dimensions.get("weights")
+    searched = dimension.choices if isinstance(dimension, CategoricalDistribution) else ()
+    names = {space.base.weights, *(str(name) for name in searched)}
+    return sorted(names - {"auto", "none"})
 
 
 def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
@@ -51,7 +66,7 @@ def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
     To be called under a lock.
 
     Raises:
-        UserError: a study of that name is about something else.
+        UserError: a study of that name is about something else, or a file of weights is not there.
     """
     config, own = space.base, identity(space, digest)
     study = optuna.create_study(
