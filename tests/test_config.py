@@ -50,6 +50,12 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     assert Config.load(tmp_path / "config.yaml", {}) == config
 
 
+@pytest.mark.parametrize("name", ["Anna's", 'the "best"', "`pets`", "a/b", "a:b"])
+def test_a_name_that_the_registry_cannot_be_asked_for_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="not allowed; none or a name without /, :, quotes and"):
+        Config.load(None, {"register": name})
+
+
 def test_all_faults_are_told_together() -> None:
     with pytest.raises(UserError) as caught:
         Config.load(None, {"heed_lr": "1", "dropout": "1.5", "views": "two", "engine": "fast"})

@@ -33,14 +33,18 @@ def required(meaning: str, allowed: str, check: Check = lambda value: value != "
     return field(metadata=about(meaning, allowed, check))
 
 
+# What `registry_name` allows, in words.
+REGISTRY_NAME = "a name without /, :, quotes and backticks"
+
+
 def registry_name(value: str) -> bool:
-    """Whether MLflow takes this as the name of a registered model."""
-    return value.strip() != "" and not set("/:") & set(value)
+    """Whether MLflow takes this as the name of a registered model, and in a filter as well."""
+    return value.strip() != "" and not set("/:'\"`") & set(value)
 
 
 def registered(meaning: str) -> Any:
     """The word none, or a name for the model registry."""
-    return key("none", meaning, "none or a name without / and :", registry_name)
+    return key("none", meaning, f"none or {REGISTRY_NAME}", registry_name)
 
 
 def choice(default: str, meaning: str, *options: str) -> Any:

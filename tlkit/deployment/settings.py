@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlkit.keys import (
+    REGISTRY_NAME,
     Settings,
     at_least,
     auto_or,
@@ -43,7 +44,7 @@ class PredictSettings(Settings):
 class PromoteSettings(Settings):
     """Of `-e promote`."""
 
-    name: str = required("the name in the model registry", "a name without / and :", registry_name)
+    name: str = required("the name in the model registry", REGISTRY_NAME, registry_name)
     candidate: str = key(
         "none", "the model that may become champion: runs:/RUN_ID/model or models:/NAME/VERSION"
     )
