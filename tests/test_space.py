@@ -97,6 +97,11 @@ def test_a_fixed_depth_of_0_is_known_too() -> None:
     assert space.sample(trial) == replace(space.base, head_lr=2e-3)
 
 
+def test_at_a_fixed_depth_of_0_the_rate_of_the_backbone_alone_is_nothing_to_search() -> None:
+    assert "nothing to search" in fault_of({"backbone_lr": RATE}, unfreeze_depth=0)
+    assert space_of({"backbone_lr": RATE, "unfreeze_depth": [0, 1]}, unfreeze_depth=0)
+
+
 def test_trials_of_a_study_lie_in_the_space_and_give_their_configuration_back() -> None:
     space = Space.of(BASE)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
@@ -167,6 +172,11 @@ FAULTS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"unfreeze_depth": [1, UNITS + 1]}, ("6 is more than the 5 units",)),
     ({"head_lr": {"low": 0.1, "high": 0.1}}, ("nothing to search", "widen")),
     ({"head_lr": [0.1], "dropout": {"low": 0.2, "high": 0.2}}, ("nothing to search",)),
+    ({"unfreeze_depth": [0], "backbone_lr": RATE, "batch_norm": ["still", "moving"]},
+     ("nothing to search", "at unfreeze_depth 0 (backbone_lr, batch_norm)")),
+    ({"unfreeze_depth": {"low": 0, "high": 0}, "backbone_lr": RATE}, ("nothing to search",)),
+    ({"batch_size": [16, "16"]}, ("batch_size: 16 is more than once in [16, '16']", "once")),
+    ({"head_lr": [1e-3, 1e-2, 0.001]}, ("head_lr: 0.001 is more than once",)),
     ({"backbone": "test_resnet", "unfreeze_depth": {"low": 0, "high": "all"}},
      ("backbone: test_resnet is neither",)),
 ]  # fmt: skip

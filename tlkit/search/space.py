@@ -97,9 +97,16 @@ class Space:
                 dimensions[key] = _dimension(key, wanted, config)
             except UserError as error:
                 faults.append(f"search: {error}")
-        if not faults and all(dimension.single() for dimension in dimensions.values()):
+        heads_alone = _deepest(dimensions.get("unfreeze_depth"), config) == 0
+        varied = [
+            key
+            for key, dimension in dimensions.items()
+            if not (dimension.single() or (heads_alone and key in _OF_UNFROZEN_UNITS))
+        ]
+        if not faults and not varied:
             faults.append(
-                "search: its keys have one value each, so there is nothing to search; "
+                "search: its keys have one value each, or change nothing at unfreeze_depth 0 "
+                f"({', '.join(_OF_UNFROZEN_UNITS)}), so there is nothing to search; "
                 "widen a range, or run finetune with these values"
             )
         if faults:
@@ -161,6 +168,10 @@ def _dimension(key: str, wanted: Any, config: Config) -> BaseDistribution:
         raise UserError(f"{key} cannot be searched: {_REFUSED[key]}")
     if isinstance(wanted, list) and wanted:
         options = [Config.value_of(key, option) for option in wanted]
+        # They would be drawn more often, and one value could look like several.
+        twice = [option for option in options if options.count(option) > 1]
+        if twice:
+            raise UserError(f"{key}: {twice[0]} is more than once in {wanted}; name it once")
         if key == "unfreeze_depth":
             _check_depth(max(options), config)
         return CategoricalDistribution(options)
@@ -197,6 +208,13 @@ def _range(key: str, wanted: Mapping[str, Any], config: Config) -> BaseDistribut
         return FloatDistribution(low, high, log=log, step=None if step is None else float(step))
     except (TypeError, ValueError) as error:  # a log range from 0, a step below 0
         raise UserError(f"{key}: {' '.join(str(error).split())}") from None
+
+
+def _deepest(dimension: BaseDistribution | None, config: Config) -> int:
+    """The largest `unfreeze_depth` that a trial may have."""
+    if isinstance(dimension, CategoricalDistribution):
+        return max(int(depth) for depth in dimension.choices if depth is not None)
+    return dimension.high if isinstance(dimension, IntDistribution) else config.unfreeze_depth
 
 
 def _units(config: Config) -> int:
