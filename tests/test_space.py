@@ -145,6 +145,23 @@ def test_the_default_is_tried_whether_the_space_holds_it_or_not(
     assert space.of_trial(study.trials[0]) == space.base
 
 
+def test_the_values_of_a_trial_are_those_of_its_configuration_that_apply() -> None:
+    search = {"unfreeze_depth": [0, 2], "backbone_lr": RATE, "dropout": [0.3, 0.4]}
+    space = space_of(search, dropout=0.1)
+    study = optuna.create_study()
+    study.enqueue_trial(space.default(), user_attrs={DEFAULT: True})
+    study.enqueue_trial({"unfreeze_depth": 0, "dropout": 0.3})
+    for _ in range(2):
+        trial = study.ask()
+        space.sample(trial)
+        study.tell(trial, 0.0)
+    default, heads_alone = study.trials
+    assert space.values(default) == {
+        "unfreeze_depth": 2, "backbone_lr": BASE.backbone_lr, "dropout": 0.1
+    }  # fmt: skip
+    assert space.values(heads_alone) == {"unfreeze_depth": 0, "dropout": 0.3}
+
+
 def test_a_word_is_not_held_by_a_range_of_numbers() -> None:
     space = space_of({"image_size": {"low": 32, "high": 64}}, image_size="auto")
     assert space.default() == {}

@@ -1160,6 +1160,28 @@ def test_the_best_by_accuracy_is_what_the_parent_names(
     assert "The best by val/accuracy is trial" in note(parent)
 
 
+@pytest.mark.usefixtures("quick")
+def test_the_tags_of_the_best_are_of_this_best_alone(
+    tune: Tune, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = json.dumps({"unfreeze_depth": [0, 1], "backbone_lr": {"low": 1e-5, "high": 1e-4}})
+    best_depth: list[int] = []
+
+    def trial(config: Config, *rest: Any, **options: Any) -> Score:
+        score = stand_in_trial(config, *rest, **options)
+        good = config.unfreeze_depth == best_depth[-1]
+        return replace(score, loss=1 / len(best_depth) if good else 9.0)
+
+    monkeypatch.setattr(worker, "train_trial", trial)
+    own = ("--search", search, "--unfreeze_depth", "1", "--pruner", "none")
+    for depth, trials in ((1, "1"), (0, "5")):
+        best_depth.append(depth)
+        assert tune("--trials", trials, *own) == 0
+        tags = only(runs_of(experiment), "tune").data.tags
+        assert tags["tlkit.best.unfreeze_depth"] == str(depth)
+        assert ("tlkit.best.backbone_lr" in tags) == (depth > 0)
+
+
 def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
     tune: Tune, storage: str, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -89,6 +89,12 @@ class Tracker:
         """Set tags."""
         tags = [RunTag(key, value) for key, value in values.items()]
         mlflow.MlflowClient().log_batch(self.run_id, tags=tags)
+
+    def drop_tags(self, names: Iterable[str]) -> None:
+        """Take tags away, where they are."""
+        there = mlflow.get_run(self.run_id).data.tags
+        for name in there.keys() & set(names):
+            mlflow.MlflowClient().delete_tag(self.run_id, name)
 
     def artifacts(self, folder: Path, under: str | None = None) -> None:
         """Log everything in a folder, under the same relative paths, or below `under`."""

@@ -76,8 +76,10 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
     default = studies.default_trial(study)
     if default is not None and default.number != best.number:
         chosen.append(default)
-    parent.tags({f"tlkit.best.{key}": str(value) for key, value in best.params.items()})
-    parent.tags({"tlkit.best_trial": str(best.number)})
+    values = {f"tlkit.best.{key}": str(value) for key, value in search.space.values(best).items()}
+    # An earlier best may have had keys that do not apply to this one.
+    parent.drop_tags({f"tlkit.best.{key}" for key in search.space.dimensions} - set(values))
+    parent.tags({**values, "tlkit.best_trial": str(best.number)})
     results = [
         replace(_train_for_good(trial, search, data), phase=f"{role} (trial {trial.number})")
         for role, trial in zip(("best", "default"), chosen, strict=False)

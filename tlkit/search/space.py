@@ -97,11 +97,11 @@ class Space:
                 dimensions[key] = _dimension(key, wanted, config)
             except UserError as error:
                 faults.append(f"search: {error}")
-        heads_alone = _deepest(dimensions.get("unfreeze_depth"), config) == 0
+        deepest = _deepest(dimensions.get("unfreeze_depth"), config)
         varied = [
             key
             for key, dimension in dimensions.items()
-            if not (dimension.single() or (heads_alone and key in _OF_UNFROZEN_UNITS))
+            if not dimension.single() and _applies(key, deepest)
         ]
         if not faults and not varied:
             faults.append(
@@ -127,13 +127,22 @@ class Space:
         values: dict[str, Any] = {}
         for key in keys:
             depth = values.get("unfreeze_depth", self.base.unfreeze_depth)
-            if depth > 0 or key not in _OF_UNFROZEN_UNITS:
+            if _applies(key, depth):
                 values[key] = _suggest(trial, key, self.dimensions[key])
         return replace(self.base, **values)
 
     def of_trial(self, trial: FrozenTrial) -> Config:
         """The configuration of a trial that was sampled."""
         return replace(self.base, **trial.params)
+
+    def values(self, trial: FrozenTrial) -> dict[str, Any]:
+        """What the configuration of a trial has for the keys that apply at its depth."""
+        config = self.of_trial(trial)
+        return {
+            key: getattr(config, key)
+            for key in self.dimensions
+            if _applies(key, config.unfreeze_depth)
+        }
 
     def rungs(self) -> list[int]:
         """Depths, spread over those that are searched, at which a trial keeps the outputs of the
@@ -159,6 +168,10 @@ class Space:
     def describe(self) -> dict[str, str]:
         """The dimensions as text, by key."""
         return {key: str(dimension) for key, dimension in self.dimensions.items()}
+
+
+def _applies(key: str, depth: int) -> bool:
+    return depth > 0 or key not in _OF_UNFROZEN_UNITS
 
 
 def _dimension(key: str, wanted: Any, config: Config) -> BaseDistribution:
