@@ -34,6 +34,7 @@ from tlkit.errors import UserError
 from tlkit.runs import Taken, prepare_data
 from tlkit.search import conclude, worker
 from tlkit.search import study as studies
+from tlkit.search import tune as tune_module
 from tlkit.search.space import DEFAULT
 from tlkit.search.trial import Score, train_trial
 from tlkit.summary import PhaseResult
@@ -945,6 +946,26 @@ def test_a_search_whose_run_was_deleted_says_how_to_bring_it_back(
     assert "Traceback" not in told
     client.restore_run(parent)
     assert tune("--trials", "2") == 0
+
+
+def test_the_database_of_mlflow_is_not_for_optuna_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "mlflow"
+    place.mkdir()
+    (tmp_path / "link").symlink_to(place)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{place / 'runs.db'}")
+    for address in ("sqlite:///mlflow/runs.db", f"sqlite:///{tmp_path / 'link' / 'runs.db'}"):
+        with pytest.raises(UserError, match=r"MLflow's own database; .* -P storage=sqlite:///FILE"):
+            tune_module._address(Config(storage=address))
+    assert tune_module._address(Config()) == f"sqlite:///{place / 'optuna.db'}"
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{place / 'optuna.db'}")
+    with pytest.raises(UserError, match=r"storage=auto is .*optuna.db, MLflow's own"):
+        tune_module._address(Config())
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://127.0.0.1:5000")
+    mine = "sqlite:///optuna.db"
+    assert tune_module._address(Config(storage=mine)) == mine
+    assert not list(place.iterdir())
 
 
 @pytest.mark.usefixtures("quick")

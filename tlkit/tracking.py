@@ -382,14 +382,20 @@ class Registered:
         return found
 
 
+def store_file() -> Path | None:
+    """MLflow's SQLite database; None where it keeps its runs elsewhere."""
+    uri = urlparse(mlflow.get_tracking_uri())
+    return _database(uri) if uri.scheme == "sqlite" else None
+
+
 def store_folder() -> Path:
     """The folder of MLflow's SQLite database, or the current one where it is elsewhere."""
-    uri = urlparse(mlflow.get_tracking_uri())
-    return _database_folder(uri) if uri.scheme == "sqlite" else Path.cwd()
+    file = store_file()
+    return file.parent if file else Path.cwd()
 
 
-def _database_folder(uri: ParseResult) -> Path:
-    return Path(uri.path.removeprefix("/")).absolute().parent
+def _database(uri: ParseResult) -> Path:
+    return Path(uri.path.removeprefix("/")).absolute()
 
 
 def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
@@ -533,5 +539,5 @@ def _artifact_repository(
     store = urlparse(tracking_uri or mlflow.get_tracking_uri())
     if store.scheme != "sqlite":
         return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
-    target = _database_folder(store) / "mlartifacts" / urlparse(artifact_uri).path.lstrip("/")
+    target = _database(store).parent / "mlartifacts" / urlparse(artifact_uri).path.lstrip("/")
     return LocalArtifactRepository(str(target))

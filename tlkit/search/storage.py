@@ -83,8 +83,22 @@ _SERVER_LOCKS = {
 }  # fmt: skip
 
 
+def sqlite_file(address: str) -> Path | None:
+    """The file of an SQLite address; None of a server's.
+
+    Raises:
+        UserError: the address is none.
+    """
+    url = _url(address)
+    return _file(url) if url.get_backend_name() == "sqlite" else None
+
+
+def _file(url: URL) -> Path:
+    return Path(url.database or "").absolute()
+
+
 def _file_locks(url: URL) -> Lock:
-    database = Path(url.database or "").absolute()
+    database = _file(url)
     if not database.parent.is_dir():
         raise UserError(
             f"storage={url}: there is no folder {database.parent}; make it, or use storage=auto"

@@ -17,14 +17,15 @@ from optuna.study import Study
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
+from tlkit.errors import UserError
 from tlkit.lineage import refuse_seen
 from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
-from tlkit.search.storage import Busy, locks, open_storage, without_password
+from tlkit.search.storage import Busy, locks, open_storage, sqlite_file, without_password
 from tlkit.search.worker import Search, settle_runs, work
-from tlkit.tracking import Tracker, downloaded, join, run, set_status, store_folder
+from tlkit.tracking import Tracker, downloaded, join, run, set_status, store_file, store_folder
 from tlkit.training.seeding import available_cores
 
 
@@ -100,12 +101,18 @@ def _share_cores(config: Config) -> Config:
 
 
 def _address(config: Config) -> str:
-    if config.storage != "auto":
-        return config.storage
-    # Not MLflow's own database: both would keep their schema's version in one table.
-    folder = store_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'optuna.db'}"
+    address = config.storage
+    if address == "auto":
+        folder = store_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        address = f"sqlite:///{folder / 'optuna.db'}"
+    ours, mlflows = sqlite_file(address), store_file()
+    if ours is not None and mlflows is not None and ours.resolve() == mlflows.resolve():
+        raise UserError(
+            f"storage={config.storage} is {ours}, MLflow's own database; both keep the version of "
+            "their tables in one place, so give Optuna another file: -P storage=sqlite:///FILE"
+        )
+    return address
 
 
 def _parent(study: Study, own: Tracker, config: Config, data: Data) -> Tracker:
