@@ -77,10 +77,10 @@ METRICS: Mapping[str, Sequence[Left]] = {
         *left((*TRAINED, "tune"), {"val/best_loss": "validation loss of the same"}),
         *left(TRAINED, {"val/best_epoch": "which epoch that was, from 0"}),
         *left(
-            PHASES,
+            TESTED,
             {
                 "temperature": "what logits are divided by, fitted on the validation pictures; 1 "
-                "where they do not tell it from 1"
+                "where they do not tell it from 1, and for a mean of probabilities"
             },
         ),
     ],

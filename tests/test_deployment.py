@@ -18,14 +18,16 @@ from safetensors.numpy import load_file, save_file
 
 from tlkit import runs
 from tlkit.data.transforms import Preprocessing
+from tlkit.deployment import ensemble
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
+from tlkit.evidence.gathered import gather
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import REFERENCE_FILE, Reference
 from tlkit.serving.request_log import RequestLog, open_log
 from tlkit.serving.router import assign
-from tlkit.tracking import local_model
+from tlkit.tracking import find_run, local_model
 
 
 def newest(experiment: str) -> Run:
@@ -87,6 +89,20 @@ def test_a_soup_wants_one_starting_point_and_keeps_only_what_helps(
     torch.testing.assert_close(weights[0], weights[1] + 0.05)
 
 
+def test_a_soup_says_what_it_was_calibrated_with(
+    entry: Entry, experiment: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble, "_check_origin", lambda _: None)
+    monkeypatch.setattr(ensemble, "greedy_soup", lambda members, _: (members[0], [0]))
+    monkeypatch.setattr(ensemble, "fit_temperature", lambda *_: 1.7)
+    both = f"{trained.model('head')},{trained.model('baseline')}"
+    assert entry("ensemble", "--models", both, "--average", "weights") == 0
+    run = newest(experiment)
+    assert run.data.metrics["temperature"] == 1.7
+    [gathered] = gather([find_run(run.info.run_id)])
+    assert gathered.temperature == 1.7
+
+
 def test_the_export_is_the_model_for_any_number_of_pictures(
     entry: Entry, experiment: str, trained: Trained, tmp_path: Path
 ) -> None:
@@ -98,12 +114,12 @@ def test_the_export_is_the_model_for_any_number_of_pictures(
     facts = json.loads((output / "model.json").read_text())
     assert facts["classes"] == ["cat", "dog"]
     session = onnxruntime.InferenceSession(str(output / "model.onnx"))
-    ensemble = load_models(trained.model())
+    members = load_models(trained.model())
     paths = sorted((trained.pictures / "test").rglob("*.png"))
-    tensors = torch.cat([ensemble.prepare(path.read_bytes())[0] for path in paths])
+    tensors = torch.cat([members.prepare(path.read_bytes())[0] for path in paths])
     for part in (tensors, tensors[:1]):
         [rows] = session.run(None, {"pictures": part.numpy()})
-        expected = ensemble.classify([(tensor[None],) for tensor in part])
+        expected = members.classify([(tensor[None],) for tensor in part])
         np.testing.assert_allclose(rows, expected, atol=1e-4)
     assert entry("export", *arguments) == 2
 

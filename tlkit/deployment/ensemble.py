@@ -162,6 +162,7 @@ def _evaluate_and_log(
     low, high = outcome.interval
     return {
         "val/best_accuracy": float((on_val.argmax(axis=1) == labels_of(val)).mean()),
+        "temperature": temperature,
         **outcome.metrics,
         **trust,
         "test/accuracy_low": low,
