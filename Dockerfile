@@ -16,5 +16,5 @@ ENV TLKIT_CACHE=/cache \
 # A training container is healthy as long as its tracking store can be reached.
 HEALTHCHECK --interval=60s --timeout=30s --start-period=120s \
     CMD ["python", "-c", "import mlflow; mlflow.search_experiments(max_results=1)"]
-ENTRYPOINT ["python", "-m"]
-CMD ["experiments.suite", "--config", "experiments/configs/default.yaml"]
+# No entry point: MLflow's docker_env appends a whole command, `python -m experiments.…`.
+CMD ["python", "-m", "experiments.suite", "--config", "experiments/configs/default.yaml"]

@@ -1,5 +1,6 @@
 """The Dockerfiles: read by a linter, since not every machine can build them."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "Dockerfile", ROOT / "docker" / "serve.Dockerfile"]
@@ -28,6 +30,16 @@ def test_it_ends_as_no_root_with_a_health_check(file: Path) -> None:
     assert users
     assert users[-1] not in ("root", "0")
     assert "HEALTHCHECK" in {word for word, _ in words}
+
+
+def test_mlflow_can_append_a_whole_command() -> None:
+    """MLflow's docker_env runs `docker run IMAGE python -m experiments.NAME ...`."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert not re.search(r"^ENTRYPOINT", text, re.MULTILINE)
+    [command] = re.findall(r"^CMD (.*)$", text, re.MULTILINE)
+    default = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]["main"]
+    wanted = default["command"].format(config=default["parameters"]["config"]["default"])
+    assert json.loads(command) == wanted.split()
 
 
 def test_what_it_copies_is_there_and_no_runs_are() -> None:
