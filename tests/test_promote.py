@@ -110,6 +110,33 @@ def test_a_challenger_that_wins_is_challenger_no_more(entry: Entry, make_run: Ma
     assert champion("names") == third
 
 
+def test_a_champion_that_was_set_by_hand_is_the_one_before(
+    entry: Entry, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rate in (0.7, 0.8, 0.75):
+        promote(entry, make_run(right(rate)), "by-hand")
+    client = mlflow.MlflowClient()
+
+    def version() -> str:
+        return str(client.get_model_version_by_alias("by-hand", "champion").version)
+
+    assert version() == "2"
+    client.set_registered_model_alias("by-hand", "champion", "3")
+    promote(entry, make_run(right(0.99)), "by-hand")
+    back = ("promote", "--name", "by-hand", "--rollback", "true")
+    assert entry(*back) == 0
+    assert "version 3 is champion again, in place of 4" in capsys.readouterr().out
+    assert version() == "3"
+    client.set_registered_model_alias("by-hand", "champion", "4")
+    assert entry(*back) == 0
+    assert "version 3 is champion again, in place of 4" in capsys.readouterr().out
+    assert client.get_model_version("by-hand", "4").tags["tlkit.verdict"] == "rolled back"
+    assert client.get_model_version("by-hand", "3").tags["tlkit.verdict"] == "refused"
+    client.delete_registered_model_alias("by-hand", "champion")
+    assert entry(*back) == 2
+    assert "has none now" in capsys.readouterr().err
+
+
 def test_only_pictures_that_both_were_tested_on_count(
     entry: Entry, experiment: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,34 +92,42 @@ def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
             text = json.dumps({"champion": champion, "candidate": version, **facts}, indent=2)
             (Path(folder) / "comparison.json").write_text(text + "\n", encoding="utf-8")
             tracker.artifacts(Path(folder))
-    _apply(registered, verdict, version, champion)
+    _apply(registered, verdict, version)
     tracker.tags({VERDICT_TAG: verdict.what})
     return f"{settings.name} version {version}: {verdict.what}; {verdict.reason}."
 
 
-def _apply(registered: Registered, verdict: Verdict, version: str, champion: str | None) -> None:
+def _apply(registered: Registered, verdict: Verdict, version: str) -> None:
     registered.set_tag(VERDICT_TAG, verdict.what, version)
     registered.set_tag(REASON_TAG, verdict.reason, version)
     if verdict.what == REFUSED:
         return
+    history = _history(registered)
     registered.set_alias(verdict.what, version)
     if verdict.what == CHAMPION:
-        history = _history(registered) or ([champion] if champion else [])
         registered.set_tag(HISTORY_TAG, json.dumps([*history, version]))
         if registered.version(CHALLENGER) == version:
             registered.drop_alias(CHALLENGER)
 
 
 def _roll_back(registered: Registered) -> str:
-    history = _history(registered)
-    if len(history) < 2:
-        raise UserError(f"{registered.name} had no champion before this one; nothing was changed")
+    history, champion = _history(registered), registered.version(CHAMPION)
+    if champion is None or len(history) < 2:
+        raise UserError(
+            f"{registered.name} had no champion before this one, or has none now; nothing was "
+            "changed: give the alias champion by hand"
+        )
     registered.set_alias(CHAMPION, history[-2])
     registered.set_tag(HISTORY_TAG, json.dumps(history[:-1]))
-    registered.set_tag(VERDICT_TAG, "rolled back", history[-1])
-    return f"{registered.name} version {history[-2]} is champion again, in place of {history[-1]}."
+    registered.set_tag(VERDICT_TAG, "rolled back", champion)
+    return f"{registered.name} version {history[-2]} is champion again, in place of {champion}."
 
 
 def _history(registered: Registered) -> list[str]:
+    """The versions that were champion, the present one last, be it that somebody moved the alias
+    in MLflow's UI."""
     versions: list[str] = json.loads(registered.tag(HISTORY_TAG) or "[]")
+    champion = registered.version(CHAMPION)
+    if champion is not None and versions[-1:] != [champion]:
+        versions.append(champion)
     return versions
