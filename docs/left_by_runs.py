@@ -516,8 +516,8 @@ EXIT_CODES: Mapping[int, str] = {
 VARIABLES: Mapping[str, str] = {
     "TLKIT_CACHE": "folder for downloads, unpacked archives, drawn pictures and stored outputs; "
     "unset: the user's cache folder",
-    "TLKIT_REQUEST_LOG": "where a served model logs what it is asked, an SQLAlchemy address such "
-    "as `sqlite:///requests.db`, or `parquet:///FOLDER`; `none`: nowhere; "
+    "TLKIT_REQUEST_LOG": "where a served model logs what it is asked, `sqlite:///FILE`, "
+    "`postgresql+psycopg://USER@HOST/NAME` or `parquet:///FOLDER`; `none`: nowhere; "
     "unset: nowhere, and a router to `requests.db` in its folder",
     "TLKIT_LOG_PICTURES": "`1`: it logs the pictures too",
     "MLFLOW_RUN_ID": "set by `mlflow run`: the run that it began, which becomes ours",

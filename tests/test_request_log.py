@@ -66,6 +66,19 @@ def test_a_log_that_is_not_there_is_a_fault_and_reading_makes_none(
     assert not (tmp_path / "requests").exists()
 
 
+def test_a_database_that_is_moved_away_or_deleted_is_made_anew(tmp_path: Path) -> None:
+    file, log = tmp_path / "requests.db", open_log(ADDRESSES["sqlite"].format(tmp_path))
+    log.write([logged(0)])
+    file.rename(tmp_path / "old.db")
+    for number in (1, 2):
+        log.write([logged(number)])
+    assert [entry.time for entry in log.read()] == [1, 2]
+    file.unlink()
+    log.write([logged(3)])
+    assert [entry.time for entry in log.read()] == [3]
+    assert len(open_log(f"sqlite:///{tmp_path / 'old.db'}").read()) == 1
+
+
 def test_servers_share_a_folder_and_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from tlkit.keys import (
 )
 
 _MODEL = "runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or a folder"
-_LOG = "an SQLAlchemy address such as sqlite:///requests.db, or parquet:///FOLDER"
+_LOG = "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or parquet:///FOLDER"
 _TIME = "none, or a time such as 2026-11-23T08:00"
 
 

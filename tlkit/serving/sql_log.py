@@ -1,11 +1,12 @@
-"""The request log in any database that SQLAlchemy reaches."""
+"""The request log in a database: SQLite or PostgreSQL."""
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, MetaData, String, Table
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import JSON
 
@@ -42,6 +43,17 @@ class SqlLog:
     def write(self, entries: Sequence[Entry]) -> None:
         """Append, all or none. Raises SQLAlchemyError where the database cannot be written."""
         rows = [vars(entry) | {"embedding": list(entry.embedding)} for entry in entries]
+        try:
+            self._append(rows)
+        except SQLAlchemyError:
+            if not self._made:
+                raise
+            # The file was moved or the table dropped, maybe; connections of before hold on to it.
+            self._engine.dispose()
+            self._made = False
+            self._append(rows)
+
+    def _append(self, rows: Sequence[dict[str, Any]]) -> None:
         if not self._made:
             self._make()
         with self._engine.begin() as connection:
