@@ -1,6 +1,7 @@
 """A model behind MLflow's server, asked kindly and not; and MLflow's other ways to load it."""
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import pytest
 import requests
 import torch
 from conftest import Trained
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tlkit.serving.request_log import open_log
 from tlkit.training.precision import resolve_precision
@@ -244,6 +248,66 @@ def test_a_message_says_what_is_wrong(server: Server, trained: Trained) -> None:
         ("[" * 100_000, "nested too deep"),
     ):
         assert said in server.ask(body).json()["message"]
+
+
+def closure(roots: Iterable[str]) -> set[str]:
+    """Distributions that come with `roots`, by canonical names."""
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):  # of another system
+            for requirement in map(Requirement, metadata.requires(name) or []):
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    waiting.append(requirement.name)
+    return found
+
+
+# Imports every module of serving, then loads and asks the model: argv is the model, a picture and
+# what cannot be imported.
+IN_ITS_ENVIRONMENT = """
+import importlib, pkgutil, sys
+from importlib.machinery import PathFinder
+
+model, picture, *blocked = sys.argv[1:]
+
+class Environment(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in blocked else super().find_spec(name, path, target)
+
+sys.meta_path = [Environment if finder is PathFinder else finder for finder in sys.meta_path]
+import mlflow, pandas as pd
+import tlkit.serving
+for module in pkgutil.iter_modules(tlkit.serving.__path__, "tlkit.serving."):
+    importlib.import_module(module.name)
+table = pd.DataFrame({"image": [open(picture, "rb").read()]})
+print(mlflow.pyfunc.load_model(model).predict(table).loc[0, "predicted"])
+"""
+
+
+def test_a_model_needs_nothing_but_its_requirements(trained: Trained, tmp_path: Path) -> None:
+    model = Path(mlflow.artifacts.download_artifacts(trained.model(), dst_path=str(tmp_path)))
+    wanted = (Requirement(line) for line in (model / "requirements.txt").read_text().splitlines())
+    known = closure(requirement.name for requirement in wanted)
+    blocked = [
+        module
+        for module, names in metadata.packages_distributions().items()
+        if known.isdisjoint(map(canonicalize_name, names)) and module != "tlkit"
+    ]
+    assert {"optuna", "platformdirs", "pytest"} <= set(blocked)
+    picture = next((trained.pictures / "test").rglob("*.png"))
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ITS_ENVIRONMENT, str(model), str(picture), *blocked],
+        env={**os.environ, "PYTHONPATH": str(model / "code")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("cat", "dog")
 
 
 def test_mlflow_models_predict_says_the_same(trained: Trained, tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
-
 from tlkit.errors import UserError
 
 
@@ -20,6 +18,8 @@ def cache_folder() -> Path:
 
     The environment variable TLKIT_CACHE moves it. Raises UserError where it cannot be made.
     """
+    import platformdirs  # a served model writes whole files too, and its environment lacks this
+
     chosen = os.environ.get("TLKIT_CACHE")
     folder = Path(chosen) if chosen else platformdirs.user_cache_path("tlkit")
     _make(folder, f"TLKIT_CACHE={folder}")
