@@ -156,6 +156,21 @@ def test_views_are_averaged_and_always_the_same(trained: Trained) -> None:
     np.testing.assert_allclose(eight, np.mean(by_view, axis=0), atol=1e-6)
 
 
+def test_many_views_go_through_the_network_32_at_a_time(trained: Trained) -> None:
+    ensemble = load_models(trained.model())
+    path = trained.pictures / "test" / "cat" / "0.png"
+    sizes: list[int] = []
+    network = ensemble.members[0].model
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    for views, passes in ((1, [3]), (12, [24, 12]), (64, [32] * 6)):
+        sizes.clear()
+        rows = ensemble.probabilities([path.read_bytes()] * 3, views)
+        assert sizes == passes
+        streamed = [p.probabilities for p in classify_files(ensemble, [path] * 3, views=views)]
+        assert sizes == passes * 2
+        np.testing.assert_allclose(streamed, rows, atol=1e-12)
+
+
 def test_abstaining_names_no_class_and_keeps_the_probabilities(
     entry: Entry, experiment: str, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:

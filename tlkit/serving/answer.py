@@ -38,6 +38,9 @@ ABSTAINED = ""
 # What a request to a server may hold, decoded. A table in Python or Spark may hold more.
 MAX_REQUEST_BYTES = 32 * 2**20
 MAX_VIEWS = 64
+# Of all pictures together: about as many as two cores answer with EfficientNet-Lite0 in the 60 s
+# after which MLflow's server gives up waiting for a model.
+MAX_REQUEST_VIEWS = 1024
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def question(table: pd.DataFrame, params: Mapping[str, Any] | None) -> Question:
 
     Raises:
         MlflowException: which a server answers with status 400: no pictures, something else, or
-            too many bytes of them; the message says which.
+            too many of them; the message says which.
     """
     wanted = params or {}
     views, abstain = int(wanted.get("tta", 1)), float(wanted.get("abstain", 0.0))
@@ -78,6 +81,11 @@ def question(table: pd.DataFrame, params: Mapping[str, Any] | None) -> Question:
         raise refused(
             f"{size / 2**20:.0f} MiB of pictures; at most {MAX_REQUEST_BYTES // 2**20} MiB go "
             "into a request: send fewer at a time"
+        )
+    if is_served() and len(pictures) * views > MAX_REQUEST_VIEWS:
+        raise refused(
+            f"{len(pictures)} pictures with {views} views each; at most {MAX_REQUEST_VIEWS} views "
+            "go into a request: send fewer pictures at a time, or lower tta"
         )
     return Question(pictures, views, abstain)
 

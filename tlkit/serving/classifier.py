@@ -20,6 +20,9 @@ from tlkit.models.backbones import create_model, to_channels_last
 from tlkit.models.baseline import BaselineCNN
 from tlkit.serving.predict import predict_probabilities
 
+# Tensors that go through the network at a time, each a view of a picture.
+BATCH = 32
+
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 
@@ -113,7 +116,10 @@ class Classifier:
             return np.empty((0, len(self.classes)))
         device = next(self.model.parameters()).device
         rows = predict_probabilities(
-            self.model, [torch.cat(list(prepared))], device, self.description.temperature
+            self.model,
+            torch.split(torch.cat(list(prepared)), BATCH),
+            device,
+            self.description.temperature,
         )
         mean: NDArray[np.float64] = rows.reshape(len(prepared), -1, len(self.classes)).mean(axis=1)
         return mean

@@ -11,12 +11,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from tlkit.data.images import UnreadablePicture, read_picture
-from tlkit.serving.classifier import Classifier
+from tlkit.serving.classifier import BATCH, Classifier
 
 ENSEMBLE_FILE = "ensemble.json"
 
-# Pictures that go through the network at a time.
-BATCH = 32
+
+def pictures_a_batch(views: int) -> int:
+    """How many pictures are prepared at a time: their views are all in memory."""
+    return max(1, BATCH // views)
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,10 @@ class Ensemble:
             UnreadablePicture: as `prepare`, and says which picture of how many, from 1.
         """
         rows = [np.empty((0, len(self.classes)))]
-        for start in range(0, len(pictures), BATCH):
+        step = pictures_a_batch(views)
+        for start in range(0, len(pictures), step):
             prepared = []
-            for number, picture in enumerate(pictures[start : start + BATCH], start + 1):
+            for number, picture in enumerate(pictures[start : start + step], start + 1):
                 try:
                     prepared.append(self.prepare(picture, views))
                 except UnreadablePicture as error:

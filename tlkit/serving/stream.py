@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tlkit.data.images import UnreadablePicture, read_bytes
-from tlkit.serving.ensemble import BATCH, Ensemble
+from tlkit.serving.ensemble import Ensemble, pictures_a_batch
 
 Prepared = tuple[Tensor, ...]
 
@@ -39,17 +39,17 @@ def classify_files(
     Args:
         workers: threads that read and decode while the network runs.
     """
-    remaining = iter(paths)
+    remaining, size = iter(paths), pictures_a_batch(views)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         ahead: deque[tuple[Path, Future[Prepared | str]]] = deque()
 
         def fill() -> None:
-            for path in islice(remaining, 3 * BATCH - len(ahead)):
+            for path in islice(remaining, 3 * size - len(ahead)):
                 ahead.append((path, pool.submit(_prepare, ensemble, path, views)))
 
         fill()
         while ahead:
-            batch = [ahead.popleft() for _ in range(min(BATCH, len(ahead)))]
+            batch = [ahead.popleft() for _ in range(min(size, len(ahead)))]
             results = [(path, future.result()) for path, future in batch]
             fill()
             rows = iter(ensemble.classify([r for _, r in results if not isinstance(r, str)]))
