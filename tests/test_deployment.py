@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -193,6 +194,20 @@ def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
     assert "'maybe'; 1 or 0 wanted" in capsys.readouterr().err
 
 
+def test_two_tests_in_one_log_are_not_taken_for_one(
+    entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    keys = [f"k{number}" for number in range(40)]
+    for began, salt in ((1.0, "first"), (2000.0, "second")):
+        open_log(url).write(
+            [replace(logged(key, assign(key, salt, 0.5)), time=began) for key in keys]
+        )
+    assert entry("abtest", "--log", url) == 2
+    assert "both models served key" in capsys.readouterr().err
+    assert entry("abtest", "--log", url, "--since", "1970-01-01T00:20:00+00:00") == 0
+
+
 def requests_of(
     trained: Trained, log: RequestLog, change: float, served_by: str | None, dark: float = 1.0
 ) -> None:
@@ -202,7 +217,8 @@ def requests_of(
     embedding = known.embedding + change * known.embedding.std(axis=0)
     log.write(
         [
-            Logged(1.0, 0.01, int(p), "cat", float(c), [float(v) for v in row], served_by,
+            Logged(1.0, 0.01, int(p), ("cat", "dog")[p], float(c),
+                   [float(v) for v in row], served_by,
                    brightness=dark * float(brightness), contrast=float(contrast))
             for p, c, row, (brightness, contrast) in zip(
                 known.predicted, known.confidence, embedding, known.light, strict=True

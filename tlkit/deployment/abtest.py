@@ -78,7 +78,7 @@ def assignments(log: str, since: str) -> tuple[dict[str, str], float]:
     A key that asks again counts once: its requests have one outcome.
 
     Raises:
-        UserError: no such log, no router's requests in it, or those of several shares.
+        UserError: no such log, no router's requests in it, or those of several tests.
     """
     begin = seconds_of(since)
     with opened(log) as requests:
@@ -95,7 +95,11 @@ def assignments(log: str, since: str) -> tuple[dict[str, str], float]:
         )
     assigned: dict[str, str] = {}
     for key, served_by, _ in entries:
-        assigned.setdefault(key, served_by)
+        if assigned.setdefault(key, served_by) != served_by:
+            raise UserError(
+                f"log={shown} is of several tests (another salt, or other models): both models "
+                f"served key {key!r}; take the newest one alone with since"
+            )
     return assigned, shares[0]
 
 
