@@ -208,6 +208,21 @@ def test_two_tests_in_one_log_are_not_taken_for_one(
     assert entry("abtest", "--log", url, "--since", "1970-01-01T00:20:00+00:00") == 0
 
 
+def test_a_password_that_mlflow_stored_is_told(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "postgresql+psycopg://me:secret@127.0.0.1:1/logs"
+    with mlflow.start_run() as begun:  # as `mlflow run -P` does
+        mlflow.log_params({"log": address, "alpha": "0.05"})
+    monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
+    assert entry("abtest", "--log", address) == 2
+    told, error = capsys.readouterr().err.strip().splitlines()
+    assert "MLflow has stored log with its password" in told
+    assert "PGPASSWORD or ~/.pgpass" in told
+    assert "cannot be read" in error
+    assert "secret" not in told + error
+
+
 def requests_of(
     trained: Trained, log: RequestLog, change: float, served_by: str | None, dark: float = 1.0
 ) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from tlkit.errors import UserError
 from tlkit.files import scratch_folder
@@ -188,6 +191,7 @@ def run(name: str, *, parent: str | None = None, system_metrics: bool = True) ->
     with context as active:
         tracker = Tracker(active.info.run_id, active.info.experiment_id)
         tracker.tags({"mlflow.runName": name, PHASE_TAG: name})
+        _tell_stored_passwords(active.data.params)
         if parent is not None:  # MLflow's own argument refuses any but the active run
             tracker.tags({MLFLOW_PARENT_RUN_ID: parent})
         try:
@@ -196,6 +200,18 @@ def run(name: str, *, parent: str | None = None, system_metrics: bool = True) ->
             what = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Failed"
             tracker.describe(f"**{what}.** {_line(error)}")
             raise
+
+
+def _tell_stored_passwords(given: Mapping[str, str]) -> None:
+    """Of what `mlflow run -P` has logged as it was typed; MLflow deletes no parameter."""
+    for key, value in given.items():
+        with contextlib.suppress(ArgumentError, ValueError):  # no address
+            if make_url(value).password:
+                print(
+                    f"warning: MLflow has stored {key} with its password; delete this run, and "
+                    "leave the password out: PostgreSQL takes it from PGPASSWORD or ~/.pgpass",
+                    file=sys.stderr,
+                )
 
 
 def _experiment_of(run_id: str) -> str:
