@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import Entry, Trained
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -153,6 +154,9 @@ def test_a_router_answers_as_the_model_that_it_names(
         expected = load_models(uri).probabilities([picture])[0]
         rows = answer[answer["served_by"] == name].filter(like="probability_").to_numpy()
         np.testing.assert_allclose(rows, np.tile(expected, (len(rows), 1)), atol=1e-6)
+    for nobody in (None, np.nan, ""):
+        with pytest.raises(MlflowException, match="the key of picture 2"):
+            router.predict(pd.DataFrame({"image": [picture] * 2, "key": ["a", nobody]}))
 
 
 def logged(key: str, served_by: str, share: float = 0.5) -> Logged:

@@ -56,11 +56,16 @@ class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
             params: `tta` and `abstain` of a single model.
 
         Raises:
-            MlflowException: as a single model, and for a key that is empty or too long.
+            MlflowException: as a single model, and for a key that is no text, empty or too long.
         """
         asked = question(model_input, params)
-        keys = [str(key) for key in model_input[KEY_COLUMN]]
+        keys = list(model_input[KEY_COLUMN])
         for number, key in enumerate(keys, start=1):
+            if not isinstance(key, str):  # None and NaN would all be dealt as one user
+                raise refused(
+                    f"the key of picture {number} is {key}; a text of 1 to {MAX_KEY} characters "
+                    "wanted"
+                )
             if not 0 < len(key) <= MAX_KEY:
                 raise refused(
                     f"the key of picture {number} has {len(key)} characters; 1 to {MAX_KEY} wanted"
