@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from tlkit import runs
 from tlkit.data.transforms import Preprocessing
 from tlkit.deployment import ensemble
+from tlkit.deployment.abtest import ARMS
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.evidence.gathered import gather
@@ -212,6 +213,20 @@ def test_two_tests_in_one_log_are_not_taken_for_one(
     assert entry("abtest", "--log", url, "--since", "1970-01-01T00:20:00+00:00") == 0
 
 
+def test_a_difference_that_no_rate_leaves_room_for_has_no_number_of_outcomes(
+    entry: Entry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, outcomes = f"sqlite:///{tmp_path / 'requests.db'}", tmp_path / "outcomes.csv"
+    keys = [f"k{number}" for number in range(8)]
+    open_log(url).write([logged(key, ARMS[number % 2]) for number, key in enumerate(keys)])
+    pd.DataFrame({"key": keys, "success": [0, 0, 1, 1] * 2}).to_csv(outcomes, index=False)
+    arguments = ("--log", url, "--outcomes", str(outcomes), "--difference")
+    assert entry("abtest", *arguments, "0.6") == 0
+    assert "is more than a champion's rate of 0.5000 leaves room for" in capsys.readouterr().out
+    assert entry("abtest", *arguments, "0.5") == 0
+    assert " more." in capsys.readouterr().out
+
+
 def test_a_password_that_mlflow_stored_is_told(
     entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,6 +314,15 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert "ALARM: brightness differ" in capsys.readouterr().out
     assert newest(experiment).data.metrics["drift/contrast_p"] == 1
     assert entry("monitor", *arguments, "--served_by", "champion") == 2
+    for strange in (replace(logged("k", "champion"), predicted=2, class_name="emu"),
+                    replace(logged("k", "champion"), class_name="dog")):  # fmt: skip
+        other = f"sqlite:///{tmp_path / f'{strange.class_name}.db'}"
+        open_log(other).write([strange])
+        capsys.readouterr()
+        assert entry("monitor", "--model", trained.model(), "--log", other) == 2
+        assert f"has the class {strange.class_name} and the model cat, dog" in (
+            capsys.readouterr().err
+        )
     open_log(url).write([logged("k", "champion")])
     assert entry("monitor", *arguments) == 2
     assert "another model's requests" in capsys.readouterr().err

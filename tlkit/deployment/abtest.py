@@ -152,6 +152,11 @@ def _verdict(test: SequentialTest, settings: AbtestSettings, share: float) -> st
     rate = test.control_successes / test.control_trials
     # A difference that leads beyond 0..1 is turned round.
     difference = settings.difference if rate + settings.difference < 1 else -settings.difference
+    if rate + difference < 0:
+        return (
+            f"{seen}Not decided: go on. A difference of {settings.difference:g} is more than a "
+            f"champion's rate of {rate:.4f} leaves room for."
+        )
     total = needed_trials(rate, difference, alpha=settings.alpha, power=settings.power, share=share)
     return (
         f"{seen}Not decided: go on. A difference of {settings.difference:g} is found with "

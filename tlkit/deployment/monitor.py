@@ -37,7 +37,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
         tracker.params(settings.as_dict() | {"log": without_password(settings.log)})
         classes = load_models(settings.model).classes
         reference = _reference(settings.model)
-        window = _window(settings, reference)
+        window = _window(settings, reference, classes)
         findings = drift(reference, window, len(classes), alpha=settings.alpha)
         alarm = any(finding.alarm for finding in findings)
         title = f"the newest {len(window)} requests against {len(reference)} validation pictures"
@@ -71,7 +71,7 @@ def _reference(model: str) -> Sample:
     return Sample(known.predicted, known.confidence, known.embedding, known.light)
 
 
-def _window(settings: MonitorSettings, reference: Sample) -> Sample:
+def _window(settings: MonitorSettings, reference: Sample, classes: Sequence[str]) -> Sample:
     served_by = None if settings.served_by == "any" else settings.served_by
     log, since = without_password(settings.log), seconds_of(settings.since)
     with opened(settings.log) as requests:
@@ -79,6 +79,13 @@ def _window(settings: MonitorSettings, reference: Sample) -> Sample:
     if not entries:
         raise UserError(
             f"log={log} holds no requests (since={settings.since}, served_by={settings.served_by})"
+        )
+    named = dict(enumerate(classes))
+    strange = sorted({e.class_name for e in entries if named.get(e.predicted) != e.class_name})
+    if strange:
+        raise UserError(
+            f"log={log} has the class {strange[0]} and the model {', '.join(classes)} in this "
+            "order; these are another model's requests: narrow them by since or served_by"
         )
     lengths = {len(entry.embedding) for entry in entries}
     if lengths != {reference.directions}:
