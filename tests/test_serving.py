@@ -252,6 +252,18 @@ def test_a_message_says_what_is_wrong(server: Server, trained: Trained) -> None:
         assert said in server.ask(body).json()["message"]
 
 
+def test_an_answer_names_what_is_wrong_first_and_does_not_echo_the_body(
+    server: Server, trained: Trained
+) -> None:
+    for body in (b"\xff" * 2**20, b"x" * 2**20, b'{"inputs": "' + b"x" * 2**20):
+        answer = server.ask(body)
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith("Invalid input. Ensure that input is")
+        assert len(answer.content) < 4000
+    refused = server.ask(record(b"junk")).json()["message"]
+    assert refused.startswith("picture 1 of 1: not a picture")
+
+
 def closure(roots: Iterable[str]) -> set[str]:
     """Distributions that come with `roots`, by canonical names."""
     found: set[str] = set()

@@ -11,6 +11,9 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 # 32 MiB of pictures in base64, and room for the JSON around them.
 MAX_BODY_BYTES = 48 * 2**20
 
+# Of the message in an answer.
+MAX_CHARACTERS = 500
+
 _SERVER = "mlflow.pyfunc.scoring_server"
 
 
@@ -18,7 +21,8 @@ def guard_server() -> None:
     """Guard the server that loads this model, if one does.
 
     MLflow 3.17 answers 500 to a request without a content type and to JSON nested deeper than its
-    parser goes, and echoes a body that is no JSON, of whatever size, in its answer.
+    parser goes, echoes a body that is no JSON, of whatever size, and puts the data before what is
+    wrong with it.
     """
     server = sys.modules.get(_SERVER)
     if server is None or f"{_SERVER}.app" not in sys.modules:
@@ -42,5 +46,9 @@ def _guarded(invocations: Callable[..., Any]) -> Callable[..., Any]:
             return invocations(data, content_type, *rest)
         except RecursionError:
             raise MlflowException("JSON nested too deep", error_code=BAD_REQUEST) from None
+        except MlflowException as error:
+            data_shown, _, reason = error.message.partition("\nError: ")
+            error.message = f"{reason}\n{data_shown}".strip()[:MAX_CHARACTERS]
+            raise
 
     return guarded
