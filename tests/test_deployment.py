@@ -25,6 +25,7 @@ from tlkit.deployment.abtest import ARMS
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.evidence.gathered import gather
+from tlkit.errors import UserError
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import REFERENCE_FILE, Reference
@@ -90,6 +91,12 @@ def test_a_soup_wants_one_starting_point_and_keeps_only_what_helps(
     assert chosen == [1, 0]
     weights = [next(iter(one.model.get_classifier().parameters())) for one in (soup, member)]
     torch.testing.assert_close(weights[0], weights[1] + 0.05)
+    first, *others = members
+    trained_otherwise = replace(first.description, dropout=0.4, max_pixels=1000)
+    assert greedy_soup([replace(first, description=trained_otherwise), *others], score)[1] == [1, 0]
+    another = replace(first, description=replace(first.description, image_size=96))
+    with pytest.raises(UserError, match="the networks differ"):
+        greedy_soup([another, *others], score)
 
 
 def test_a_soup_says_what_it_was_calibrated_with(

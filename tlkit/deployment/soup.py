@@ -24,7 +24,7 @@ def greedy_soup(members: Sequence[Classifier], score: Score) -> tuple[Classifier
         UserError: networks that differ.
     """
     plain = [member.calibrated(1.0) for member in members]
-    if any(member.description != plain[0].description for member in plain):
+    if any(_network(member) != _network(plain[0]) for member in plain):
         raise UserError("average=weights: the networks differ; runs of one backbone wanted")
     scores = [score(member) for member in plain]
     order = sorted(range(len(plain)), key=lambda index: -scores[index])
@@ -34,6 +34,12 @@ def greedy_soup(members: Sequence[Classifier], score: Score) -> tuple[Classifier
         if tried >= best:
             chosen, best = [*chosen, index], tried
     return _mean([plain[index] for index in chosen]), chosen
+
+
+def _network(member: Classifier) -> tuple[object, ...]:
+    """What weights that are averaged have to share; dropout, for one, may differ."""
+    one = member.description
+    return one.backbone, one.image_size, one.classes, one.preprocessing
 
 
 def _mean(members: Sequence[Classifier]) -> Classifier:
