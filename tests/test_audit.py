@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from tlkit.data import manifest as manifests
-from tlkit.data.audit import NEAR_DISTANCE, AuditReport, audit, near_hashes
+from tlkit.data.audit import AuditReport, audit
 from tlkit.data.manifest import Manifest, Picture
+from tlkit.data.near import NEAR_DISTANCE, near_groups, near_hashes
 from tlkit.data.prepare import prepare
 from tlkit.data.sources import Source, SourceFile
 from tlkit.errors import UserError
@@ -231,6 +232,29 @@ def test_a_flood_of_near_pairs_is_counted_and_cut() -> None:
     assert rows.tolist() == [[0, 0, column] for column in range(10)]
 
 
+def test_near_groups_are_what_chains_of_near_pairs_connect() -> None:
+    rng = np.random.default_rng(0)
+    looks: list[int | None] = [int(look) for look in rng.integers(0, 2**64, 2000, dtype=np.uint64)]
+    for index in range(0, 600, 3):  # 200 chains of three, whose ends are up to 12 bits apart
+        for one, other in ((index, index + 1), (index + 1, index + 2)):
+            bits = rng.choice(64, size=NEAR_DISTANCE, replace=False)
+            looks[other] = looks[one] ^ sum(1 << int(bit) for bit in bits)  # type: ignore[operator]
+    looks[1000] = looks[1999] = looks[0]
+    looks[600:602] = [None, None]
+    expected = [[0, 1, 2, 1000, 1999], *([i, i + 1, i + 2] for i in range(3, 600, 3))]
+    order = rng.permutation(2000)
+    shuffled = near_groups([looks[index] for index in order])
+    assert sorted(sorted(order[group].tolist()) for group in shuffled) == expected
+    assert near_groups([]) == near_groups([None, None, 5]) == []
+
+
+def test_a_film_is_one_group() -> None:
+    steps = np.random.default_rng(0).integers(0, 64, size=20_000, dtype=np.uint64)
+    film = np.bitwise_xor.accumulate(np.uint64(1) << steps)
+    assert [len(group) for group in near_groups(film.tolist())] == [20_000]
+    assert [len(group) for group in near_groups([7] * 20_000)] == [20_000]
+
+
 def test_missing_splits_are_drawn_from_train(tmp_path: Path) -> None:
     root = data_set(tmp_path / "d", train=10, val=3)
     manifest, report = looked_at(root)
@@ -254,6 +278,32 @@ def test_one_folder_a_class_is_split_with_copies_together(tmp_path: Path) -> Non
         splits = {p.path: p.split for p in manifest.pictures}
         for index in range(10):
             assert splits[f"cat/{index}.jpg"] == splits[f"cat/copy{index}.jpg"]
+
+
+def test_one_folder_a_class_is_split_with_near_copies_together(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", all=40)
+    for path in root.glob("*/*.jpg"):
+        with Image.open(path) as picture:
+            picture.resize((60, 48)).save(path.with_suffix(".png"))
+    for seed in range(3):
+        manifest, report = looked_at(root, seed=seed)
+        assert report.near_duplicate_pairs == 0
+        assert report.counts["val"] == report.counts["test"] == {"cat": 16, "dog": 16}
+        splits = {p.path: p.split for p in manifest.pictures}
+        for path, split in splits.items():
+            assert splits[str(Path(path).with_suffix(".png"))] == split
+
+
+def test_a_class_of_pictures_that_are_all_alike_is_split_and_told(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", all=20)
+    for index, path in enumerate(sorted((root / "dog").iterdir())):
+        drawing = photo(0)
+        drawing.putpixel((index, 0), (0, 0, 0))
+        drawing.save(path.with_suffix(".png"))
+        path.unlink()
+    _, report = looked_at(root)
+    assert report.counts["val"] == report.counts["test"] == {"cat": 4, "dog": 4}
+    assert report.near_duplicate_pairs >= 4 * 4 + 2 * 4 * 12
 
 
 def test_one_picture_and_imbalance_are_warned_of(tmp_path: Path) -> None:

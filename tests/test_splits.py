@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tlkit.data.splits import hold_out
+from tlkit.data.splits import hold_out, hold_out_alike
 from tlkit.errors import UserError
 
 FRACTIONS = {"val": 0.15, "test": 0.2}
@@ -79,3 +79,60 @@ def test_one_split_alone() -> None:
 def test_impossible_fractions(fractions: dict[str, float]) -> None:
     with pytest.raises(UserError, match="sum under 1"):
         hold_out(["cat"], ["a"], fractions, seed=0)
+
+
+def drawn_alike(
+    labels: list[str], alike: list[list[int]], order: list[int] | None = None
+) -> list[str]:
+    """Of the contents "0", "1", ..., handed over in `order`, which must not matter."""
+    order = order or list(range(len(labels)))
+    place = {index: number for number, index in enumerate(order)}
+    splits = hold_out_alike(
+        [labels[index] for index in order],
+        [str(index) for index in order],
+        [[place[index] for index in group] for group in alike],
+        FRACTIONS,
+        seed=0,
+    )
+    return [splits[place[index]] for index in range(len(labels))]
+
+
+def test_near_copies_stay_together_and_nothing_else_moves() -> None:
+    labels = ["cat"] * 200 + ["dog"] * 200
+    plain = hold_out(labels, [str(index) for index in range(400)], FRACTIONS, seed=0)
+    assert drawn_alike(labels, []) == plain
+    pairs = [[index, index + 100] for index in range(100)]
+    # Across classes as well: a picture and its changed copy, such as one with a defect.
+    pairs += [[200, 1], [201, 2]]
+    pairs = [pair for pair in pairs if pair not in ([1, 101], [2, 102])]
+    splits = drawn_alike(labels, pairs)
+    assert all(splits[one] == splits[other] for one, other in pairs)
+    counts = Counter(zip(labels, splits, strict=True))
+    for label in ("cat", "dog"):
+        assert counts[label, "val"] == pytest.approx(30, abs=2)
+        assert counts[label, "test"] == pytest.approx(40, abs=2)
+    order = [int(index) for index in np.random.default_rng(0).permutation(400)]
+    assert drawn_alike(labels, pairs, order) == splits
+    assert drawn_alike(labels, pairs[:98])[200:] == plain[200:]
+
+
+def test_large_groups_are_divided() -> None:
+    labels = ["cat"] * 200 + ["dog"] * 20
+    plain = drawn_alike(labels, [])
+    assert len(set(drawn_alike(labels, [list(range(20))])[:20])) == 1
+    assert drawn_alike(labels, [list(range(21))]) == plain
+    assert drawn_alike(labels, [list(range(189, 201))]) == plain  # 12 with a dog, of 20 dogs
+    assert len(set(drawn_alike(labels, [list(range(190, 200))])[190:200])) == 1
+
+
+def test_a_class_that_would_miss_from_a_split_is_divided() -> None:
+    labels = ["cat"] * 50 + ["dog"] * 4
+    plain = drawn_alike(labels, [])
+    assert sorted(set(plain[50:])) == ["test", "train", "val"]
+    splits = drawn_alike(labels, [[0, 1], [50, 51, 52, 53]])
+    assert splits[50:] == plain[50:]
+    assert splits[0] == splits[1]
+    mixed = drawn_alike(labels, [[0, 50], [1, 51, 52], [2, 53]])
+    assert sorted(set(mixed[50:])) == ["test", "train", "val"]
+    # Too few whatever is done: the audit tells.
+    assert hold_out_alike(["cat"] * 2, ["a", "b"], [[0, 1]], FRACTIONS, 0).count("train") == 1

@@ -17,17 +17,14 @@ from tqdm import tqdm
 
 from tlkit.data.images import SUFFIXES, UnreadablePicture, read_bytes, read_picture
 from tlkit.data.manifest import SPLITS, Manifest, Picture
+from tlkit.data.near import near_groups, near_hashes
 from tlkit.data.sources import Source, SourceFile
-from tlkit.data.splits import hold_out
+from tlkit.data.splits import hold_out_alike
 from tlkit.errors import UserError
 from tlkit.files import utf8
 
 MAX_UNREADABLE = 0.1
 MAX_IMBALANCE = 10
-# Bits of 64. On 200 photos of cats and dogs, 6 finds all copies saved again (JPEG quality 20, 64
-# pixels wide), 99 % of those 20 % brighter and 91 % of those cropped by 2 %; of 980,000 pairs of
-# different photos the nearest are 12 apart.
-NEAR_DISTANCE = 6
 FLAT = 3.0  # grey levels, standard deviation at 32x32: less holds nothing a hash could tell apart
 MAX_LISTED = 1000  # near pairs; a film cut into frames has millions
 
@@ -124,8 +121,8 @@ def audit(
 
     Unreadable files are left out. Of the same content in two splits the copy in test stays, then
     the one in val. A split that the source does not have is drawn from the training pictures
-    (`hold_out`), `val_fraction` or `test_fraction` of them. `workers` threads read; the result does
-    not depend on their number.
+    (`hold_out_alike`), `val_fraction` or `test_fraction` of them. `workers` threads read; the
+    result does not depend on their number.
 
     Raises UserError for fewer than two classes, a class without a readable picture or missing from
     a split, and more than MAX_UNREADABLE of the files unreadable.
@@ -300,8 +297,12 @@ def _with_held_out(kept: Sequence[_Seen], fractions: Mapping[str, float], seed: 
     if not fractions:
         return list(kept)
     pool = [one for one in kept if one.split == "train"]
-    drawn = hold_out(
-        [one.file.label for one in pool], [one.sha256 for one in pool], fractions, seed
+    drawn = hold_out_alike(
+        [one.file.label for one in pool],
+        [one.sha256 for one in pool],
+        near_groups([one.look for one in pool]),
+        fractions,
+        seed,
     )
     split_of = {one.file.path: split for one, split in zip(pool, drawn, strict=True)}
     return [
@@ -378,26 +379,3 @@ def _near_pairs(kept: Sequence[_Seen]) -> tuple[int, list[NearPair]]:
 
 def _looks(members: Sequence[_Seen]) -> NDArray[np.uint64]:
     return np.array([one.look for one in members], dtype=np.uint64)
-
-
-def near_hashes(
-    first: NDArray[np.uint64], second: NDArray[np.uint64], listed: int
-) -> tuple[int, NDArray[np.int64]]:
-    """Pairs of 64-bit hashes up to NEAR_DISTANCE bits apart.
-
-    Returns their number and the `listed` nearest as rows (distance, index in first, index in
-    second), sorted. Compares in blocks, so memory stays bounded.
-    """
-    total, nearest = 0, np.empty((0, 3), dtype=np.int64)
-    bound = NEAR_DISTANCE + 1
-    rows = max(1, 2**20 // max(1, len(second)))  # 8 MB a block, which fits the processor's cache
-    for start in range(0, len(first), rows):
-        distances = np.bitwise_count(first[start : start + rows, None] ^ second[None])
-        total += int(np.count_nonzero(distances <= NEAR_DISTANCE))
-        row, column = np.nonzero(distances < bound)
-        found = np.stack([distances[row, column], row + start, column], axis=1).astype(np.int64)
-        nearest = np.concatenate([nearest, found])
-        if len(nearest) > listed:
-            nearest = nearest[np.lexsort(nearest.T[::-1])][:listed]
-            bound = int(nearest[-1, 0])  # of equals the earlier stay
-    return total, nearest[np.lexsort(nearest.T[::-1])]

@@ -1,9 +1,55 @@
-"""Draw validation and test pictures: stratified, seeded, copies kept together."""
+"""Draw validation and test pictures: stratified, seeded, copies and near copies kept together."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tlkit.errors import UserError
+
+# Pictures that look alike stay together up to so many, and up to this share of their class:
+# what is larger (flat drawings, a film) is no picture saved again, and would fill a split.
+MAX_TOGETHER, SHARE_TOGETHER = 10, 0.1
+
+
+def hold_out_alike(
+    labels: Sequence[str],
+    contents: Sequence[str],
+    alike: Sequence[Sequence[int]],
+    fractions: Mapping[str, float],
+    seed: int,
+) -> list[str]:
+    """`hold_out` of pictures with these `contents`, each group of `alike` in one split.
+
+    `alike` are groups of indices that look alike, with no index in two. One larger than
+    MAX_TOGETHER and than SHARE_TOGETHER of the smallest class in it is divided, down to pictures of
+    the same content, and so are those of a class that would otherwise miss from a split. Where none
+    look alike the splits are those of `hold_out`.
+    """
+    sizes = Counter(labels)
+    groups = list(contents)
+    for indices in alike:
+        smallest = min(sizes[labels[index]] for index in indices)
+        if len(indices) <= max(MAX_TOGETHER, SHARE_TOGETHER * smallest):
+            name = min(contents[index] for index in indices)  # whatever the files' names and order
+            for index in indices:
+                groups[index] = name
+    while True:
+        splits = hold_out(labels, groups, fractions, seed)
+        found = set(zip(labels, splits, strict=True))
+        short = {
+            label
+            for label in sizes
+            for split in ("train", *fractions)
+            if (label, split) not in found
+        }
+        divided = {group for label, group in zip(labels, groups, strict=True) if label in short}
+        before = groups
+        groups = [
+            content if group in divided else group
+            for content, group in zip(contents, groups, strict=True)
+        ]
+        if groups == before:
+            return splits
 
 
 def hold_out(
@@ -12,8 +58,8 @@ def hold_out(
     """The split of each picture: one of the keys of `fractions`, or "train".
 
     Of each class, `fractions` of its pictures (rounded, one at least) go to each held-out split.
-    Pictures of one group (the same content) go together, with the class that comes first where
-    they have two. The order in which pictures are taken is that of a hash of seed and group, so
+    Pictures of one group (copies) go together, with the class that comes first where they have two.
+    The order in which pictures are taken is that of a hash of seed and group, so
     neither their names nor their order matter, and a few pictures more move only a few.
 
     Raises UserError for fractions that are not positive or leave nothing to train on.
