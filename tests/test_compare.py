@@ -13,15 +13,18 @@ import pytest
 from conftest import Entry, Trained, run_entry
 from matplotlib.figure import Figure
 from mlflow.entities import Run
+from PIL import Image
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from tlkit import tracking
+from tlkit.data.images import UnreadablePicture
+from tlkit.data.manifest import Manifest
 from tlkit.evaluation.comparison import compare_paired
 from tlkit.evidence.gathered import Gathered, _names, choose_runs
 from tlkit.evidence.page import as_svg
 from tlkit.evidence.pairs import compare_all, verdict
-from tlkit.evidence.shown import choose_pictures
+from tlkit.evidence.shown import choose_pictures, show_mistakes, show_side_by_side
 from tlkit.tracking import Known, Tracker
 
 
@@ -106,6 +109,18 @@ def test_pictures_are_chosen_by_the_rule_that_the_report_states() -> None:
     agreed = chosen[9:]
     assert right[:, agreed].all()
     assert {int(runs[0].labels[place]) for place in agreed} == {0, 1}
+
+
+def test_pictures_are_read_up_to_the_limit_of_the_audit(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    for index in range(300):
+        Image.new("RGB", (30, 20)).save(tmp_path / "test" / f"{index}.jpg")
+    runs, manifest = three_runs(), Manifest(tmp_path, ("cat", "dog"), ())
+    assert len(show_mistakes(runs, manifest, max_pixels=600)) == 3
+    with pytest.raises(UnreadablePicture, match="over the limit of 599 pixels"):
+        show_mistakes(runs, manifest, max_pixels=599)
+    with pytest.raises(UnreadablePicture, match="over the limit of 599 pixels"):
+        show_side_by_side(runs, [], manifest, 12, max_pixels=599)
 
 
 class Page(HTMLParser):

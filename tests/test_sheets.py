@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.sheets import samples_sheet
 
@@ -29,10 +30,15 @@ def test_each_class_has_a_row_and_the_title_says_what_is_hidden(manifest: Manife
         asked.append((sha256, view))
         return image
 
-    figure = samples_sheet(manifest, lambda image: image, augmented)
+    figure = samples_sheet(manifest, lambda image: image, augmented, max_pixels=600)
     labels = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
     assert labels == list(manifest.classes[:10])
     assert "the first 10 of 12 classes" in figure.get_suptitle()
     assert asked == [(f"{label:064x}", view) for label in range(10) for view in (0, 1)]
     figure.canvas.draw()
     assert np.asarray(figure.canvas.buffer_rgba()).std() > 0
+
+
+def test_pictures_are_read_up_to_the_limit_of_the_audit(manifest: Manifest) -> None:
+    with pytest.raises(UnreadablePicture, match="30x20 is over the limit of 599 pixels"):
+        samples_sheet(manifest, lambda image: image, lambda image, *_: image, max_pixels=599)

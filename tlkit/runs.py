@@ -393,7 +393,9 @@ def _log_inputs(
     data.manifest.write(folder / "data" / "manifest.csv")
     (folder / "data" / "audit.json").write_text(data.report.to_json(), encoding="utf-8")
     views = pictures.views
-    sheet = samples_sheet(data.manifest, views.preprocessing.picture, views.picture)
+    sheet = samples_sheet(
+        data.manifest, views.preprocessing.picture, views.picture, config.max_pixels
+    )
     sheet.savefig(folder / "data" / "samples.png")
     tracker.artifacts(folder)
 

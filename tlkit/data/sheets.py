@@ -17,6 +17,7 @@ def samples_sheet(
     manifest: Manifest,
     plain: Callable[[Image], Image],
     augmented: Callable[[Image, str, int], Image],
+    max_pixels: int,
     per_class: int = 3,
 ) -> Figure:
     """Training pictures, a row a class: each one plain, then as its first views.
@@ -24,6 +25,7 @@ def samples_sheet(
     Args:
         plain: renders an RGB picture as for evaluation.
         augmented: renders view `v` of an RGB picture from its content hash and `v`.
+        max_pixels: what the audit let pass.
         per_class: pictures a row, taken at even steps through the class.
     """
     shown = manifest.classes[:MAX_CLASSES]
@@ -38,7 +40,7 @@ def samples_sheet(
             axis.set_frame_on(False)
         row[0].set_ylabel(_short(name), rotation=0, ha="right", va="center", parse_math=False)
         for number, picture in enumerate(_spread(manifest, name, per_class)):
-            image = read_picture(manifest.root / picture.path)
+            image = read_picture(manifest.root / picture.path, max_pixels)
             renditions = [plain(image)]
             renditions += [augmented(image, picture.sha256, view) for view in range(VIEWS)]
             for offset, rendition in enumerate(renditions):

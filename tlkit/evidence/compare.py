@@ -50,8 +50,10 @@ def run_compare(settings: CompareSettings) -> str:
             pairs=pairs,
             costs=costs,
             audit=data.report,
-            side_by_side=show_side_by_side(runs, models, data.manifest, settings.pictures),
-            mistakes=show_mistakes(runs, data.manifest),
+            side_by_side=show_side_by_side(
+                runs, models, data.manifest, settings.pictures, config.max_pixels
+            ),
+            mistakes=show_mistakes(runs, data.manifest, config.max_pixels),
         )
         with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
             folder = Path(name)

@@ -56,12 +56,16 @@ class Shown:
 
 
 def show_side_by_side(
-    runs: Sequence[Gathered], models: Sequence[Ensemble], manifest: Manifest, count: int
+    runs: Sequence[Gathered],
+    models: Sequence[Ensemble],
+    manifest: Manifest,
+    count: int,
+    max_pixels: int,
 ) -> list[Shown]:
     """Up to `count` test pictures, chosen by RULE, with every model's Grad-CAM.
 
     Of an ensemble its first member's is shown; of a network without heat maps the picture, which is
-    told once on standard error.
+    told once on standard error. `max_pixels` is what the audit let pass.
     """
     shown = []
     told: set[str] = set()
@@ -76,7 +80,7 @@ def show_side_by_side(
             return data_uri(_preprocessing(model.members[0]).picture(image).resize((_SIDE, _SIDE)))
 
     for place in choose_pictures(runs, count):
-        image = read_picture(manifest.root / runs[0].paths[place])
+        image = read_picture(manifest.root / runs[0].paths[place], max_pixels)
         answers = tuple(
             _answer(one, place, manifest, evidence(model, image, one.predicted[place]))
             for one, model in zip(runs, models, strict=True)
@@ -119,13 +123,15 @@ def _in_turn(places: Sequence[int], labels: NDArray[np.int64]) -> list[int]:
     return sorted(places, key=lambda place: rank[place])
 
 
-def show_mistakes(runs: Sequence[Gathered], manifest: Manifest) -> dict[str, list[Shown]]:
-    """By model, its most confident mistakes."""
+def show_mistakes(
+    runs: Sequence[Gathered], manifest: Manifest, max_pixels: int
+) -> dict[str, list[Shown]]:
+    """By model, its most confident mistakes; `max_pixels` is what the audit let pass."""
     found: dict[str, list[Shown]] = {}
     for one in runs:
         found[one.name] = []
         for place in mistake_indices(one.probabilities, one.labels, MISTAKES):
-            image = read_picture(manifest.root / one.paths[place])
+            image = read_picture(manifest.root / one.paths[place], max_pixels)
             image.thumbnail((_SIDE, _SIDE))
             answer = _answer(one, place, manifest, "")
             true = manifest.classes[one.labels[place]]
