@@ -4,9 +4,11 @@ import errno
 import hashlib
 import os
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -31,6 +33,12 @@ def path_not_there(tmp_path: Path, make: MakeFolder) -> list[str]:
 def empty_folder(tmp_path: Path, make: MakeFolder) -> list[str]:
     (tmp_path / "empty").mkdir()
     return data(tmp_path / "empty")
+
+
+def empty_class_that_is_not_utf8(tmp_path: Path, make: MakeFolder) -> list[str]:
+    folder = make()
+    (folder / "train" / os.fsdecode(b"caf\xe9")).mkdir()
+    return data(folder)
 
 
 def one_class(tmp_path: Path, make: MakeFolder) -> list[str]:
@@ -106,9 +114,14 @@ def unknown_key(tmp_path: Path, make: MakeFolder) -> list[str]:
     return [*data(make()), "--backbone_rl", "1e-4"]
 
 
-CASES: list[tuple[Case, str]] = [
+CASES: list[Any] = [
     (path_not_there, "nowhere"),
     (empty_folder, "empty"),
+    pytest.param(
+        empty_class_that_is_not_utf8,
+        "is empty",
+        marks=pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere"),
+    ),
     (one_class, "one class"),
     (class_without_readable_picture, "dog"),
     (split_without_a_class, "cow"),

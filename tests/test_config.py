@@ -88,6 +88,11 @@ def test_an_impossible_value_is_refused_with_what_is_allowed(key: str, value: st
         Config.load(None, {key: value})
 
 
+def test_a_value_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data=caf.: UTF-8 wanted"):
+        Config.load(None, {"data": "caf\udce9"})
+
+
 def test_contradicting_values_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be below 1"):
         Config.load(None, {"val_fraction": "0.6", "test_fraction": "0.5"})

@@ -229,6 +229,23 @@ def test_class_name_that_is_not_utf8(tmp_path: Path) -> None:
     told(tmp_path / "d", tmp_path, "class name 'caf.' in .* is not UTF-8")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep file names in Unicode")
+def test_other_names_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    fill(tmp_path / "d", [*SPLIT, f"train/{odd}.txt"])
+    (tmp_path / "d" / odd).mkdir()
+    assert opened(tmp_path / "d", tmp_path).warnings == (
+        "files without a label in train/, not used: 1 (caf?.txt)",
+        "the folder caf?/ is not used: expected are train, val (or valid, validation) and test",
+    )
+    fill(tmp_path / odd, SPLIT)
+    told(tmp_path / odd, tmp_path, r"path '.*caf\?' of the data is not UTF-8; rename")
+    monkeypatch.chdir(tmp_path / odd)
+    told(".", tmp_path, "is not UTF-8")
+    fill(tmp_path / "wrapped" / odd, SPLIT)
+    told(tmp_path / "wrapped", tmp_path, "is not UTF-8")
+
+
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(root: Path, seed: int) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")

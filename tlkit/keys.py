@@ -12,6 +12,7 @@ from typing import Any, Self
 import yaml
 
 from tlkit.errors import UserError
+from tlkit.files import utf8
 
 Check = Callable[[Any], bool]
 
@@ -210,6 +211,8 @@ def _convert(raw: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is dict:
         return _mapping(raw)
     text = "" if raw is None else str(raw).strip()
+    if utf8(text) != text:  # MLflow cannot keep it
+        raise ValueError("UTF-8 wanted; rename what it names")
     # MLflow passes an empty -P value on as two quotes.
     text = "" if text in ("''", '""') else text
     if kind is str:

@@ -33,7 +33,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from tlkit.errors import UserError
-from tlkit.files import scratch_folder
+from tlkit.files import scratch_folder, utf8
 
 # What `tlkit.serving` imports.
 SERVING_PACKAGES = (
@@ -526,7 +526,7 @@ def ui_command() -> str:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return utf8(" ".join(str(error).split())) or type(error).__name__
 
 
 def _quiet() -> None:

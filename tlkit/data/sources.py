@@ -91,6 +91,10 @@ def _read_archive(archive: Path, name: str, cache: Path) -> Source:
 
 def _read_layout(root: Path, name: str) -> Source:
     root = _unwrapped(root)
+    # MLflow keeps names as UTF-8; that of the folder "." is in its whole path alone.
+    for path in (str(root), str(root.resolve())):
+        if path != (shown := utf8(path)):
+            raise UserError(f"the path {shown!r} of the data is not UTF-8; rename the folder")
     folders, beside = visible_entries(root)
     splits = [folder for folder in folders if folder.lower() in SPLIT_FOLDERS]
     files: list[SourceFile] = []
@@ -104,7 +108,7 @@ def _read_layout(root: Path, name: str) -> Source:
     else:
         files += _read_classes(root, root, None, splits, warnings)
         unused, why = splits, "there is no train/ beside it"
-    warnings += [f"the folder {folder}/ is not used: {why}" for folder in unused]
+    warnings += [f"the folder {utf8(folder)}/ is not used: {why}" for folder in unused]
     if not files:
         packed = [name for name in beside if name.lower().endswith(ARCHIVE_SUFFIXES)]
         hint = f"pass the archive, data={root / packed[0]}" if packed else "check the path"
@@ -155,7 +159,7 @@ def _read_classes(
     else:
         _refuse_hidden_splits(folder, list(classes))
     if names and classes:
-        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        some = utf8(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")
         where = "the top folder" if folder == root else f"{folder.relative_to(root).as_posix()}/"
         warnings.append(f"files without a label in {where}, not used: {len(names)} ({some})")
     inside = folder.relative_to(root)
