@@ -135,6 +135,15 @@ def test_a_zip_a_pattern_and_a_file_are_found(trained: Trained, tmp_path: Path) 
             find_pictures(nothing, tmp_path)
 
 
+def test_circles_of_links_are_walked_once(tmp_path: Path) -> None:
+    for name, link, target in (("a", "x", "../b"), ("b", "y", "../a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+        (tmp_path / name / link).symlink_to(target)
+    found = find_pictures(str(tmp_path), tmp_path).names
+    assert found == ("a/1.png", "a/x/1.png", "b/1.png", "b/y/1.png")
+
+
 def test_several_models_give_the_mean_of_their_probabilities(trained: Trained) -> None:
     both = load_models(f"{trained.model('head')}, {trained.model('baseline')}")
     pictures = sorted((trained.pictures / "test").rglob("*.png"))

@@ -24,6 +24,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+from tlkit import tracking
+
 ARTIFACTS = {
     "config.yaml",
     "history.json",
@@ -534,3 +536,12 @@ def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
     np.testing.assert_allclose(said[2][columns], mean, atol=1e-6)
     assert entry("suite", "--data", source, "--seeds", "2") == 2
     assert "seeds=2 is for -e baseline" in capsys.readouterr().err
+
+
+def test_a_long_path_of_the_data_is_shortened_for_mlflow(experiment: str, tmp_path: Path) -> None:
+    with tracking.run("long", system_metrics=False) as tracker:
+        tracker.dataset(f"begin/{'d/' * 300}end", tmp_path, "digest")
+    dataset = mlflow.get_run(tracker.run_id).inputs.dataset_inputs[0].dataset
+    assert len(dataset.name) == 500
+    assert dataset.name.startswith("…")
+    assert dataset.name.endswith("d/end")

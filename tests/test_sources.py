@@ -223,6 +223,29 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
         again.unlink()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_circles_of_links_are_told(tmp_path: Path) -> None:
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "x").symlink_to(".")
+    told(tmp_path / "loop", tmp_path, "loop/x links back to a folder above it; remove the link")
+    fill(tmp_path / "side", ["a/1.jpg", "b/1.jpg"])
+    (tmp_path / "side" / "a" / "x").symlink_to("../b")
+    assert len(opened(tmp_path / "side", tmp_path).files) == 3  # no circle yet
+    (tmp_path / "side" / "b" / "y").symlink_to("../a")
+    told(tmp_path / "side", tmp_path, "side/a/x/y links back")
+    fill(tmp_path / "self", ["a/1.jpg", "b/1.jpg"])
+    (tmp_path / "self" / "a" / "me.jpg").symlink_to("me.jpg")
+    files = [file.path for file in opened(tmp_path / "self", tmp_path).files]
+    assert files == ["a/1.jpg", "a/me.jpg", "b/1.jpg"]  # the audit calls it a broken link
+
+
+def test_names_that_the_disk_does_not_take(tmp_path: Path) -> None:
+    told("n" * 300, tmp_path, r"path n+ cannot be used \(File name too long\); shorten it")
+    archive = zip_of(tmp_path / "long.zip", [f"cat/{'n' * 280}.jpg", "dog/1.jpg"])
+    told(archive, tmp_path, r"long\.zip is refused: its member 'cat/n+.jpg' has too long a name")
+    assert list((tmp_path / "cache" / "archives").iterdir()) == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep file names in Unicode")
 def test_class_name_that_is_not_utf8(tmp_path: Path) -> None:
     fill(tmp_path / "d", ["cat/1.jpg", os.fsdecode(b"caf\xe9/1.jpg")])

@@ -121,7 +121,8 @@ def disk_is_full(error: BaseException) -> bool:
 
 @contextmanager
 def disk_faults_told(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or one without the rights, into a UserError; `folder` is written under."""
+    """Turn a full disk, one without the rights, and a path that the system does not take into a
+    UserError; `folder` is written under."""
     try:
         yield
     except OSError as error:
@@ -129,6 +130,11 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"{error.filename or folder} cannot be used ({error.strerror}); check its rights, "
                 "or point TLKIT_CACHE at another folder"
+            ) from error
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            way_out = "remove the link" if error.errno == errno.ELOOP else "shorten it"
+            raise UserError(
+                f"the path {error.filename or folder} cannot be used ({error.strerror}); {way_out}"
             ) from error
         if not disk_is_full(error):
             raise

@@ -55,6 +55,7 @@ _MODEL_PARAMS = ParamSchema(
         ParamSpec("abstain", DataType.double, 0.0),
     ]
 )
+_NAME_LENGTH = 500  # of a data set, at most, in MLflow
 PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.init_from"
 SETTINGS_TAG = "tlkit.settings"
 TRIAL_TAG, TRIAL_STATE_TAG = "tlkit.trial", "tlkit.trial_state"
@@ -109,7 +110,8 @@ class Tracker:
             # MLflow registers its source for local folders twice and warns of the choice.
             warnings.filterwarnings("ignore", message="The specified dataset source can be")
             source = resolve_dataset_source(root.as_posix())
-        dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
+        shown = name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"
+        dataset = MetaDataset(source, name=shown, digest=digest)  # type: ignore[abstract]
         mlflow.log_input(dataset, context="training")
 
     def model(

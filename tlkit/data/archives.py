@@ -1,5 +1,6 @@
 """Unpack zip and tar archives into the cache: nothing leaves it, all or nothing, once."""
 
+import errno
 import hashlib
 import re
 import shutil
@@ -127,6 +128,10 @@ def _write(archive: Path, members: list[_Member], folder: Path, max_bytes: int) 
                 shutil.copyfileobj(file, out, 2**20)
         except (FileExistsError, NotADirectoryError):
             raise _refused(archive, member.name, "is there twice") from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise _refused(archive, member.name, "has too long a name for this disk") from None
         except NotImplementedError as error:
             raise _refused(archive, member.name, f"cannot be unpacked: {error}") from error
 

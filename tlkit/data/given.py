@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlkit.data.archives import extract, is_archive
-from tlkit.data.sources import visible_entries
+from tlkit.data.sources import leads_back, visible_entries
 from tlkit.errors import UserError
 
 
@@ -53,16 +53,17 @@ def find_pictures(images: str, cache: Path) -> Given:
 
 
 def _of_folder(folder: Path, images: str) -> Given:
-    names = tuple(_below(folder, Path()))
+    names = tuple(_below(folder, Path(), []))
     if not names:
         raise UserError(f"images={images} holds no files; give a folder with pictures")
     return Given(folder, names)
 
 
-def _below(root: Path, inside: Path) -> Iterator[str]:
+def _below(root: Path, inside: Path, above: list[Path]) -> Iterator[str]:
+    walked = [*above, (root / inside).resolve()]
     folders, files = visible_entries(root / inside)
     for name in files:
         yield (inside / name).as_posix()
     for name in folders:
-        if not (root / inside).resolve().is_relative_to((root / inside / name).resolve()):
-            yield from _below(root, inside / name)
+        if not leads_back(root / inside / name, walked):
+            yield from _below(root, inside / name, walked)

@@ -3,7 +3,7 @@ one (archives, downloads, the synthetic set)."""
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +120,7 @@ def _read_layout(root: Path, name: str) -> Source:
 
 def _unwrapped(folder: Path) -> Path:
     """Step into folders that only wrap a layout, as archives have them."""
+    walked = [folder.resolve()]
     while True:
         folders, files = visible_entries(folder)
         if len(folders) != 1 or folders[0].lower() in SPLIT_FOLDERS or _labels_in(files):
@@ -128,6 +129,9 @@ def _unwrapped(folder: Path) -> Path:
         if not inner_folders and not _labels_in(inner_files):
             return folder  # pictures of one class, which is a mistake to be told
         folder = folder / folders[0]
+        if leads_back(folder, walked):
+            raise _circle(folder)
+        walked.append(folder.resolve())
 
 
 def _read_split(root: Path, name: str, warnings: list[str]) -> list[SourceFile]:
@@ -185,21 +189,30 @@ def _candidates(folder: Path) -> list[str]:
     """Every file of a class folder, at any depth, relative to the folder above; a folder that is
     called like a picture is one of them, for the audit to tell."""
 
-    def below(inside: Path) -> Iterator[str]:
+    def below(inside: Path, above: list[Path]) -> Iterator[str]:
+        walked = [*above, (folder / inside).resolve()]
         folders, files = visible_entries(folder / inside)
         for name in files:
             yield (folder.name / inside / name).as_posix()
         for name in folders:
             if Path(name).suffix.lower() in SUFFIXES:
                 yield (folder.name / inside / name).as_posix()
-            elif (folder / inside).resolve().is_relative_to((folder / inside / name).resolve()):
-                raise UserError(
-                    f"{folder / inside / name} links back to a folder above it; remove the link"
-                )
+            elif leads_back(folder / inside / name, walked):
+                raise _circle(folder / inside / name)
             else:
-                yield from below(inside / name)
+                yield from below(inside / name, walked)
 
-    return list(below(Path()))
+    return list(below(Path(), []))
+
+
+def leads_back(folder: Path, walked: Sequence[Path]) -> bool:
+    """Whether a folder, perhaps through links, holds one of those walked through, all resolved."""
+    target = folder.resolve()
+    return any(one.is_relative_to(target) for one in walked)
+
+
+def _circle(link: Path) -> UserError:
+    return UserError(f"{link} links back to a folder above it; remove the link")
 
 
 def visible_entries(folder: Path) -> tuple[list[str], list[str]]:
@@ -209,7 +222,9 @@ def visible_entries(folder: Path) -> tuple[list[str], list[str]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.name.startswith(".") and entry.name.lower() not in _LITTER:
-                (folders if entry.is_dir() else files).append(entry.name)
+                # Path, because entry.is_dir() raises for a link to itself, which is a broken one.
+                is_folder = Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
+                (folders if is_folder else files).append(entry.name)
     return sorted(folders), sorted(files)
 
 
