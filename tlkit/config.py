@@ -112,7 +112,7 @@ class Config(Settings):
     head_lr: float = positive(1e-3, "AdamW step size of the head, in head and in finetune")
     backbone_lr: float = positive(1e-5, "AdamW step size of the unfrozen units in finetune")
     weight_decay: float = at_least(1e-4, 0, "AdamW decay; none on norms and biases")
-    label_smoothing: float = share(0.0, "probability spread over the other classes")
+    label_smoothing: float = share(0.0, "probability spread evenly over all classes")
     class_weights: str = choice(
         "none", "balanced: a class counts in inverse to its size", "none", "balanced"
     )
