@@ -24,8 +24,8 @@ from tlkit.deployment import ensemble
 from tlkit.deployment.abtest import ARMS
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
-from tlkit.evidence.gathered import gather
 from tlkit.errors import UserError
+from tlkit.evidence.gathered import gather
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import REFERENCE_FILE, Reference
