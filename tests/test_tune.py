@@ -637,6 +637,22 @@ def test_a_worker_killed_before_its_first_heartbeat_is_noticed_even_in_the_secon
     assert_exact(runs_of(experiment), without_run, 3)
 
 
+@pytest.mark.usefixtures("quick")
+def test_an_error_after_a_trial_is_not_taken_for_a_lost_trial(
+    tune: Tune, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimize = optuna.Study.optimize
+
+    def faulty(study: optuna.Study, *arguments: Any, **options: Any) -> None:
+        optimize(study, *arguments, **options)
+        raise ValueError("of Optuna's own")
+
+    monkeypatch.setattr(optuna.Study, "optimize", faulty)
+    with pytest.raises(ValueError, match="of Optuna's own"):
+        tune("--trials", "2")
+    assert [studies.state(trial) for trial in study_at(storage)] == ["complete"]
+
+
 @pytest.mark.parametrize("then", ["reports", "fails", "is stopped", "ends"])
 @pytest.mark.usefixtures("quick")
 def test_a_trial_that_was_given_to_another_worker_is_lost_in_a_line(

@@ -20,7 +20,7 @@ def refuse_seen(init_from: str, manifest: Manifest) -> None:
         seen["test"] |= trained | held_out
         run_id = find_run(run_id).tags.get(INIT_TAG)
         if run_id and find_run(run_id).tags.get(PHASE_TAG) == "trial":
-            break  # a trial, whose pictures were those of the run that was made of it
+            break  # its pictures were those of the run that was made of it
     for split, hashes in seen.items():
         pictures = manifest.of(split)
         if known := sum(picture.sha256 in hashes for picture in pictures):

@@ -56,6 +56,7 @@ _MODEL_PARAMS = ParamSchema(
     ]
 )
 _NAME_LENGTH = 500  # of a data set, at most, in MLflow
+_PAGE = 10  # runs that are read from the store at a time
 PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.init_from"
 SETTINGS_TAG = "tlkit.settings"
 TRIAL_TAG, TRIAL_STATE_TAG = "tlkit.trial", "tlkit.trial_state"
@@ -418,21 +419,25 @@ def _database(uri: ParseResult) -> Path:
 
 def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
     """The id of the newest finished run of the experiment that carries all these tags."""
-    found = finished_runs(experiment_id, tags, most=1)
-    return found[0].run_id if found else None
+    return next((one.run_id for one in finished_runs(experiment_id, tags)), None)
 
 
-def finished_runs(experiment_id: str, tags: Mapping[str, str], most: int = 50_000) -> list[Known]:
-    """The finished runs of the experiment that carry all these tags, newest first."""
+def finished_runs(experiment_id: str, tags: Mapping[str, str]) -> Iterator[Known]:
+    """The finished runs of the experiment that carry all these tags, newest first; read from the
+    store a few at a time."""
     wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-    found = mlflow.search_runs(
-        [experiment_id],
-        filter_string=" and ".join([*wanted, "attributes.status = 'FINISHED'"]),
-        order_by=["attributes.end_time DESC"],
-        max_results=most,
-        output_format="list",
-    )
-    return [_known(run) for run in found]
+    client, token = mlflow.MlflowClient(), None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            filter_string=" and ".join([*wanted, "attributes.status = 'FINISHED'"]),
+            order_by=["attributes.end_time DESC"],
+            max_results=_PAGE,
+            page_token=token,
+        )
+        yield from map(_known, page)
+        if not (token := page.token):
+            return
 
 
 @contextlib.contextmanager

@@ -137,7 +137,8 @@ def _take(search: Search, turn: ExitStack) -> None:
     # Optuna's answers where another worker has ended the trial: to a report, to an error and to a
     # result.
     except (UpdateFinishedTrialError, ValueError, AssertionError):
-        if not any(number in studies.ended(study) for number in taken):
+        trials = study.get_trials(deepcopy=False)
+        if not any(studies.state(trials[number]) == "interrupted" for number in taken):
             raise
         if stopped:
             raise stopped[0] from None
