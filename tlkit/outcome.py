@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from tlkit.data.transforms import Preprocessing
 from tlkit.errors import UserError
 from tlkit.evaluation.calibration import coverage, rescale
 from tlkit.evaluation.calibration_figure import calibration_figure
+from tlkit.evaluation.canvas import save
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.gradcam import grad_cam
 from tlkit.evaluation.gradcam_check import check_gradcam
@@ -123,7 +123,7 @@ def write_history(
 ) -> None:
     """Write what the contract has of the training."""
     _write_json(folder / "history.json", history)
-    _save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
+    save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
 
 
 def write_outcome(
@@ -150,12 +150,12 @@ def write_outcome(
     report = per_class_report(outcome.probabilities, outcome.labels, classes)
     _write_json(folder / "classification_report.json", report)
     _write_predictions(folder / "predictions.csv", outcome, columns)
-    _save(
+    save(
         confusion_matrix(matrix, classes, f"{phase}: test pictures"),
         folder / "confusion_matrix.png",
     )
     _write_json(folder / "calibration.json", calibration_facts(outcome))
-    _save(
+    save(
         calibration_figure(
             outcome.probabilities,
             outcome.labels,
@@ -168,7 +168,7 @@ def write_outcome(
         _tile(outcome, pictures, index)
         for index in mistake_indices(outcome.probabilities, outcome.labels, MISTAKE_TILES)
     ]
-    _save(
+    save(
         mistakes(
             wrong,
             f"{phase}: mistakes on the test pictures",
@@ -220,7 +220,7 @@ def _write_gradcam(
         _tile(outcome, pictures, index, heat)
         for index, heat in zip(indices, check.maps, strict=True)
     ]
-    _save(
+    save(
         gradcam_sheet(tiles, f"{phase}: evidence for the predicted class (Grad-CAM)"),
         folder / "gradcam.png",
     )
@@ -229,7 +229,7 @@ def _write_gradcam(
         name = f"{number:02d}-{short_stem(tile.path)}.png"
         Image.fromarray(overlay(tile.picture, heat)).save(folder / "gradcam" / name)
     _write_json(folder / "gradcam_check.json", check.as_dict())
-    _save(
+    save(
         gradcam_check_figure(check, tiles[0].picture, f"{phase}: are the heat maps to be trusted?"),
         folder / "gradcam_check.png",
     )
@@ -307,7 +307,3 @@ def _write_predictions(path: Path, outcome: Outcome, columns: Sequence[str]) -> 
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path)

@@ -20,9 +20,11 @@ from tlkit.config import Config
 from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import Manifest
 from tlkit.data.prepare import prepare
-from tlkit.data.sheets import samples_sheet
+from tlkit.data.samples import samples
 from tlkit.errors import UserError
 from tlkit.evaluation.calibration import fit_temperature
+from tlkit.evaluation.canvas import save
+from tlkit.evaluation.samples_figure import samples_figure
 from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
 from tlkit.files import cache_folder, disk_faults_told, scratch_folder
@@ -393,10 +395,9 @@ def _log_inputs(
     data.manifest.write(folder / "data" / "manifest.csv")
     (folder / "data" / "audit.json").write_text(data.report.to_json(), encoding="utf-8")
     views = pictures.views
-    sheet = samples_sheet(
-        data.manifest, views.preprocessing.picture, views.picture, config.max_pixels
-    )
-    sheet.savefig(folder / "data" / "samples.png")
+    shown = samples(data.manifest, views.preprocessing.picture, views.picture, config.max_pixels)
+    figure = samples_figure(shown, len(data.manifest.classes))
+    save(figure, folder / "data" / "samples.png")
     tracker.artifacts(folder)
 
 

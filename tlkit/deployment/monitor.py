@@ -12,6 +12,7 @@ from tlkit.deployment.logs import opened, seconds_of, without_password
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError
+from tlkit.evaluation.canvas import save
 from tlkit.evaluation.drift import LIGHT, Finding, Sample, drift, psi_reading
 from tlkit.evaluation.drift_figure import drift_figure
 from tlkit.serving.reference import REFERENCE_FILE, Reference
@@ -43,7 +44,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
         title = f"the newest {len(window)} requests against {len(reference)} validation pictures"
         with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
             folder = Path(name)
-            drift_figure(reference, window, findings, classes, title).savefig(folder / "drift.png")
+            save(drift_figure(reference, window, findings, classes, title), folder / "drift.png")
             facts = [asdict(finding) for finding in findings]
             text = json.dumps({"alarm": alarm, "findings": facts}, indent=2)
             (folder / "drift.json").write_text(text + "\n", encoding="utf-8")

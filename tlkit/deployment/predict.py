@@ -20,6 +20,7 @@ from tlkit.data.transforms import Preprocessing
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally
+from tlkit.evaluation.canvas import save
 from tlkit.evaluation.figures import confusion_matrix
 from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
 from tlkit.files import cache_folder, disk_faults_told, output_folder, short_stem, utf8
@@ -57,7 +58,7 @@ def run_predict(settings: PredictSettings) -> str:
             if tally.known:
                 title = "predict: pictures in folders called after a class"
                 figure = confusion_matrix(tally.confusion, ensemble.classes, title)
-                figure.savefig(folder / "confusion_matrix.png")
+                save(figure, folder / "confusion_matrix.png")
             tracker.metrics(tally.metrics())
             tracker.artifacts(folder)
             if output is not None:
@@ -96,7 +97,7 @@ def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictS
                 tiles += [tile] if len(tiles) < SHEET else []
     if tiles:
         sheet = gradcam_sheet(tiles, "predict: evidence for the predicted class (Grad-CAM)")
-        sheet.savefig(folder / "gradcam.png")
+        save(sheet, folder / "gradcam.png")
     return tally
 
 

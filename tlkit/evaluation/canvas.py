@@ -2,14 +2,20 @@
 
 import textwrap
 from bisect import bisect_right
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.image import BboxImage
+from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextToPath
+from matplotlib.transforms import Bbox, TransformedBbox
+from numpy.typing import NDArray
 
 DPI = 120
 POINTS_PER_INCH = 72
@@ -41,6 +47,43 @@ def blank(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG file."""
+    # zlib's default level takes twice as long and saves a tenth.
+    figure.savefig(path, pil_kwargs={"compress_level": 2})
+
+
+def draw_picture(
+    figure: Figure,
+    picture: NDArray[np.uint8],
+    corner: tuple[float, float],
+    side: float,
+    *,
+    frame: str | None = None,
+    line: float = 1.0,
+) -> None:
+    """Draw a picture as large as a square allows, in its lower left corner.
+
+    It stands by itself: axes for each of dozens take longer than the pictures in them.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        corner, side: of the square, in inches from the figure's lower left corner.
+        frame, line: colour and width in points of a frame, where one is wanted.
+    """
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    box = Bbox.from_bounds(*corner, width * scale, height * scale)
+    inches = figure.dpi_scale_trans
+    figure.add_artist(BboxImage(TransformedBbox(box, inches), data=picture))
+    if frame is not None:
+        figure.add_artist(
+            Rectangle(
+                corner, box.width, box.height, fill=False, ec=frame, lw=line, transform=inches
+            )
+        )
 
 
 def panels(figure: Figure, count: int, height: float, bottom: float = 0.0) -> list[Axes]:

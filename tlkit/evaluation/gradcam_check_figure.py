@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tlkit.evaluation.canvas import BLUE, DIM, VERMILLION, Heading, blank, panels
+from tlkit.evaluation.canvas import BLUE, DIM, VERMILLION, Heading, blank, draw_picture, panels
 from tlkit.evaluation.gradcam_check import SIMILAR, GradcamCheck
 from tlkit.evaluation.tiles import overlay
 
@@ -29,13 +29,11 @@ def gradcam_check_figure(check: GradcamCheck, picture: NDArray[np.uint8], title:
     names = ["trained", *(f"random: {stage}" for stage in check.stages)]
     side = min(_STRIP - 0.4, _WIDTH / len(names) - 0.15)
     for place, (name, heat) in enumerate(zip(names, check.example, strict=True)):
-        edge = _WIDTH * (place + 0.5) / len(names) - side / 2
-        ax = figure.add_axes(
-            (edge / _WIDTH, (_PANELS + 0.05) / height, side / _WIDTH, side / height)
-        )
-        ax.imshow(overlay(picture, heat))
-        ax.set(xticks=[], yticks=[])
-        ax.set_title(name, fontsize=9)
+        centre = _WIDTH * (place + 0.5) / len(names)
+        corner = (centre - side / 2, _PANELS + 0.05)
+        draw_picture(figure, overlay(picture, heat), corner, side)
+        above = (corner[1] + side + 0.06) / height
+        figure.text(centre / _WIDTH, above, name, ha="center", va="bottom", fontsize=9)
     left, middle, right = panels(figure, 3, _PANELS)
     _similarity(left, check)
     _curves(middle, "deletion", check.removed, check.deletion, check.deletion_random)

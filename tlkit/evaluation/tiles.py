@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -19,6 +18,7 @@ from tlkit.evaluation.canvas import (
     VERMILLION,
     Heading,
     blank,
+    draw_picture,
     one_line,
     percent,
     shorten,
@@ -130,8 +130,7 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
     grid = _Grid(len(tiles), per_row=5, pictures=1, lines=3)
     figure = grid.figure(title, [remark], below=0.1 if wrong else 0.5)
     for place, tile in enumerate(sorted(tiles, key=lambda tile: -tile.confidence)):
-        (box,) = grid.axes(figure, place)
-        _show(box, tile.picture, VERMILLION)
+        grid.show(figure, place, [tile.picture], VERMILLION)
         grid.caption(figure, place, 0, "true: ", str(tile.true))
         grid.caption(figure, place, 1, "predicted: ", tile.predicted)
         name = PurePosixPath(tile.path).name
@@ -154,9 +153,8 @@ def gradcam_sheet(tiles: Sequence[Tile], title: str) -> Figure:
     for place, (tile, heat) in enumerate(zip(tiles, heats, strict=True)):
         wrong = tile.true not in (None, tile.predicted)
         colour = VERMILLION if wrong else BLUE
-        left, right = grid.axes(figure, place)
-        _show(left, tile.picture, colour, thick=wrong)
-        _show(right, overlay(tile.picture, heat), colour, thick=wrong)
+        pair = [tile.picture, overlay(tile.picture, heat)]
+        grid.show(figure, place, pair, colour, thick=wrong)
         share = f" ({percent(tile.confidence)})"
         names = _pair(tile.true, tile.predicted, grid.tile_width - 0.2 - text_width(share, _TEXT))
         sign = "" if tile.true is None else "✗ " if wrong else "✓ "
@@ -190,14 +188,6 @@ def _legend(figure: Figure) -> None:
     bar.set_xlabel("evidence for the predicted class", fontsize=9, labelpad=3)
 
 
-def _show(box: Axes, picture: NDArray[np.uint8], colour: str, thick: bool = False) -> None:
-    box.imshow(picture)
-    # Down and left, where the caption begins.
-    box.set_anchor("SW")
-    box.set(xticks=[], yticks=[])
-    box.spines[:].set(color=colour, linewidth=2.5 if thick else 1)
-
-
 class _Grid:
     """Where each tile stands, in inches: `pictures` side by side and `lines` of text below."""
 
@@ -225,20 +215,21 @@ class _Grid:
         x = margin + column * (self.tile_width + _GAP)
         return x, self.top - row * (self.tile_height + _GAP)
 
-    def axes(self, figure: Figure, place: int) -> list[Axes]:
-        width, height = figure.get_size_inches()
+    def show(
+        self,
+        figure: Figure,
+        place: int,
+        pictures: Sequence[NDArray[np.uint8]],
+        colour: str,
+        thick: bool = False,
+    ) -> None:
+        """The pictures of a tile, each in a frame."""
         x, y = self._corner(place)
-        return [
-            figure.add_axes(
-                (
-                    (x + i * (_PICTURE + _SEAM)) / width,
-                    (y - _PICTURE) / height,
-                    _PICTURE / width,
-                    _PICTURE / height,
-                )
-            )
-            for i in range(self.pictures)
-        ]
+        line = 2.5 if thick else 1.0
+        for i, picture in enumerate(pictures):
+            # Its lower left corner is where the caption begins.
+            corner = (x + i * (_PICTURE + _SEAM), y - _PICTURE)
+            draw_picture(figure, picture, corner, _PICTURE, frame=colour, line=line)
 
     def caption(
         self,

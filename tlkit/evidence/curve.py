@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tlkit.config import Config
 from tlkit.errors import UserError
+from tlkit.evaluation.canvas import save
 from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.comparison import repeated
 from tlkit.runs import log_dataset, prepare_data, run_phase, thinned
@@ -79,7 +80,7 @@ def run_curve(config: Config) -> str:
         said = _said(curves)
         with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
             folder = Path(name)
-            learning_curves(curves).savefig(folder / "curve.png")
+            save(learning_curves(curves), folder / "curve.png")
             _write(folder / "curve.csv", points)
             tracker.artifacts(folder)
         for point in points:
