@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from tlkit.data import manifest as manifests
+from tlkit.data import near
 from tlkit.data.audit import AuditReport, audit
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.near import NEAR_DISTANCE, near_groups, near_hashes
@@ -232,7 +233,9 @@ def test_a_flood_of_near_pairs_is_counted_and_cut() -> None:
     assert rows.tolist() == [[0, 0, column] for column in range(10)]
 
 
-def test_near_groups_are_what_chains_of_near_pairs_connect() -> None:
+def test_near_groups_are_what_chains_of_near_pairs_connect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(0)
     looks: list[int | None] = [int(look) for look in rng.integers(0, 2**64, 2000, dtype=np.uint64)]
     for index in range(0, 600, 3):  # 200 chains of three, whose ends are up to 12 bits apart
@@ -246,6 +249,10 @@ def test_near_groups_are_what_chains_of_near_pairs_connect() -> None:
     shuffled = near_groups([looks[index] for index in order])
     assert sorted(sorted(order[group].tolist()) for group in shuffled) == expected
     assert near_groups([]) == near_groups([None, None, 5]) == []
+    assert near_groups([5, 2**64 - 1, 4]) == [[0, 2]]
+    # However little is compared and joined at a time.
+    monkeypatch.setattr(near, "_PAIRS", 50)
+    assert sorted(map(sorted, near_groups(looks))) == expected
 
 
 def test_a_film_is_one_group() -> None:

@@ -1,5 +1,6 @@
 """`-e compare`: runs against one another, and the report that a person reads."""
 
+import csv
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from statsmodels.stats.multitest import multipletests
 from tlkit import tracking
 from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import Manifest
+from tlkit.deployment.tested import predictions
 from tlkit.evaluation.comparison import compare_paired
 from tlkit.evidence.gathered import Gathered, _names, choose_runs
 from tlkit.evidence.page import as_svg
@@ -291,6 +293,32 @@ def test_of_a_search_the_best_is_compared_though_the_default_is_newer(experiment
     assert [one.run_id for one in choose_runs("auto", experiment)] == [head, best]
     by_hand = logged("finetune")
     assert [one.run_id for one in choose_runs("auto", experiment)] == [head, by_hand]
+
+
+def test_a_search_that_was_deleted_for_good_leaves_its_runs_to_compare(experiment: str) -> None:
+    head, found = logged("head"), logged("finetune", trial="0")
+    Tracker(found, experiment).tags({"mlflow.parentRunId": "0" * 32})
+    assert [one.run_id for one in choose_runs("auto", experiment)] == [head, found]
+
+
+def test_the_newest_run_of_all_says_which_data_are_compared(experiment: str) -> None:
+    wanted = logged("baseline", data_digest="new")
+    logged("baseline", data_digest="old")
+    newest = logged("head", data_digest="new")
+    assert [one.run_id for one in choose_runs("auto", experiment)] == [wanted, newest]
+
+
+def test_predictions_come_back_whatever_the_names(experiment: str, tmp_path: Path) -> None:
+    rows = [{"path": "test/c\rd/odd\r\n.png", "label": "c\rd", "predicted": 'a|b,"\n'}]
+    left = tmp_path / "left"
+    left.mkdir()
+    with (left / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    with tracking.run("head", system_metrics=False) as tracker:
+        tracker.artifacts(left)
+    assert predictions(tracker.run_id) == rows
 
 
 def test_points_of_a_learning_curve_are_not_the_newest(

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import BboxImage
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
@@ -252,6 +253,16 @@ def test_a_picture_stands_upright_in_the_corner_it_is_given_and_keeps_its_shape(
     np.testing.assert_array_equal(outside, 255)
 
 
+def test_a_tall_picture_is_as_high_as_its_square() -> None:
+    figure = blank(2, 2)
+    draw_picture(figure, np.zeros((40, 10, 3), dtype=np.uint8), (0.5, 0.5), 1.0)
+    figure.canvas.draw()
+    dark = np.asarray(figure.canvas.buffer_rgba())[..., 0] == 0
+    rows, columns = np.flatnonzero(dark.any(axis=1)), np.flatnonzero(dark.any(axis=0))
+    assert (rows[0], rows[-1]) == (60, 179)
+    assert (columns[0], columns[-1]) == (60, 89)
+
+
 @pytest.mark.parametrize(("shown", "classes"), [(1, 1), (10, 12)])
 def test_samples_have_a_row_a_class_and_the_title_says_what_is_hidden(
     shown: int, classes: int
@@ -305,6 +316,8 @@ def test_gradcam_sheet_shows_picture_and_overlay_and_marks_mistakes_by_a_symbol(
     np.testing.assert_array_equal(left, picture())
     np.testing.assert_array_equal(right, overlay(picture(), ramp()))
     seen = words(figure)
+    frames = [each.get_linewidth() for each in figure.artists if isinstance(each, Rectangle)]
+    assert min(frames[:2]) > max(frames[2:])  # of the mistake, and of the other
     assert seen[seen.index("✗ ") + 1] == "cat → dog (80.0 %)"
     assert seen[seen.index("✓ ") + 1] == "dog → dog (90.0 %)"
     assert {"low", "high", "evidence for the predicted class"} <= set(seen)

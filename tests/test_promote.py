@@ -110,6 +110,23 @@ def test_a_challenger_that_wins_is_challenger_no_more(entry: Entry, make_run: Ma
     assert champion("names") == third
 
 
+def test_a_version_that_was_deleted_is_no_way_back(
+    entry: Entry, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rate in (0.7, 0.8, 0.99):
+        promote(entry, make_run(right(rate)), "gone")
+    client = mlflow.MlflowClient()
+    client.delete_model_version("gone", "2")
+    back = ("promote", "--name", "gone", "--rollback", "true")
+    assert entry(*back) == 0
+    assert "version 1 is champion again, in place of 3" in capsys.readouterr().out
+    client.set_registered_model_alias("gone", "champion", "3")
+    client.delete_model_version("gone", "1")
+    assert entry(*back) == 2
+    assert "had no champion before this one that is still there" in capsys.readouterr().err
+    assert str(client.get_model_version_by_alias("gone", "champion").version) == "3"
+
+
 def test_a_champion_that_was_set_by_hand_is_the_one_before(
     entry: Entry, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

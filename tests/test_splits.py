@@ -90,7 +90,7 @@ def drawn_alike(
     splits = hold_out_alike(
         [labels[index] for index in order],
         [str(index) for index in order],
-        [[place[index] for index in group] for group in alike],
+        [sorted(place[index] for index in group) for group in alike],
         FRACTIONS,
         seed=0,
     )
@@ -123,6 +123,16 @@ def test_large_groups_are_divided() -> None:
     assert drawn_alike(labels, [list(range(21))]) == plain
     assert drawn_alike(labels, [list(range(189, 201))]) == plain  # 12 with a dog, of 20 dogs
     assert len(set(drawn_alike(labels, [list(range(190, 200))])[190:200])) == 1
+
+
+def test_a_burst_of_a_small_class_leaves_enough_to_train_on() -> None:
+    contents = [str(index) for index in range(12)]
+    for seed in range(30):
+        splits = hold_out_alike(["cat"] * 12, contents, [list(range(10))], FRACTIONS, seed)
+        counts = Counter(splits)
+        assert counts["train"] >= 6, seed
+        assert 0 < counts["val"] <= 4, seed
+        assert 0 < counts["test"] <= 4, seed
 
 
 def test_a_class_that_would_miss_from_a_split_is_divided() -> None:

@@ -372,6 +372,14 @@ class Registered:
         found = self._known()
         return str(found.aliases[alias]) if found and alias in found.aliases else None
 
+    def has(self, version: str) -> bool:
+        """Whether a version is there, and was not deleted."""
+        try:
+            mlflow.MlflowClient().get_model_version(self.name, version)
+        except MlflowException:
+            return False
+        return True
+
     def set_alias(self, alias: str, version: str) -> None:
         """Let an alias stand for a version, and for no other."""
         mlflow.MlflowClient().set_registered_model_alias(self.name, alias, version)

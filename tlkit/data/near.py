@@ -25,19 +25,33 @@ def near_groups(looks: Sequence[int | None]) -> list[list[int]]:
         np.array([looks[index] for index in indices], dtype=np.uint64), return_inverse=True
     )
     group = np.arange(len(hashes))
+    pairs: list[NDArray[np.int64]] = []
+    waiting = 0
     rows = max(1, _PAIRS // max(1, len(hashes)))
     for start in range(0, len(hashes), rows):
         block = hashes[start : start + rows]
         near = np.flatnonzero(_distances(block, hashes[start:]) <= NEAR_DISTANCE)
         row, column = np.divmod(near, len(hashes) - start)  # nonzero is 15 times slower in 2-D
-        if len(row) > len(block):  # else each is near itself alone
-            ends = group[row + start], group[column + start]
-            graph = coo_array((np.ones(len(row), dtype=bool), ends), shape=(len(hashes),) * 2)
-            group = connected_components(graph, directed=False)[1][group]
+        apart = row != column
+        pairs.append(np.stack([row[apart], column[apart]]) + start)
+        waiting += pairs[-1].shape[1]
+        if waiting > _PAIRS:  # not after each block: joining looks at all hashes
+            group, pairs, waiting = _joined(group, pairs), [], 0
+    if pairs:
+        group = _joined(group, pairs)
     members: dict[int, list[int]] = {}
     for index, number in zip(indices, group[place].tolist(), strict=True):
         members.setdefault(number, []).append(index)
     return [found for found in members.values() if len(found) > 1]
+
+
+def _joined(group: NDArray[np.int64], pairs: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The numbers of the groups, int64 (n,), after those of each pair (indices, two rows) became
+    one."""
+    one, other = group[np.concatenate(pairs, axis=1)]
+    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(len(group),) * 2)
+    labels: NDArray[np.int64] = connected_components(graph, directed=False)[1]
+    return labels[group]
 
 
 def near_hashes(

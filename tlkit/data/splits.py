@@ -22,8 +22,9 @@ def hold_out_alike(
 
     `alike` are groups of indices that look alike, with no index in two. One larger than
     MAX_TOGETHER and than SHARE_TOGETHER of the smallest class in it is divided, down to pictures of
-    the same content, and so are those of a class that would otherwise miss from a split. Where none
-    look alike the splits are those of `hold_out`.
+    the same content, and so are those of a class of which a split would otherwise have none, or a
+    held-out one more than twice its share. Where none look alike the splits are those of
+    `hold_out`.
     """
     sizes = Counter(labels)
     groups = list(contents)
@@ -35,14 +36,14 @@ def hold_out_alike(
                 groups[index] = name
     while True:
         splits = hold_out(labels, groups, fractions, seed)
-        found = set(zip(labels, splits, strict=True))
-        short = {
+        found = Counter(zip(labels, splits, strict=True))
+        uneven = {
             label
-            for label in sizes
-            for split in ("train", *fractions)
-            if (label, split) not in found
+            for label, size in sizes.items()
+            for split, fraction in {"train": 1.0, **fractions}.items()
+            if not 0 < found[label, split] <= 2 * _share(fraction, size)
         }
-        divided = {group for label, group in zip(labels, groups, strict=True) if label in short}
+        divided = {group for label, group in zip(labels, groups, strict=True) if label in uneven}
         before = groups
         groups = [
             content if group in divided else group
@@ -57,10 +58,11 @@ def hold_out(
 ) -> list[str]:
     """The split of each picture: one of the keys of `fractions`, or "train".
 
-    Of each class, `fractions` of its pictures (rounded, one at least) go to each held-out split.
-    Pictures of one group (copies) go together, with the class that comes first where they have two.
-    The order in which pictures are taken is that of a hash of seed and group, so
-    neither their names nor their order matter, and a few pictures more move only a few.
+    Of each class, `fractions` of its pictures (rounded, one at least) go to each held-out split,
+    or as near to that as groups allow: pictures of one group (copies) go together, with the class
+    that comes first where they have two. The order in which pictures are taken is that of a hash of
+    seed and group, so neither their names nor their order matter, and a few pictures more move only
+    a few.
 
     Raises UserError for fractions that are not positive or leave nothing to train on.
     """
@@ -79,11 +81,15 @@ def hold_out(
         queue.sort(key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
         total = sum(len(members[group]) for group in queue)
         for split, fraction in fractions.items():
-            for group in _take(queue, members, max(1, round(fraction * total))):
+            for group in _take(queue, members, _share(fraction, total)):
                 queue.remove(group)
                 for index in members[group]:
                     splits[index] = split
     return splits
+
+
+def _share(fraction: float, total: int) -> int:
+    return max(1, round(fraction * total))
 
 
 def _take(queue: list[str], members: Mapping[str, list[int]], wanted: int) -> list[str]:

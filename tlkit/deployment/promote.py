@@ -111,16 +111,18 @@ def _apply(registered: Registered, verdict: Verdict, version: str) -> None:
 
 
 def _roll_back(registered: Registered) -> str:
-    history, champion = _history(registered), registered.version(CHAMPION)
-    if champion is None or len(history) < 2:
+    *earlier, _ = _history(registered) or [""]
+    earlier = [version for version in earlier if registered.has(version)]
+    champion = registered.version(CHAMPION)
+    if champion is None or not earlier:
         raise UserError(
-            f"{registered.name} had no champion before this one, or has none now; nothing was "
-            "changed: give the alias champion by hand"
+            f"{registered.name} had no champion before this one that is still there, or has none "
+            "now; nothing was changed: give the alias champion by hand"
         )
-    registered.set_alias(CHAMPION, history[-2])
-    registered.set_tag(HISTORY_TAG, json.dumps(history[:-1]))
+    registered.set_alias(CHAMPION, earlier[-1])
+    registered.set_tag(HISTORY_TAG, json.dumps(earlier))
     registered.set_tag(VERDICT_TAG, "rolled back", champion)
-    return f"{registered.name} version {history[-2]} is champion again, in place of {champion}."
+    return f"{registered.name} version {earlier[-1]} is champion again, in place of {champion}."
 
 
 def _history(registered: Registered) -> list[str]:

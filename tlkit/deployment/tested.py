@@ -28,9 +28,21 @@ def tested(run_id: str) -> Tested:
     """
     with downloaded(run_id, "data/manifest.csv") as path:
         hashes = {picture.path: picture.sha256 for picture in read(path, Path()).of("test")}
-    with downloaded(run_id, "predictions.csv") as path, path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return Tested(run_id, {hashes[row["path"]]: (row["label"], row["predicted"]) for row in rows})
+    said = {hashes[row["path"]]: (row["label"], row["predicted"]) for row in predictions(run_id)}
+    return Tested(run_id, said)
+
+
+def predictions(run_id: str) -> list[dict[str, str]]:
+    """The rows of a run's `predictions.csv`.
+
+    Raises:
+        UserError: no such run, or one that left none.
+    """
+    with (
+        downloaded(run_id, "predictions.csv") as path,
+        path.open(encoding="utf-8", newline="") as file,  # a name may hold any line break
+    ):
+        return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)

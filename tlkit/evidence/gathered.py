@@ -1,6 +1,5 @@
 """What finished runs left behind, brought together on the test pictures that they share."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlkit.deployment.tested import predictions
 from tlkit.errors import UserError
 from tlkit.evaluation.calibration import rescale
 from tlkit.phases import PHASES
@@ -152,8 +152,12 @@ def _on_all_pictures(one: Known) -> bool:
 
 
 def _best_of_its_search(one: Known) -> Known:
-    """The run that the search above a run names as its best; the default's may be newer."""
-    search = parent_of(one) if TRIAL_TAG in one.tags else None
+    """The run that the search above a run names as its best, where that is still there; the
+    default's may be newer."""
+    try:
+        search = parent_of(one) if TRIAL_TAG in one.tags else None
+    except UserError:  # deleted for good
+        search = None
     if search is None:
         return one
     best = search.tags.get(BEST_RUN_TAG)
@@ -179,8 +183,7 @@ def gather(runs: Sequence[Known]) -> list[Gathered]:
 
 def _gather(one: Known, name: str) -> Gathered:
     phase = one.tags[PHASE_TAG]
-    with downloaded(one.run_id, "predictions.csv") as path, path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = predictions(one.run_id)
     columns = [column for column in rows[0] if column.startswith("probability_")]
     classes = [column.removeprefix("probability_") for column in columns]
     return Gathered(

@@ -129,7 +129,8 @@ class Entry:
         self.key = key
         self.path = path
         # The records, by slot, of the rows that this process has checked, or written itself; zeros
-        # for others. A record also tells its row from that of an entry that was begun anew.
+        # for others. Of an entry that another process began anew, they hold for a row of the same
+        # content in the same slot alone, which is then not checked again.
         self._checked = bytearray()
 
     def read(self, names: Sequence[str]) -> Rows:

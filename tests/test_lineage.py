@@ -1,0 +1,85 @@
+"""What a run has seen that another one begins from: who is asked, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from tlkit import tracking
+from tlkit.data.manifest import Manifest, Picture
+from tlkit.errors import UserError
+from tlkit.lineage import refuse_seen
+from tlkit.tracking import INIT_TAG
+
+pytestmark = pytest.mark.usefixtures("experiment")
+
+
+def manifest(root: Path, **splits: str) -> Manifest:
+    """With a picture for each letter of a split."""
+    pictures = [
+        Picture(f"{split}/{letter}.png", 0, split, letter * 64)
+        for split, letters in splits.items()
+        for letter in letters
+    ]
+    return Manifest(root, ("cat",), tuple(pictures))
+
+
+def made(root: Path, begun: str = "", /, phase: str = "finetune", **splits: str) -> str:
+    """The id of a run on these pictures, begun from another one; without pictures it keeps none."""
+    with tracking.run(phase, system_metrics=False) as tracker:
+        if splits:
+            folder = root / tracker.run_id
+            (folder / "data").mkdir(parents=True)
+            manifest(root, **splits).write(folder / "data" / "manifest.csv")
+            tracker.artifacts(folder)
+        if begun:
+            tracker.tags({INIT_TAG: begun})
+    return tracker.run_id
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ({"train": "abt"}, "1 of the 2 test pictures"),
+        ({"train": "ab", "val": "tu"}, "2 of the 2 test pictures"),
+        ({"train": "abv"}, "1 of the 1 val pictures"),
+        ({"train": "ab", "val": "v", "test": "tu"}, ""),
+    ],
+)
+@pytest.mark.parametrize("generations", [1, 2, 3])
+def test_what_is_held_out_must_be_new_to_all_that_a_run_began_from(
+    theirs: dict[str, str], said: str, generations: int, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run_id = made(tmp_path, **theirs)
+    for _ in range(generations - 1):
+        run_id = made(tmp_path, run_id, train="a")
+    wanted = manifest(tmp_path, train="ab", val="v", test="tu")
+    if said:
+        with pytest.raises(UserError, match=f"init_from={run_id} has seen {said} in training or"):
+            refuse_seen(run_id, wanted)
+    else:
+        refuse_seen(run_id, wanted)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_trial_had_the_pictures_of_the_run_made_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = made(tmp_path, made(tmp_path, "0" * 32, phase="trial"), train="a")
+    refuse_seen(run_id, manifest(tmp_path, train="a", val="v", test="t"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("gone", ["run", "manifest"])
+def test_one_that_is_gone_is_told_and_the_others_are_asked(
+    gone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = "0" * 32 if gone == "run" else made(tmp_path)
+    run_id = made(tmp_path, made(tmp_path, before, train="at"), train="a")
+    refuse_seen(run_id, manifest(tmp_path, train="a", val="v", test="u"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: run {before}, from which init_from={run_id} began, is gone")
+    with pytest.raises(UserError, match="1 of the 1 test pictures"):
+        refuse_seen(run_id, manifest(tmp_path, train="a", val="v", test="t"))
+    with pytest.raises(UserError, match=f"no run {'1' * 32}"):
+        refuse_seen("1" * 32, manifest(tmp_path, train="a", val="v", test="t"))
