@@ -409,13 +409,15 @@ def test_ten_per_cent_unreadable_is_allowed_and_more_is_not(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep file names in Unicode")
-def test_name_that_is_not_utf8_is_quarantined(tmp_path: Path) -> None:
-    root = data_set(tmp_path / "d", train=6, val=2, test=2)
-    copy(root / "train" / "cat" / "0.jpg", root / "train" / os.fsdecode(b"cat/caf\xe9.jpg"))
+def test_names_that_no_file_can_keep_are_quarantined(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=10, val=2, test=2)
+    for name in (b"cat/caf\xe9.jpg", b"cat/a\rb.jpg"):
+        copy(root / "train" / "cat" / "0.jpg", root / "train" / os.fsdecode(name))
     _, report = looked_at(root)
-    assert [(one.path, one.reason) for one in report.quarantined] == [
-        ("train/cat/caf?.jpg", "its name is not UTF-8")
-    ]
+    assert {(one.path, one.reason) for one in report.quarantined} == {
+        ("train/cat/caf?.jpg", "its name is not UTF-8"),
+        ("train/cat/a\rb.jpg", "its name has a carriage return"),
+    }
     report.to_json().encode()
 
 

@@ -309,7 +309,7 @@ def test_the_newest_run_of_all_says_which_data_are_compared(experiment: str) -> 
 
 
 def test_predictions_come_back_whatever_the_names(experiment: str, tmp_path: Path) -> None:
-    rows = [{"path": "test/c\rd/odd\r\n.png", "label": "c\rd", "predicted": 'a|b,"\n'}]
+    rows = [{"path": "test/odd\r\n.png", "label": "c\nd", "predicted": 'a|b,"\n'}]
     left = tmp_path / "left"
     left.mkdir()
     with (left / "predictions.csv").open("w", encoding="utf-8", newline="") as file:

@@ -252,6 +252,12 @@ def test_class_name_that_is_not_utf8(tmp_path: Path) -> None:
     told(tmp_path / "d", tmp_path, "class name 'caf.' in .* is not UTF-8")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
+def test_class_name_with_a_carriage_return(tmp_path: Path) -> None:
+    fill(tmp_path / "d", ["cat/1.jpg", "c\rd/1.jpg"])
+    told(tmp_path / "d", tmp_path, r"class name 'c\\rd' in .* has a carriage return; rename")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep file names in Unicode")
 def test_other_names_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = os.fsdecode(b"caf\xe9")

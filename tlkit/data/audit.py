@@ -229,6 +229,8 @@ def _read_all(
 def _see(root: Path, file: SourceFile, max_pixels: int) -> _Seen:
     if utf8(file.path) != file.path:
         raise UnreadablePicture("its name is not UTF-8")
+    if "\r" in file.path:
+        raise UnreadablePicture("its name has a carriage return")
     data = read_bytes(root / file.path, max_pixels)
     picture = read_picture(data, max_pixels)
     small = picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS)

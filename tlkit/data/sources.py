@@ -170,6 +170,10 @@ def _read_classes(
     for label in classes:
         if label != (shown := utf8(label)):
             raise UserError(f"the class name {shown!r} in {root} is not UTF-8; rename the folder")
+        if "\r" in label:  # Python 3.11 writes CSV files with it that it cannot read
+            raise UserError(
+                f"the class name {label!r} in {root} has a carriage return; rename the folder"
+            )
     return [
         SourceFile((inside / file).as_posix(), label, split)
         for label, files in classes.items()
