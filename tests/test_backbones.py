@@ -59,12 +59,17 @@ def test_a_head_beside_the_classifier_is_refused() -> None:
         ("test_vit", 100, "multiples of 16"),
         ("swin_tiny_patch4_window7_224", 50, "multiples of 4"),
         ("test_convnext", 8, "multiples of 32"),
-        ("test_resnet", 0, "multiples of 32"),
+        ("test_resnet", 0, r"\(.*\); \d+ is its own size"),
+        ("mvitv2_tiny", 48, "multiples of 32"),
     ],
 )
 def test_a_size_that_does_not_fit_is_refused(backbone: str, image_size: int, allowed: str) -> None:
     with pytest.raises(UserError, match=f"image_size={image_size} does not fit .*{allowed}"):
         small(backbone, image_size)
+
+
+def test_patches_that_lie_over_one_another_allow_sizes_that_are_no_multiples() -> None:
+    assert small("pvt_v2_b0", 96)(torch.randn(2, 3, 96, 96)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext", "test_vit"])

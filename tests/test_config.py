@@ -44,6 +44,43 @@ def test_on_and_no_are_words(tmp_path: Path) -> None:
     assert (config.compile, config.clear) == ("on", "no")
 
 
+@pytest.mark.parametrize("name", ["2024_01", "010", "12:30", "2024.10", "2026-99-99", "1e3"])
+def test_a_name_in_a_file_is_the_text_that_stands_there(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"study: {name}\nhead_lr: 1e-3\nviews: 010\n")
+    config = Config.load(file, {})
+    assert config == Config.load(None, {"study": name, "head_lr": "0.001", "views": "10"})
+    assert config.study == name
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("head_lr: 1\nseed: 0\nhead_lr: 2\n", "it has the key head_lr twice"),
+        ("search: {dropout: {low: 0, low: 0.1}}", "it has the key low twice"),
+        ("seed: !!int abc", "is not a YAML file"),
+        ("a: " + 5000 * "[", "is not a YAML file"),
+        ("data: [a, b]", "data=['a', 'b']: one value wanted, no list"),
+        ("head_lr: |\n  x\n  y\n", "head_lr=x y: a number wanted"),
+    ],
+)
+def test_a_slip_in_a_file_is_told_on_one_line(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        Config.load(file, {})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml/x", "n" * 5000])
+def test_a_path_that_can_be_no_file_is_told_on_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 1")
+    with pytest.raises(UserError, match=r"config=.*; a file wanted") as caught:
+        Config.load(tmp_path / name, {})
+    assert len(str(caught.value)) < 500
+
+
 def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     config = Config.load(None, {"head_lr": "0.00012", "image_size": "96", "init_from": "123"})
     config.write(tmp_path / "config.yaml")
@@ -77,6 +114,9 @@ def test_all_faults_are_told_together() -> None:
         ("batch_size", "2.5"),
         ("image_size", "automatic"),
         ("image_size", "8"),
+        ("image_size", "1000000"),
+        ("baseline_image_size", "100000"),
+        ("threads", "100000"),
         ("seed", "-1"),
         ("data", "''"),
         ("early_stopping", "-1"),
@@ -96,6 +136,8 @@ def test_a_value_that_is_not_utf8_is_refused() -> None:
 def test_contradicting_values_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be below 1"):
         Config.load(None, {"val_fraction": "0.6", "test_fraction": "0.5"})
+    with pytest.raises(UserError, match="one picture has no statistics"):
+        Config.load(None, {"batch_norm": "moving", "batch_size": "1"})
 
 
 def test_an_empty_value_in_a_file_does_not_become_a_word(tmp_path: Path) -> None:

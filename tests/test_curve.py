@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import Entry, MakeFolder
 
+from tlkit import phases
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.training.batches import epoch_batches
 
@@ -29,6 +30,27 @@ def test_a_share_is_stratified_and_holds_the_smaller_ones() -> None:
     assert whole.thinned(0.1, 1).of("train") != some.of("train")
     assert whole.thinned(0.001, 0).counts()["train"] == {"a": 1, "b": 1, "c": 1}
     assert whole.thinned(1.0, 5).digest == whole.digest
+
+
+@pytest.mark.parametrize(("fraction", "passes"), [(1, 1), (0.5, 2), (0.1, 10), (1e-6, 30)])
+def test_an_epoch_keeps_its_length_however_few_pictures_are_left(
+    fraction: float, passes: int
+) -> None:
+    assert manifest(90).thinned(fraction, 0).passes == passes
+
+
+def test_a_share_is_trained_on_in_more_passes(
+    entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = set()
+
+    def spy(count: int, size: int, seed: int, epoch: int, passes: int) -> list[list[int]]:
+        asked.add((count, passes))
+        return epoch_batches(count, size, seed, epoch, passes)
+
+    monkeypatch.setattr(phases, "epoch_batches", spy)
+    assert entry("head", "--data", str(make_folder()), "--train_fraction", "0.25") == 0
+    assert asked == {(6, 4)}
 
 
 def test_passes_show_each_picture_equally_often() -> None:

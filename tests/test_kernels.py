@@ -64,6 +64,23 @@ def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("any_width")
+@pytest.mark.usefixtures("any_width")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_what_follows_may_change_an_output_in_place(
+    shape: tuple[int, ...], precision: torch.dtype
+) -> None:
+    channels, width, kernel, stride, padding, groups = shape
+    layer = nn.Conv2d(channels, width, kernel, stride, padding, groups=groups, bias=False)
+    x = torch.randn(2, channels, 9, 9).contiguous(memory_format=torch.channels_last)
+    with autocast(CPU, precision):
+        expected = layer(x).relu()
+        got = layer(x).relu_()
+    assert torch.equal(got, expected)
+    got.float().sum().backward()
+    assert layer.weight.grad is not None
+
+
 @pytest.mark.parametrize("precision", NEAR)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)

@@ -223,6 +223,18 @@ def test_the_cosine_warms_up_and_falls_to_zero() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_the_cosine_warms_up_for_half_of_all_steps_at_most() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Schedule(optimizer, "cosine", epochs=1, steps_per_epoch=10, warmup_epochs=3)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.after_step()
+    assert max(rates) == rates[5] == 1.0
+    assert rates[9] < 0.1
+
+
 def test_an_epoch_sees_each_picture_once_in_an_order_of_its_own() -> None:
     first, again = epoch_batches(33, 16, 0, 0), epoch_batches(33, 16, 0, 0)
     assert first == again

@@ -63,8 +63,10 @@ class Config(Settings):
         lambda value: all(0 < share <= 1 for share in _numbers(value)),
     )
     max_pixels: int = at_least(100_000_000, 1, "pixels a picture may decode to; more: quarantine")
-    image_size: int | str = auto_or("auto", 16, "side in pixels; auto: the backbone's own")
-    baseline_image_size: int = at_least(64, 16, "side in pixels for the baseline")
+    image_size: int | str = auto_or("auto", 16, "side in pixels; auto: the backbone's own", 4096)
+    baseline_image_size: int = key(
+        64, "side in pixels for the baseline", "from 16 to 4096", lambda value: 16 <= value <= 4096
+    )
     augment: str = choice(
         "recipe",
         "recipe: flip, rotation by 10 degrees, colour jitter of 10 %; trivial: TrivialAugment",
@@ -111,7 +113,9 @@ class Config(Settings):
     baseline_lr: float = positive(1e-3, "AdamW step size of the baseline CNN")
     head_lr: float = positive(1e-3, "AdamW step size of the head, in head and in finetune")
     backbone_lr: float = positive(1e-5, "AdamW step size of the unfrozen units in finetune")
-    weight_decay: float = at_least(1e-4, 0, "AdamW decay; none on norms and biases")
+    weight_decay: float = at_least(
+        1e-4, 0, "AdamW decay; none on weights of one dimension, as those of norms, and on biases"
+    )
     label_smoothing: float = share(0.0, "probability spread evenly over all classes")
     class_weights: str = choice(
         "none", "balanced: a class counts in inverse to its size", "none", "balanced"
@@ -124,7 +128,9 @@ class Config(Settings):
         "plateau",
         "cosine",
     )
-    warmup_epochs: float = at_least(1.0, 0, "epochs of linear warm-up under cosine")
+    warmup_epochs: float = at_least(
+        1.0, 0, "epochs of linear warm-up under cosine, at most half of all"
+    )
     early_stopping: int = at_least(8, 0, "epochs without a better val/loss before a stop; 0: never")
 
     # Search
@@ -195,7 +201,9 @@ class Config(Settings):
         "on",
         "off",
     )
-    threads: int | str = auto_or("auto", 1, "threads of torch; the same number gives the same bits")
+    threads: int | str = auto_or(
+        "auto", 1, "threads of torch; the same number gives the same bits", 1024
+    )
     seed: int = key(
         0, "of the batches, the dropout and the weights", "from 0 to 2**31 - 1",
         lambda value: 0 <= value < 2**31,
@@ -223,6 +231,11 @@ class Config(Settings):
             faults.append(
                 f"val_fraction={self.val_fraction} and test_fraction={self.test_fraction} leave "
                 "nothing to train on; their sum must be below 1"
+            )
+        if self.batch_norm == "moving" and self.batch_size == 1:
+            faults.append(
+                "batch_norm=moving and batch_size=1: one picture has no statistics; a batch_size "
+                "of at least 2 wanted, or batch_norm=still"
             )
         if self.val_fraction == 0 or self.test_fraction == 0:
             faults.append(

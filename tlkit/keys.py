@@ -68,13 +68,14 @@ def share(default: float, meaning: str) -> Any:
     return key(default, meaning, "from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 
 
-def auto_or(default: int | str, low: int, meaning: str) -> Any:
-    """The word auto, or a whole number from `low` on."""
+def auto_or(default: int | str, low: int, meaning: str, high: float = math.inf) -> Any:
+    """The word auto, or a whole number from `low` on, up to `high`."""
+    allowed = f"at least {low}" if high == math.inf else f"{low} to {high}"
     return key(
         default,
         meaning,
-        f"auto, or a whole number of at least {low}",
-        lambda value: value == "auto" if isinstance(value, str) else value >= low,
+        f"auto, or a whole number of {allowed}",
+        lambda value: value == "auto" if isinstance(value, str) else low <= value <= high,
     )
 
 
@@ -134,9 +135,9 @@ class Settings:
         try:
             value = _convert(raw, typing.get_type_hints(cls)[name])
         except ValueError as error:
-            raise UserError(f"{name}={raw}: {error}") from None
+            raise UserError(f"{name}={_shown(raw)}: {error}") from None
         if meta["check"] is not None and not meta["check"](value):
-            raise UserError(f"{name}={raw} is not allowed; {meta['allowed']}")
+            raise UserError(f"{name}={_shown(raw)} is not allowed; {meta['allowed']}")
         return value
 
     @classmethod
@@ -166,37 +167,62 @@ def _default(item: Any) -> Any:
     return "(to be given)" if item.default_factory is MISSING else item.default_factory()
 
 
+def _shown(raw: Any) -> str:
+    """On one line."""
+    return " ".join(str(raw).split())
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads on, off, yes and no as words, as YAML 1.2 does; only true and false are booleans."""
+    """Reads on, off, yes and no as words, as YAML 1.2 does; only true and false are booleans. Has
+    no dates, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"it has the key {twice[0]} twice")
+        return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+class _Words(_Loader):
+    """Reads each value as the text that stands there: a name such as 010 is no number."""
+
+
+def _resolvers(keep: Callable[[str, str], bool]) -> dict[str, list[tuple[str, Any]]]:
+    """Those of YAML 1.1 for the kinds, by what a value begins with, that are kept."""
+    return {
+        first: [(tag, pattern) for tag, pattern in known if keep(tag.rpartition(":")[2], first)]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.yaml_implicit_resolvers = _resolvers(
+    lambda kind, first: kind != "timestamp" and (kind != "bool" or first in "tTfF")
+)
+_Words.yaml_implicit_resolvers = _resolvers(lambda kind, _: kind == "null")
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        text = file.read_text(encoding="utf-8")
+        words, content = yaml.load(text, _Words), yaml.load(text, _Loader)
     except FileNotFoundError:
         raise UserError(
             f"config={file}: no such file; recipes are in experiments/configs"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"config={file} is not a YAML file: {reason}") from None
+    except OSError as error:
+        raise UserError(f"config={_shown(file)[:200]}: {error.strerror}; a file wanted") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"config={file} is not a YAML file: {_shown(error)[:300]}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(
             f"config={file} holds {type(content).__name__}; a mapping key: value wanted"
         )
-    return {str(name): value for name, value in content.items()}
+    return {
+        word: value if isinstance(value, dict | list) else words[word]
+        for word, value in zip(words, content.values(), strict=True)
+    }
 
 
 def unknown_key(name: str, keys: tuple[str, ...]) -> str:
@@ -210,6 +236,8 @@ def _convert(raw: Any, kind: Any) -> Any:
     """Turn what YAML or the command line gave into the field's type, or raise ValueError."""
     if typing.get_origin(kind) is dict:
         return _mapping(raw)
+    if isinstance(raw, dict | list):
+        raise ValueError("one value wanted, no list and no mapping")
     text = "" if raw is None else str(raw).strip()
     if utf8(text) != text:  # MLflow cannot keep it
         raise ValueError("UTF-8 wanted; rename what it names")
@@ -241,8 +269,8 @@ def _convert(raw: Any, kind: Any) -> Any:
 
 def _mapping(raw: Any) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(raw) if isinstance(raw, str) else raw
-    except yaml.YAMLError:
+        content = yaml.load(raw, _Loader) if isinstance(raw, str) else raw
+    except (yaml.YAMLError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ValueError("a mapping wanted, such as {dropout: {low: 0, high: 0.5}}")

@@ -387,12 +387,9 @@ def _fit(
     model = network.classifier.model
     manifest = pictures.manifest
     count = len(manifest.of("train"))
-    # A small part of the pictures takes as many steps as all of them: what differs is what there
-    # is to learn from, not how long is learned.
-    passes = round(1 / config.train_fraction)
 
     def batches(epoch: int) -> list[list[int]]:
-        return epoch_batches(count, config.batch_size, config.seed, epoch, passes)
+        return epoch_batches(count, config.batch_size, config.seed, epoch, manifest.passes)
 
     steps = len(batches(0))
     optimizer = adamw(

@@ -27,12 +27,17 @@ class Picture:
 class Manifest:
     """Pictures of a data set, sorted by split (train, val, test) and then by path.
 
+    Attributes:
+        root: the folder that their paths begin at.
+        passes: how often an epoch goes over the training pictures; in no file and no digest.
+
     Raises ValueError for an unknown split, a label outside the classes, or a path given twice.
     """
 
     root: Path
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
+    passes: int = 1
 
     def __post_init__(self) -> None:
         for picture in self.pictures:
@@ -56,14 +61,17 @@ class Manifest:
 
     def thinned(self, fraction: float, seed: int) -> "Manifest":
         """With that share of the training pictures of each class, rounded, at least one; of the
-        same seed a smaller share lies within a larger one."""
+        same seed a smaller share lies within a larger one. An epoch goes over them more often, so
+        that it keeps about its length: what differs is what there is to learn from, not how long
+        is learned."""
         kept = [picture for picture in self.pictures if picture.split != "train"]
         for label in range(len(self.classes)):
             members = [picture for picture in self.of("train") if picture.label == label]
             # By content, so that neither names nor other pictures change who is drawn.
             members.sort(key=lambda p: hashlib.sha256(f"{seed} {p.sha256}".encode()).digest())
             kept += members[: max(1, round(fraction * len(members)))]
-        return replace(self, pictures=tuple(kept))
+        thinned = replace(self, pictures=tuple(kept))
+        return replace(thinned, passes=round(len(self.of("train")) / len(thinned.of("train"))))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Pictures per split and class, zeros included."""

@@ -12,6 +12,16 @@ from torch import Tensor, nn
 
 from tlkit.errors import UserError
 
+# What architectures raise for a size that they cannot take.
+_MISFITS = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 class DropoutLinear(nn.Linear):
     """The head: dropout, then one linear layer. Input (N, F) float, output (N, C) logits.
@@ -88,11 +98,8 @@ def build(backbone: str, image_size: int | None, **options: Any) -> Any:
         return timm.create_model(backbone, **options)
     try:
         return timm.create_model(backbone, img_size=image_size, **options)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"image_size={image_size} does not fit backbone={backbone}; "
-            f"allowed: {config.input_size[-1]}, its own size"
-        ) from error
+    except _MISFITS as error:
+        raise _misfit(backbone, image_size, config.input_size[-1], error) from error
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
@@ -138,22 +145,37 @@ def _check_name(backbone: str) -> None:
 
 def _check_size(model: nn.Module, backbone: str, image_size: int) -> None:
     timm_model: Any = model
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    embedding = getattr(model, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
     step = max(to_2tuple(patch)) if patch else timm_model.feature_info[-1]["reduction"]
     refusal = UserError(
         f"image_size={image_size} does not fit backbone={backbone}; "
         f"allowed: multiples of {step} pixels, or no image_size for its own"
     )
-    # A patch embedding would crop what is left over of a patch, and not say so.
-    if patch and image_size % step:
+    proj = getattr(embedding, "proj", None)
+    apart = not isinstance(proj, nn.Conv2d) or proj.stride == proj.kernel_size
+    # A patch embedding would crop what is left over of a patch, and not say so; one whose patches
+    # lie over one another has borders.
+    if patch and apart and image_size % step:
         raise refusal
+    own = timm.get_pretrained_cfg(backbone)
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise refusal from error
+    except _MISFITS as error:
+        if image_size % step:
+            raise refusal from error
+        raise _misfit(backbone, image_size, own.input_size[-1] if own else None, error) from error
     finally:
         model.train()
+
+
+def _misfit(backbone: str, image_size: int, own: int | None, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:150] or type(error).__name__
+    return UserError(
+        f"image_size={image_size} does not fit backbone={backbone} ({reason}); "
+        + (f"{own} is its own size" if own else "leave it out for its own size")
+    )
 
 
 def to_channels_last(model: nn.Module) -> None:

@@ -61,14 +61,15 @@ class Schedule:
         warmup_epochs: float,
     ) -> None:
         """`plateau` halves the rates after 3 epochs without a better loss; `cosine` warms up
-        linearly for `warmup_epochs` and falls along a half cosine to 0 at the last step."""
+        linearly for `warmup_epochs`, at most half of all, and falls along a half cosine, whose 0 is
+        where one step more would be."""
         self._plateau: ReduceLROnPlateau | None = None
         self._cosine: LambdaLR | None = None
         if kind == "plateau":
             self._plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
         elif kind == "cosine":
             total = epochs * steps_per_epoch
-            warmup = min(round(warmup_epochs * steps_per_epoch), total - 1)
+            warmup = min(round(warmup_epochs * steps_per_epoch), total // 2)
             self._cosine = LambdaLR(optimizer, lambda step: _cosine_factor(step, warmup, total))
         else:
             raise ValueError(f"schedule {kind!r}; plateau or cosine")

@@ -83,7 +83,9 @@ class Winograd(torch.autograd.Function):
         by_x, by_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(pixels if by_weight else None, kernels if by_x else None)
         ctx.around, ctx.size, ctx.border = around.shape, size, border
-        return y.contiguous().permute(0, 3, 1, 2)
+        y = y.contiguous().permute(0, 3, 1, 2)
+        # The same memory, but no view: what follows may want to change it in place.
+        return y.new_empty(0).set_(y.untyped_storage(), y.storage_offset(), y.shape, y.stride())
 
     @staticmethod
     @once_differentiable
