@@ -136,8 +136,8 @@ def _entry_points() -> list[str]:
         "--key value`, where NAME is `suite` for the first one; `--help` lists its keys.",
         "",
         "`mlflow run` begins a run before the command is read. Where the command is refused then, "
-        "that run is left FAILED, without anything in it and under a name that MLflow draws; the "
-        "reason is on the terminal.",
+        "that run is left FAILED, with what was typed after `-P` alone and under a name that "
+        "MLflow draws; the reason is on the terminal.",
         "",
         *_table(("command", "what it does", "must be given", "keys"), rows),
     ]
