@@ -135,6 +135,10 @@ def _entry_points() -> list[str]:
         "Give a key with `-P key=value`. Without MLflow's launcher: `python -m experiments.NAME "
         "--key value`, where NAME is `suite` for the first one; `--help` lists its keys.",
         "",
+        "`mlflow run` begins a run before the command is read. Where the command is refused then, "
+        "that run is left FAILED, with what was typed after `-P` alone and under a name that "
+        "MLflow draws; the reason is on the terminal.",
+        "",
         *_table(("command", "what it does", "must be given", "keys"), rows),
     ]
 
@@ -172,7 +176,9 @@ def _left() -> list[str]:
         "## What a run leaves",
         "",
         "Runs are called after their entry point, that of `mlflow run .` is `suite`; phases are "
-        "`baseline`, `head` and `finetune`. `*` stands for any text.",
+        "`baseline`, `head` and `finetune`. `*` stands for any text. A command that works on the "
+        "trials of a search that is logged under another run already leaves a run `tune-worker` "
+        "below that one, with a description and nothing else.",
         "",
         "### Metrics",
         "",

@@ -1,11 +1,14 @@
 """The command line: flags, help, exit codes."""
 
+import ast
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, run_entry
 
 from tlkit.cli import main, one_line, parse_flags
 from tlkit.config import Config
@@ -49,6 +52,30 @@ def test_help_lists_every_key_and_runs_nothing(capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     assert "--head_lr" in shown
     assert "--unfreeze_depth" in shown
+
+
+@pytest.mark.parametrize("name", ["head", "promote"])
+def test_help_begins_with_the_usage_and_what_the_entry_point_does(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_entry(name, "--help")
+    usage, empty, does, _, config, *_ = capsys.readouterr().out.splitlines()
+    assert usage == f"usage: python -m experiments.{name} [--config FILE] [--key value ...]"
+    source = ROOT / "experiments" / f"{name}.py"
+    assert (empty, does) == ("", ast.get_docstring(ast.parse(source.read_text())))
+    assert config == "--config FILE"
+
+
+def test_help_into_a_pipe_that_is_closed_ends_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does, before all of it is written
+    code = "from tlkit.cli import main; from tlkit.config import Config; main(print, Config)"
+    with os.fdopen(writing, "wb") as pipe:
+        process = subprocess.run(
+            [sys.executable, "-c", code, "--help"], cwd=ROOT, stdout=pipe,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_an_error_out_of_a_worker_loses_the_workers_traceback() -> None:

@@ -280,6 +280,17 @@ def lights(trained: Trained, split: str) -> list[tuple[float, float]]:
     return found
 
 
+def test_a_model_without_a_reference_cannot_be_watched(
+    entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with local_model(trained.model()) as folder:
+        shutil.copytree(folder, tmp_path / "old")
+    (tmp_path / "old" / "reference.safetensors").unlink()
+    assert entry("monitor", "--model", str(tmp_path / "old"), "--log", "sqlite:///none.db") == 2
+    [said] = capsys.readouterr().err.splitlines()
+    assert "has no reference (it is of before that was saved); watch the model of a newer" in said
+
+
 def test_the_reference_holds_the_light_of_the_validation_pictures(
     entry: Entry, experiment: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,7 @@ NOT_RUN = {
     "mlflow models serve": "tests/test_serving.py serves and asks; the tutorial's is served here",
     "mlflow models build-docker": "wants a container engine",
     "docker": "wants a container engine; tests/test_container.py reads the files with a linter",
-    "curl": "tests/test_serving.py sends the same requests",
+    "curl": "tests/test_serving.py runs it, where there is a curl",
 }
 SPARK = "spark_udf"  # in a Python block: run by tests/test_serving.py, for it takes 15 s to start
 
@@ -107,8 +107,14 @@ def holds_commands(block: Block) -> bool:
 
 
 def commands(text: str) -> Iterator[Command]:
-    """The commands of a block, in order; those that `&&` or `;` put on one line, one by one."""
-    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+    """The commands of a block, in order; those that `&&` or `;` put on one line, one by one.
+
+    Of a line that begins with `{`, what reads from the pipe at its end.
+    """
+    for line in re.sub(r"\\\n\s*|(?<=\|)\n\s*", " ", text).splitlines():
+        if line.startswith("{"):
+            yield Command({}, shlex.split(line.rpartition("|")[2]))
+            continue
         lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="&;")
         lexer.whitespace_split = True
         words: list[str] = []

@@ -146,6 +146,7 @@ def test_the_description_tells_the_result_and_shows_a_picture(
     note = run.data.tags["mlflow.note.content"]
     assert f"{run.data.metrics['test/accuracy']:.3f}" in note
     assert "95 % interval" in note
+    assert "at its best after 1 epoch.\n" in note
     assert f"get-artifact?path=gradcam.png&run_uuid={run.info.run_id}" in note
 
 

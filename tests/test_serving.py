@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import socket
 import struct
 import subprocess
@@ -26,6 +27,8 @@ import torch
 from conftest import Trained
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
+from test_documented_commands import of_document
 
 from tlkit.serving.request_log import open_log
 from tlkit.training.precision import resolve_precision
@@ -120,6 +123,22 @@ def test_one_picture_or_many_have_the_probabilities_of_the_evaluation(
         np.testing.assert_allclose(rows(answer.json()["predictions"]), expected[:1], atol=1e-5)
     table = server.ask(f"image\n{text}\n", {"content-type": "text/csv"})
     np.testing.assert_allclose(rows(table.json()["predictions"]), expected[:1], atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_documented_curl_sends_a_picture_too_large_for_an_argument(
+    server: Server, tmp_path: Path
+) -> None:
+    [text] = [block.text for block in of_document("docs/USING.md") if "curl -H" in block.text]
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "picture.jpg", quality=95)
+    picture = (tmp_path / "picture.jpg").read_bytes()
+    assert len(picture) > 128 * 1024
+    typed = text[text.index("{ printf") :].replace("http://127.0.0.1:5001", server.url)
+    answer = subprocess.run(
+        ["sh", "-c", typed], cwd=tmp_path, capture_output=True, check=True, timeout=60
+    )
+    assert json.loads(answer.stdout) == server.ask(record(picture)).json()
 
 
 def test_views_and_abstaining_are_parameters_of_a_request(server: Server, trained: Trained) -> None:

@@ -188,6 +188,7 @@ def test_synthetic_goes_under_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
 def test_bad_paths(tmp_path: Path) -> None:
     told(tmp_path / "nowhere", tmp_path, r"nowhere is not there; allowed are .*; check the path")
     told("", tmp_path, "is not there")
+    told("no/where", tmp_path, rf"no/where is not there \(seen from {Path.cwd()}\); allowed are")
     told(fill(tmp_path, ["a.jpg"]) / "a.jpg", tmp_path, "neither a folder nor an archive")
     (tmp_path / "empty").mkdir()
     told(tmp_path / "empty", tmp_path, "no labelled pictures in .*empty; expected are train/CLASS")

@@ -325,9 +325,14 @@ def test_best_and_default_are_trained_for_good_beside_one_another(tuned: Tuned) 
     finals = {run.data.tags["tlkit.trial"]: run for run in named(tuned.runs, "finetune")}
     assert set(finals) == {"0", tuned.parent.data.tags["tlkit.best_trial"]}
     words = note(tuned.parent)
+    download = f"mlflow artifacts download --run-id {tuned.parent.info.run_id}"
+    assert f"{download} --artifact-path best.yaml --dst-path .`" in words
     for number, run in finals.items():
         assert run.data.tags["mlflow.parentRunId"] == tuned.parent.info.run_id
         trial = only(tuned.runs, f"trial-{number}").data
+        made = int(trial.metrics["val/best_epoch"]) + 1
+        told = f" after {made} epoch{'s' if made > 1 else ''}. The test"
+        assert told in trial.tags["mlflow.note.content"]
         for name in ("val/best_loss", "val/best_accuracy", "val/best_epoch"):
             assert run.data.metrics[name] == trial.metrics[name]
         role = "default" if number == "0" else "best"
@@ -1133,7 +1138,7 @@ def test_the_default_is_never_pruned(default: bool) -> None:
         report(bad, 0)
         report(bad, 1)
     else:
-        with pytest.raises(optuna.TrialPruned, match=r"val/loss 9\.0000 after epoch 0"):
+        with pytest.raises(optuna.TrialPruned, match=r"val/loss 9\.0000 after 1 epoch$"):
             report(bad, 0)
         report(bad, 1)  # it is over: nothing would be saved
 

@@ -1,5 +1,6 @@
 """The command line of every entry point: `--key value`, one line for an error, no traceback."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,7 @@ def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | No
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(words):
-        for name, default, meaning, allowed in kind.describe():
-            print(f"--{name} {default}\n    {meaning}" + (f" ({allowed})" if allowed else ""))
+        _show(_help(task, kind))
         return
     try:
         flags = parse_flags(words)
@@ -40,6 +40,27 @@ def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | No
         if interrupt.args == (signal.SIGTERM,):
             sys.exit(143)
         sys.exit(130)
+
+
+def _help(task: Callable[[S], None], kind: type[S]) -> str:
+    """A usage line, what the entry point's module says of itself, and the keys."""
+    module = getattr(task, "__globals__", {})
+    name = getattr(module.get("__spec__"), "name", "experiments.NAME")
+    lines = [
+        f"usage: python -m {name} [--config FILE] [--key value ...]",
+        *("", (module.get("__doc__") or "").strip(), ""),
+        "--config FILE\n    a YAML file of these keys; a flag beats the file, the file the default",
+    ]
+    for key, default, meaning, allowed in kind.describe():
+        lines.append(f"--{key} {default}\n    {meaning}" + (f" ({allowed})" if allowed else ""))
+    return "\n".join(lines)
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `--help | head` has read enough; nor is the rest to be flushed later
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

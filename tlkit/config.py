@@ -52,7 +52,8 @@ class Config(Settings):
     test_fraction: float = share(0.15, "share of the pictures for the test where none is given")
     train_fraction: float = key(
         1.0,
-        "share of the training pictures, drawn class by class, each the more often in an epoch",
+        "share of the training pictures, drawn class by class; each is shown more often, so that "
+        "an epoch keeps about its length",
         "above 0, to 1",
         lambda value: 0 < value <= 1,
     )
@@ -187,7 +188,7 @@ class Config(Settings):
         "auto",
         0,
         "what the stored outputs of frozen parts may take, the oldest go first; "
-        "auto: half of the disk that is free or theirs",
+        "auto: half of (free disk + what is stored already)",
     )
     clear: str = choice("no", "yes: the entry point cache deletes what is stored", "no", "yes")
     device: str = choice("auto", "auto: cuda where there is one", "auto", "cpu", "cuda")

@@ -91,12 +91,17 @@ def of_phase(
         "finetune": f"The top {config.unfreeze_depth} units and the head of `{config.backbone}`",
     }[phase]
     return (
-        f"{trained}, at its best after epoch {epoch}.\n\n"
+        f"{trained}, at its best after {epochs(epoch)}.\n\n"
         f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f}; "
         f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
         f"{of_data(config, manifest)}" + (f"\n\n![Grad-CAM]({picture})" if picture else "")
     )
+
+
+def epochs(last: int) -> str:
+    """How many epochs there were up to `last`, which is counted from 0."""
+    return "1 epoch" if last == 0 else f"{last + 1} epochs"
 
 
 def report(results: Sequence[PhaseResult]) -> str:

@@ -78,6 +78,8 @@ def _open_path(data: str, cache: Path) -> Source:
     if data and path.is_file() and is_archive(path):
         return _read_archive(path, path.name.split(".")[0], cache)
     fault = "is neither a folder nor an archive" if data and path.exists() else "is not there"
+    if data and not path.is_absolute():
+        fault += f" (seen from {utf8(str(Path.cwd()))})"
     raise UserError(
         f"data={data} {fault}; allowed are synthetic, a folder, an archive "
         f"({', '.join(ARCHIVE_SUFFIXES)}), torchvision:NAME and kaggle:COMPETITION; check the path"

@@ -65,8 +65,8 @@ def _reference(model: str) -> Sample:
     with local_model(model) as folder:
         if not (folder / REFERENCE_FILE).exists():
             raise UserError(
-                f"model={model} has no reference (an ensemble, or a model of before it was saved); "
-                "watch the model of a run of baseline, head or finetune"
+                f"model={model} has no reference (it is of before that was saved); watch the model "
+                "of a newer run of baseline, head, finetune or ensemble"
             )
         known = Reference.load(folder)
     return Sample(known.predicted, known.confidence, known.embedding, known.light)

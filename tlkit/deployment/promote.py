@@ -31,9 +31,9 @@ class Verdict:
 
 
 def decide(found: PairedComparison, confidence: float) -> Verdict:
-    """Champion where the candidate is not worse with that confidence (exact one-sided McNemar
-    test on the pictures that only one of the two got right), and so better in the mean; refused
-    where it is worse with that confidence; else challenger, for live traffic to tell."""
+    """Champion where the candidate is better with that confidence (exact one-sided McNemar test on
+    the pictures that only one of the two got right); refused where it is worse with that
+    confidence; else, a tie included, challenger, for live traffic to tell."""
     said = (
         f"accuracy {found.difference:+.4f} against the champion "
         f"({found.low:+.4f} to {found.high:+.4f}); {found.only_candidate} pictures only the "

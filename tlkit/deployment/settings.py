@@ -16,6 +16,7 @@ from tlkit.keys import (
     share,
 )
 
+_REGISTERED = "runs:/RUN_ID/model, models:/NAME@ALIAS or models:/NAME/VERSION"
 _MODEL = "runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or a folder"
 _LOG = "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or parquet:///FOLDER"
 _TIME = "none, or a time such as 2026-11-23T08:00"
@@ -50,7 +51,8 @@ class PromoteSettings(Settings):
     )
     confidence: float = key(
         0.95,
-        "with which the candidate must not be worse than the champion",
+        "with which the candidate must be better than the champion to take its place; refused if "
+        "worse with it, else challenger",
         "from 0.5 up to, not including, 1",
         lambda value: 0.5 <= value < 1,
     )
@@ -96,7 +98,8 @@ class AbtestSettings(Settings):
         lambda value: 0.5 <= value < 1,
     )  # fmt: skip
     difference: float = key(
-        0.02, "of the success rates that would matter, for the number of requests still needed",
+        0.02, "smallest difference of the success rates that matters to you; used to say how many "
+        "more outcomes are needed",
         "above 0 and below 1", lambda value: 0 < value < 1,
     )  # fmt: skip
 
@@ -133,7 +136,7 @@ class EnsembleSettings(Settings):
     """Of `-e ensemble`."""
 
     models: str = required(
-        "models with commas between them, trained on the same data", f"each {_MODEL}"
+        "models with commas between them, trained on the same data", f"each {_REGISTERED}"
     )
     average: str = choice(
         "probabilities",

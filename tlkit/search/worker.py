@@ -25,6 +25,7 @@ from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import Lock
 from tlkit.search.trial import Log, Score, train_trial
+from tlkit.summary import epochs
 from tlkit.tracking import (
     PHASE_TAG,
     TRIAL_STATE_TAG,
@@ -216,7 +217,7 @@ def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
             trial.report(metrics[metric], epoch)
         # After the last epoch there is nothing left to save.
         if prunes and epoch + 1 < config.finetune_epochs and trial.should_prune():
-            raise TrialPruned(f"{metric} {metrics[metric]:.4f} after epoch {epoch}")
+            raise TrialPruned(f"{metric} {metrics[metric]:.4f} after {epochs(epoch)}")
 
     return report
 
@@ -266,7 +267,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
     tracker.tags({TRIAL_STATE_TAG: "complete"})
     tracker.describe(
         f"Validation accuracy {score.accuracy:.3f}, loss {score.loss:.4f} "
-        f"after epoch {score.epoch}. The test pictures were not looked at."
+        f"after {epochs(score.epoch)}. The test pictures were not looked at."
     )
 
 
