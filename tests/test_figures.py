@@ -253,6 +253,15 @@ def test_a_picture_stands_upright_in_the_corner_it_is_given_and_keeps_its_shape(
     np.testing.assert_array_equal(outside, 255)
 
 
+def test_a_picture_that_is_made_smaller_loses_no_pixels() -> None:
+    fine = np.indices((336, 336)).sum(axis=0) % 2 * np.uint8(255)
+    figure = blank(2, 2)
+    draw_picture(figure, np.stack([fine] * 3, axis=2).astype(np.uint8), (0.5, 0.5), 1.0)
+    figure.canvas.draw()
+    drawn = np.asarray(figure.canvas.buffer_rgba())[70:170, 70:170, 0]
+    assert 120 <= drawn.min() <= drawn.max() <= 135
+
+
 def test_a_tall_picture_is_as_high_as_its_square() -> None:
     figure = blank(2, 2)
     draw_picture(figure, np.zeros((40, 10, 3), dtype=np.uint8), (0.5, 0.5), 1.0)

@@ -78,7 +78,9 @@ def test_one_that_is_gone_is_told_and_the_others_are_asked(
     run_id = made(tmp_path, made(tmp_path, before, train="at"), train="a")
     refuse_seen(run_id, manifest(tmp_path, train="a", val="v", test="u"))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: run {before}, from which init_from={run_id} began, is gone")
+    assert line.startswith(f"warning: whether run {before}, from which init_from={run_id} began,")
+    reason = {"run": f"no run {before} at", "manifest": "has no artifact data/manifest.csv"}
+    assert reason[gone] in line
     with pytest.raises(UserError, match="1 of the 1 test pictures"):
         refuse_seen(run_id, manifest(tmp_path, train="a", val="v", test="t"))
     with pytest.raises(UserError, match=f"no run {'1' * 32}"):

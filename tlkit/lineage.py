@@ -32,16 +32,17 @@ def refuse_seen(init_from: str, manifest: Manifest) -> None:
 def _manifests(init_from: str, root: Path) -> Iterator[Manifest]:
     """Of the run, and of those that it began from as far as they are still there."""
     yield _manifest(init_from, root)
-    run_id = init_from
-    while run_id := find_run(run_id).tags.get(INIT_TAG, ""):
+    known = find_run(init_from)
+    while run_id := known.tags.get(INIT_TAG):
         try:
-            if find_run(run_id).tags.get(PHASE_TAG) == "trial":
+            known = find_run(run_id)
+            if known.tags.get(PHASE_TAG) == "trial":
                 return  # its pictures were those of the run that was made of it
             theirs = _manifest(run_id, root)
-        except UserError:
+        except UserError as error:
             print(
-                f"warning: run {run_id}, from which init_from={init_from} began, is gone; "
-                "whether it has seen the validation and test pictures is not checked",
+                f"warning: whether run {run_id}, from which init_from={init_from} began, has seen "
+                f"the validation and test pictures is not checked: {error}",
                 file=sys.stderr,
             )
             return

@@ -111,8 +111,7 @@ def _apply(registered: Registered, verdict: Verdict, version: str) -> None:
 
 
 def _roll_back(registered: Registered) -> str:
-    *earlier, _ = _history(registered) or [""]
-    earlier = [version for version in earlier if registered.has(version)]
+    earlier = [version for version in _history(registered)[:-1] if registered.has(version)]
     champion = registered.version(CHAMPION)
     if champion is None or not earlier:
         raise UserError(

@@ -75,15 +75,14 @@ def draw_picture(
     """
     height, width = picture.shape[:2]
     scale = side / max(height, width)
-    box = Bbox.from_bounds(*corner, width * scale, height * scale)
+    size = width * scale, height * scale
     inches = figure.dpi_scale_trans
-    figure.add_artist(BboxImage(TransformedBbox(box, inches), data=picture))
+    box = TransformedBbox(Bbox.from_bounds(*corner, *size), inches)
+    # As `imshow` does; else a picture that is made smaller has pixels left out.
+    figure.add_artist(BboxImage(box, data=picture, resample=True))
     if frame is not None:
-        figure.add_artist(
-            Rectangle(
-                corner, box.width, box.height, fill=False, ec=frame, lw=line, transform=inches
-            )
-        )
+        outline = Rectangle(corner, *size, fill=False, ec=frame, lw=line, transform=inches)
+        figure.add_artist(outline)
 
 
 def panels(figure: Figure, count: int, height: float, bottom: float = 0.0) -> list[Axes]:

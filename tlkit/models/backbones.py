@@ -99,7 +99,7 @@ def build(backbone: str, image_size: int | None, **options: Any) -> Any:
     try:
         return timm.create_model(backbone, img_size=image_size, **options)
     except _MISFITS as error:
-        raise _misfit(backbone, image_size, config.input_size[-1], error) from error
+        raise _misfit(backbone, image_size, error) from error
 
 
 def data_config(model: nn.Module) -> dict[str, Any]:
@@ -158,23 +158,24 @@ def _check_size(model: nn.Module, backbone: str, image_size: int) -> None:
     # lie over one another has borders.
     if patch and apart and image_size % step:
         raise refusal
-    own = timm.get_pretrained_cfg(backbone)
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, image_size, image_size))
     except _MISFITS as error:
         if image_size % step:
             raise refusal from error
-        raise _misfit(backbone, image_size, own.input_size[-1] if own else None, error) from error
+        raise _misfit(backbone, image_size, error) from error
     finally:
         model.train()
 
 
-def _misfit(backbone: str, image_size: int, own: int | None, error: Exception) -> UserError:
+def _misfit(backbone: str, image_size: int, error: Exception) -> UserError:
+    config = timm.get_pretrained_cfg(backbone)
+    own = f"its own size, {config.input_size[-1]}" if config else "its own size"
     reason = " ".join(str(error).split())[:150] or type(error).__name__
     return UserError(
-        f"image_size={image_size} does not fit backbone={backbone} ({reason}); "
-        + (f"{own} is its own size" if own else "leave it out for its own size")
+        f"image_size={image_size} does not fit backbone={backbone} ({reason}); leave it out for "
+        + own
     )
 
 
