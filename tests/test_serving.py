@@ -10,9 +10,11 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +32,11 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 from test_documented_commands import of_document
 
+from tlkit.serving.answer import Question, Served
+from tlkit.serving.classifier import BATCH
+from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.request_log import open_log
+from tlkit.tracking import local_model
 from tlkit.training.precision import resolve_precision
 
 pytestmark = pytest.mark.slow
@@ -193,6 +199,37 @@ def test_the_light_of_a_picture_with_many_views_is_that_of_the_plain_one(
             expected = seen
     assert seen == expected
     assert len(set(seen)) == 2
+
+
+def test_a_long_request_keeps_no_other_waiting_while_both_are_logged(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
+    log = open_log(f"sqlite:///{tmp_path / 'requests.db'}")
+    with local_model(trained.model("head")) as folder:
+        served = Served.load(folder, log)
+    first, last = said_of_test(trained)[0][:2]
+    prepare, quick_is_done = Ensemble.prepare, threading.Event()
+    in_second_batch, in_time = threading.Event(), []
+
+    def slow(self: Ensemble, picture: bytes, views: int = 1) -> Any:
+        if picture == last:
+            in_second_batch.set()
+            in_time.append(quick_is_done.wait(60))
+        return prepare(self, picture, views)
+
+    monkeypatch.setattr(Ensemble, "prepare", slow)
+    long = [first] * BATCH + [last]
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(served.answer, Question(long, 1, 0.0))
+        assert in_second_batch.wait(60)
+        other = pool.submit(served.answer, Question([first], 1, 0.0))
+        other.add_done_callback(lambda _: quick_is_done.set())
+    assert in_time == [True]
+    assert (len(one.result()), len(other.result())) == (len(long), 1)
+    alone, *together = [[*e.embedding, e.brightness, e.contrast] for e in log.read()]
+    assert np.allclose(together[:-1], alone, atol=1e-3)
+    assert not np.allclose(together[-1], alone, atol=1e-3)
 
 
 def bomb(side: int = 50_000) -> bytes:

@@ -190,13 +190,19 @@ class Served:
         """Probabilities, and what the first member saw: its features summed up, float64 (N, k),
         and the brightness and contrast of the plain views, float64 (N, 2)."""
         first = self.ensemble.members[0]
-        with self._lock, last_features(first.model) as found, light_seen(first) as lit:
-            rows = self.ensemble.probabilities(asked.pictures, asked.views)
-        light = np.concatenate(lit).reshape(len(rows), asked.views, 2)[:, 0]
+        answers, features, lights = [], [], []
+        for batch in self.ensemble.prepared(asked.pictures, asked.views):
+            # Held for a batch: other requests decode meanwhile, and wait for no long one to end.
+            with self._lock, last_features(first.model) as found, light_seen(first) as lit:
+                answers.append(self.ensemble.classify(batch))
+            features += found
+            lights += lit
+        rows = np.concatenate(answers)
+        light = np.concatenate(lights).reshape(len(rows), asked.views, 2)[:, 0]
         if self.reference is None:
             return rows, np.empty((len(rows), 0)), light
-        features = stacked(found).numpy().reshape(len(rows), asked.views, -1).mean(axis=1)
-        return rows, self.reference.project(features), light
+        seen = stacked(features).numpy().reshape(len(rows), asked.views, -1).mean(axis=1)
+        return rows, self.reference.project(seen), light
 
     def _write(
         self,

@@ -1,7 +1,7 @@
 """One or more classifiers as one: the mean of their probabilities."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,24 +84,29 @@ class Ensemble:
         names = json.loads((folder / ENSEMBLE_FILE).read_text(encoding="utf-8"))["members"]
         return cls(tuple(Classifier.load(folder / name) for name in names))
 
-    def probabilities(
+    def prepared(
         self, pictures: Sequence[bytes | Image], views: int = 1
-    ) -> NDArray[np.float64]:
-        """A row a picture, float64 (N, classes), a batch at a time.
+    ) -> Iterator[list[tuple[Tensor, ...]]]:
+        """The pictures as `classify` takes them, a batch at a time.
 
         Raises:
             UnreadablePicture: as `prepare`, and says which picture of how many, from 1.
         """
-        rows = [np.empty((0, len(self.classes)))]
         step = pictures_a_batch(views)
         for start in range(0, len(pictures), step):
-            prepared = []
+            batch = []
             for number, picture in enumerate(pictures[start : start + step], start + 1):
                 try:
-                    prepared.append(self.prepare(picture, views))
+                    batch.append(self.prepare(picture, views))
                 except UnreadablePicture as error:
                     raise UnreadablePicture(
                         f"picture {number} of {len(pictures)}: {error}"
                     ) from error
-            rows.append(self.classify(prepared))
-        return np.concatenate(rows)
+            yield batch
+
+    def probabilities(
+        self, pictures: Sequence[bytes | Image], views: int = 1
+    ) -> NDArray[np.float64]:
+        """A row a picture, float64 (N, classes). Raises as `prepared`."""
+        rows = [self.classify(batch) for batch in self.prepared(pictures, views)]
+        return np.concatenate([np.empty((0, len(self.classes))), *rows])
