@@ -87,9 +87,18 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", 10**9)
 
 
+def batches_of(inputs: StoredInputs, epoch: int, count: int) -> list[Tensor]:
+    sevens = [list(range(i, min(i + 7, count))) for i in range(0, count, 7)]
+    return [batch for batch, _ in inputs.training(epoch, sevens)]
+
+
 def training(inputs: StoredInputs, epoch: int = 0, count: int = 40) -> Tensor:
-    batches = [list(range(i, min(i + 7, count))) for i in range(0, count, 7)]
-    return torch.cat([batch for batch, _ in inputs.training(epoch, batches)])
+    return torch.cat(batches_of(inputs, epoch, count))
+
+
+def layouts(inputs: StoredInputs) -> list[tuple[int, ...]]:
+    """How each batch lies in memory, which decides by which kernels it is trained on."""
+    return [batch.stride() for batch in batches_of(inputs, 0, 40)]
 
 
 @pytest.fixture
@@ -400,6 +409,7 @@ def test_a_budget_for_some_gives_the_same_batches(
     stored = sum(int((part.rows.slots >= 0).sum()) for part in (*some.views, some.val))
     assert 10 < stored < 20
     assert torch.equal(training(whole), training(some))
+    assert layouts(whole) == layouts(some)
     assert sum(info.size for info in small.entries()) <= 20 * row
 
 
@@ -409,6 +419,7 @@ def test_without_room_everything_is_computed(pictures: Pictures, tmp_path: Path)
     assert report.bytes == 0
     full, _ = stored_inputs(Store(tmp_path / "full", 10**9), prefix_of(model_of(), 2), pictures, 1)
     assert torch.equal(training(inputs), training(full))
+    assert layouts(inputs) == layouts(full)
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on(
@@ -865,10 +876,12 @@ def test_a_view_that_is_partly_stored_is_completed_beside_one_that_is_not(
 
 
 def test_views_without_augmentation_are_one(pictures: Pictures, store: Store) -> None:
-    """They share an entry, whose lock is to be taken once."""
+    """They share an entry, whose lock is to be taken once, and whose rows count once."""
     plain = replace(pictures, views=replace(pictures.views, augment="none"))
     inputs, report = stored_inputs(store, prefix_of(model_of(), 2), plain, 2)
     assert report.decision == "store"
+    assert report.wanted == 40 + 8
+    assert report.bytes == sum(file.stat().st_size for file in store.folder.glob("*/rows.bin"))
     assert torch.equal(training(inputs, 0), training(inputs, 1))
 
 

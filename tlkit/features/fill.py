@@ -1,7 +1,6 @@
 """Filling the store: each output of a frozen prefix is computed once, and never again."""
 
 import ctypes
-import json
 import statistics
 import sys
 import time
@@ -102,7 +101,7 @@ def stored_inputs(
     started = time.perf_counter()
     report = Report()
     store.release()
-    views = min(pictures.count, epochs)
+    views = min(pictures.different, epochs)
     # How often an output is used: once more than this run needs, for the next one.
     uses = {"train": -(-epochs // max(1, views)) + 1, "val": epochs + 1}
     renditions = [
@@ -122,7 +121,7 @@ def stored_inputs(
         ) as progress,
         _torch_threads(1 if prefix.own_threads else threads),
     ):
-        to_come = range(views, min(pictures.count, epochs_to_come))
+        to_come = range(views, min(pictures.different, epochs_to_come))
         for split, number in uses.items():
             wanted = [
                 _Wanted(rendition, (*prefix.also, prefix.depth), len(rows.missing))
@@ -240,16 +239,11 @@ class _Wanted:
     missing: int = 0
 
 
-def _together(wanted: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
-    """Those whose pictures are read once for all of them, as far as this run needs some of them; of
-    several renditions that are the same (views without augmentation), the first."""
-    different: dict[str, _Wanted] = {}
-    for one in wanted:
-        different.setdefault(json.dumps(one.rendition.key(), sort_keys=True), one)
-    found = list(different.values())
-    for begin in range(0, len(found), _TOGETHER):
-        if found[begin].missing:
-            yield found[begin : begin + _TOGETHER]
+def _together(wanted: Sequence[_Wanted]) -> Iterator[Sequence[_Wanted]]:
+    """Those whose pictures are read once for all of them, as far as this run needs some of them."""
+    for begin in range(0, len(wanted), _TOGETHER):
+        if wanted[begin].missing:
+            yield wanted[begin : begin + _TOGETHER]
 
 
 @dataclass

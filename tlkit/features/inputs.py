@@ -36,6 +36,11 @@ class Pictures:
     workers: int
     pin: bool
 
+    @property
+    def different(self) -> int:
+        """How many views differ: without augmentation each is the plain one."""
+        return 1 if self.views.augment == "none" else self.count
+
     def view(self, view: int, batches: Batches) -> Iterator[Batch]:
         """Training pictures rendered as view `view`: float32 (N, 3, H, W) and int64 (N,)."""
         return self._load(self.manifest.of("train"), OneView(self.views, view), batches)
@@ -159,23 +164,26 @@ class Outputs:
             if not without:
                 yield self._stored(batch)
                 continue
+            # As rows, or what is computed would lie in memory in another way than what was stored,
+            # and other kernels would train on it.
             new = next(computed)
             mask = stored[batch]
-            result = new.new_empty(len(batch), *new.shape[1:])
-            result[~mask] = new
+            rows = new.new_empty(len(batch), *new.shape[1:])
+            rows[~mask] = new
             if bool(mask.any()):
-                old = self._stored([index for index in batch if stored[index]])
-                result[mask] = old.to(new.device)
-            yield result
+                old = self.rows.gather([index for index in batch if stored[index]])
+                rows[mask] = old.to(new.device)
+            yield self.prefix.inputs(rows)
 
     def _computed(self, batches: Batches) -> Iterator[Tensor]:
+        """Outputs as they would be stored."""
         for pictures, _ in self.rendition.load(batches):
             parts = [
                 output
                 for part in torch.split(pictures, PASS)
                 for output in self.prefix.outputs(part, self.prefix.whole, [self.prefix.depth])
             ]
-            yield torch.cat(parts)
+            yield self.prefix.rows(torch.cat(parts))
 
     def _stored(self, batch: list[int]) -> Tensor:
         return self.prefix.inputs(self.rows.gather(batch))
