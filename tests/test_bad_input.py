@@ -16,6 +16,7 @@ import timm
 import torch
 from conftest import Entry, MakeFolder
 from PIL import Image
+from safetensors import SafetensorError
 
 from tlkit.training import loop
 
@@ -177,7 +178,18 @@ def test_the_traceback_stays_away(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
 def test_a_full_disk_says_where(
+    fault: Exception,
     make_folder: MakeFolder,
     entry: Entry,
     experiment: str,
@@ -185,7 +197,7 @@ def test_a_full_disk_says_where(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise fault
 
     monkeypatch.setattr("tlkit.training.checkpoints.save_file", full)
     assert entry("head", *data(make_folder())) == 2

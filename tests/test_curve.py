@@ -8,7 +8,9 @@ import pytest
 from conftest import Entry, MakeFolder
 
 from tlkit import phases
+from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
+from tlkit.runs import prepare_data
 from tlkit.training.batches import epoch_batches
 
 
@@ -51,6 +53,24 @@ def test_a_share_is_trained_on_in_more_passes(
     monkeypatch.setattr(phases, "epoch_batches", spy)
     assert entry("head", "--data", str(make_folder()), "--train_fraction", "0.25") == 0
     assert asked == {(6, 4)}
+
+
+def test_repeats_of_a_share_have_the_pictures_that_their_configuration_names(
+    entry: Entry, make_folder: MakeFolder
+) -> None:
+    pictures = str(make_folder())
+    words = ["--data", pictures, "--train_fraction", "0.5", "--seeds", "2", "--head_epochs", "1"]
+    assert entry("head", *words) == 0
+    runs = mlflow.search_runs(output_format="list")
+    (parent,) = (run for run in runs if run.info.run_name == "head-seeds")
+    children = [run for run in runs if run is not parent]
+    assert {run.data.params["seed"] for run in children} == {"0", "1"}
+    for run in children:
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run.info.run_id, artifact_path="config.yaml"
+        )
+        again = prepare_data(Config.load(Path(path), {})).manifest.digest
+        assert again == run.data.tags["tlkit.data_digest"]
 
 
 def test_passes_show_each_picture_equally_often() -> None:
@@ -99,3 +119,17 @@ def test_a_share_for_one_training_is_refused_and_so_is_nonsense(
     for wrong in ("0", "1.5", "a, 1", ""):
         assert entry("curve", "--fractions", wrong) == 2
         assert "fractions=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["suite", "curve"])
+def test_what_a_later_phase_cannot_have_is_refused_before_the_first(
+    command: str,
+    entry: Entry,
+    experiment: str,
+    make_folder: MakeFolder,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert entry(command, "--data", str(make_folder()), "--weights", "nowhere.safetensors") == 2
+    assert "nowhere.safetensors" in capsys.readouterr().err
+    (run,) = mlflow.search_runs([experiment], output_format="list")
+    assert run.info.run_name == command

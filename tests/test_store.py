@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from tlkit.errors import UserError
 from tlkit.features.store import Entry, Store, Unwritable
 from tlkit.summary import of_store
 
@@ -311,6 +312,27 @@ def test_the_entry_used_longest_ago_makes_room(folder: Path) -> None:
         assert filling.reserve(10, (64,), torch.float32) == 10
         filling.append(names(0), rows(0))
     assert views(store) == [4, 1, 3]
+
+
+def test_a_budget_for_no_row_makes_no_room(folder: Path) -> None:
+    _three(folder)
+    with Store(folder, 0).entry({**KEY, "view": 4}).filling() as filling:
+        assert filling.reserve(10, (64,), torch.float32) == 0
+    assert sorted(views(Store(folder, BIG))) == [1, 2, 3]
+
+
+def test_too_many_open_files_are_told_and_are_no_miss(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Store(folder, BIG).entry(KEY)
+    fill(entry, 0, 1)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("tlkit.features.store._mapped", refuse)
+    with pytest.raises(UserError, match="ulimit"):
+        entry.read(names(0))
 
 
 def test_entries_in_use_are_kept_and_what_fits_is_told(folder: Path) -> None:

@@ -1,8 +1,12 @@
 """The drawn data set: the same bytes for a seed, balanced, and not to be told apart by colour."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
@@ -23,6 +27,21 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> 
     other = content(make_synthetic(tmp_path / "c", 1, COUNTS))
     assert other.keys() == first.keys()
     assert not set(other.values()) & set(first.values())
+
+
+def test_no_worker_outlives_a_killed_command(tmp_path: Path) -> None:
+    code = f"from tlkit.data.synthetic import *; make_synthetic(Path({str(tmp_path / 'a')!r}), 0)"
+    command = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL
+    )
+    while not list(tmp_path.rglob("*.jpg")):
+        assert command.poll() is None
+        time.sleep(0.05)
+    workers = psutil.Process(command.pid).children()
+    command.kill()
+    command.wait()
+    assert workers
+    assert not psutil.wait_procs(workers, timeout=30)[1]
 
 
 def test_splits_are_balanced_and_share_no_picture(tmp_path: Path) -> None:

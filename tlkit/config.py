@@ -210,7 +210,10 @@ class Config(Settings):
         lambda value: 0 <= value < 2**31,
     )  # fmt: skip
     data_seed: int | str = auto_or(
-        "auto", 0, "of the split, the drawn pictures and the views; auto: as seed"
+        "auto",
+        0,
+        "of the split, the share that train_fraction leaves, the drawn pictures and the views; "
+        "auto: as seed",
     )
     seeds: int = at_least(
         1, 1, "how often a phase is trained, with seed, seed + 1, ... on the same pictures"

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from tlkit.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_folder() -> Path:
@@ -116,7 +120,9 @@ def short_stem(path: str | Path) -> str:
 
 def disk_is_full(error: BaseException) -> bool:
     """Whether an error stands for a full disk or a used-up quota."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, SafetensorError):  # it has the number in its words alone
+        return any(f"(os error {number})" in str(error) for number in _FULL)
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 @contextmanager
@@ -125,7 +131,14 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
     UserError; `folder` is written under."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        if disk_is_full(error):
+            raise UserError(
+                f"no disk space left while writing {folder}; free some, "
+                "or point TLKIT_CACHE and the tracking store at another disk"
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
                 f"{error.filename or folder} cannot be used ({error.strerror}); check its rights, "
@@ -136,9 +149,4 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"the path {error.filename or folder} cannot be used ({error.strerror}); {way_out}"
             ) from error
-        if not disk_is_full(error):
-            raise
-        raise UserError(
-            f"no disk space left while writing {folder}; free some, "
-            "or point TLKIT_CACHE and the tracking store at another disk"
-        ) from error
+        raise

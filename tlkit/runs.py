@@ -119,7 +119,7 @@ def prepare_data(config: Config) -> Data:
         workers=machine_for(config).workers,
     )
     print(of_audit(report), file=sys.stderr)
-    return thinned(Data(manifest, report), config.train_fraction, config.seed)
+    return thinned(Data(manifest, report), config.train_fraction, config.pictures_seed)
 
 
 def thinned(data: Data, fraction: float, seed: int) -> Data:
@@ -322,6 +322,7 @@ def run_suite(config: Config) -> list[PhaseResult]:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
+        build_network("finetune", config, data.manifest.classes)  # refuses before the baseline
         for phase in PHASES:
             if phase == "finetune":
                 config = replace(config, init_from=results[-1].run_id)

@@ -1,6 +1,8 @@
 """The synthetic data set: cartoon cats against cartoon dogs in a folder, with no network."""
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -37,11 +39,24 @@ def make_synthetic(root: Path, seed: int, counts: Mapping[str, int] = COUNTS) ->
         for split in counts:
             for name in CLASSES:
                 (folder / split / name).mkdir(parents=True)
-        with ProcessPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        workers = min(8, os.cpu_count() or 1)
+        with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
             drawn = pool.map(partial(_draw, folder, seed), jobs, chunksize=10)
             for _ in tqdm(drawn, total=len(jobs), desc="drawing", unit="picture", disable=None):
                 pass
     return root
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent does: after a kill -9 it would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _draw(folder: Path, seed: int, job: tuple[str, int]) -> None:

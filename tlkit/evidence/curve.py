@@ -11,6 +11,7 @@ from tlkit.errors import UserError
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.comparison import repeated
+from tlkit.phases import build_network
 from tlkit.runs import log_dataset, prepare_data, run_phase, thinned
 from tlkit.summary import columns, of_data
 from tlkit.tracking import run
@@ -52,6 +53,7 @@ def run_curve(config: Config) -> str:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
+        build_network("head", config, data.manifest.classes)  # refuses before the baseline
         points: list[Point] = []
         # The larger part first: it holds the smaller ones, whose outputs are then stored.
         for fraction in reversed(config.fractions_in_order):

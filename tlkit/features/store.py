@@ -28,6 +28,8 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from tlkit.errors import UserError
+
 _KEY, _ROWS, _LOG = "key.json", "rows.bin", "rows.log"
 _RECORD = struct.Struct("<32sII")  # sha256 of the picture, crc32 of its row, crc32 of these two
 RECORD_BYTES = _RECORD.size  # what a row takes besides itself
@@ -137,7 +139,8 @@ class Entry:
         """Map the rows of `names`. Each is checked when this process first asks for it; a damaged
         row is missing, and so are all rows of an entry that cannot be opened, read or mapped.
 
-        Raises ValueError for a name that is no sha256.
+        Raises ValueError for a name that is no sha256, and UserError where this process has too
+        many files open, each map being one.
         """
         wanted = [_digest(name) for name in names]
         try:
@@ -150,7 +153,12 @@ class Entry:
                 rows = {name: journal[name] for name in wanted if name in journal}
                 slots = self._sound(file, layout, rows)
                 return _mapped(file, layout, [slots.get(name, -1) for name in wanted])
-        except (OSError, ValueError):  # ValueError: the file became shorter than its rows
+        except (OSError, ValueError) as error:  # the second: the file is shorter than its rows
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise UserError(
+                    f"the store cannot be read ({error.strerror}); raise the limit "
+                    "(`ulimit -n 4096`), or lower views"
+                ) from error
             return Rows(torch.empty(0), torch.full((len(wanted),), -1))
 
     @contextmanager
@@ -227,7 +235,8 @@ class Filling:
 
         Returns:
             How many of the rows fit into the budget and onto the disk, maybe 0. So many can be
-            appended without filling the disk up.
+            appended without filling the disk up. For a budget that cannot hold one, nothing is
+            evicted.
 
         Raises:
             Unwritable: the disk is full after all (a quota), or may not be written.
@@ -239,8 +248,8 @@ class Filling:
             self._give_back()
             with store.lock("budget"):
                 each = size + RECORD_BYTES
-                room = max(0, store.room(rows * each + spare) - spare)
-                fit = min(rows, room // each)
+                room = store.room(rows * each + spare) - spare if each <= store.budget else 0
+                fit = min(rows, max(0, room) // each)
                 if fit:
                     _claim(self._rows.fileno(), self._count() * size, fit * size)
         return fit
