@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, one_line
 from tlkit.keys import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -102,8 +102,3 @@ def parse_flags(words: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0)
         flags[name.replace("-", "_")] = value
     return flags
-
-
-def one_line(error: UserError) -> str:
-    """The message alone: an error that came out of a loader's worker brings its traceback."""
-    return str(error).strip().splitlines()[-1].removeprefix("tlkit.errors.UserError: ")

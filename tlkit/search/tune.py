@@ -17,7 +17,7 @@ from optuna.study import Study
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.errors import UserError
+from tlkit.errors import UserError, one_line
 from tlkit.lineage import refuse_seen
 from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
@@ -134,7 +134,7 @@ def _ended_truly(own: Tracker, parent: Tracker) -> Iterator[None]:
         raise
     except BaseException as error:
         if parent.run_id != own.run_id:
-            parent.describe(f"**{type(error).__name__}.** {error}")
+            parent.describe(f"**{type(error).__name__}.** {one_line(error)}")
             set_status(parent.run_id, "FAILED")
         raise
     if parent.run_id != own.run_id:
