@@ -229,6 +229,7 @@ def test_memory_holds_a_few_batches_whatever_the_number(
         (("--model", "runs:/0123/model", "--images", "."), "model=runs:/0123/model is not at"),
         (("--model", "models:/none@champion", "--images", "."), "is not at"),
         (("--model", "m", "--images", ".", "--tta", "0"), "tta=0 is not allowed"),
+        (("--model", "m", "--images", ".", "--workers", "100000"), "workers=100000 is not allowed"),
         (("--model", "m", "--images", ".", "--gradcam", "maybe"), "true or false wanted"),
         (("--model", "m", "--images", ".", "--seed", "1"), "unknown key seed"),
     ],
