@@ -34,7 +34,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from tlkit.errors import UserError, one_line
-from tlkit.files import scratch_folder, utf8
+from tlkit.files import expanded, scratch_folder, utf8
 
 # What `tlkit.serving` imports.
 SERVING_PACKAGES = (
@@ -490,8 +490,8 @@ def local_model(address: str) -> Iterator[Path]:
     Raises:
         UserError: no such model.
     """
-    if Path(address).expanduser().is_dir():
-        yield _classifier_folder(Path(address).expanduser())
+    if expanded(address).is_dir():
+        yield _classifier_folder(expanded(address))
         return
     if ":/" not in address:
         raise UserError(

@@ -13,7 +13,7 @@ from tlkit.data.downloads import kaggle_archive, torchvision_folder
 from tlkit.data.images import SUFFIXES
 from tlkit.data.synthetic import VERSION, make_synthetic
 from tlkit.errors import UserError
-from tlkit.files import disk_faults_told, utf8
+from tlkit.files import disk_faults_told, expanded, utf8
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -72,7 +72,7 @@ def open_source(data: str, cache: Path, seed: int) -> Source:
 
 
 def _open_path(data: str, cache: Path) -> Source:
-    path = Path(data).expanduser()
+    path = expanded(data)
     if data and path.is_dir():
         return _read_layout(path, path.resolve().name)
     if data and path.is_file() and is_archive(path):
