@@ -1,6 +1,7 @@
 """Prediction on files: what is printed, written and logged, and that it is what was evaluated."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -133,6 +134,13 @@ def test_a_zip_a_pattern_and_a_file_are_found(trained: Trained, tmp_path: Path) 
     for nothing in (str(tmp_path / "none"), f"{test}/*.gif"):
         with pytest.raises(UserError, match="no such file"):
             find_pictures(nothing, tmp_path)
+
+
+def test_an_archive_that_is_cut_off_is_no_picture(tmp_path: Path) -> None:
+    for length in (0, 12):
+        (tmp_path / "a.tar.gz").write_bytes(gzip.compress(bytes(1000))[:length])
+        with pytest.raises(UserError, match="is damaged"):
+            find_pictures(str(tmp_path / "a.tar.gz"), tmp_path / "cache")
 
 
 def test_circles_of_links_are_walked_once(tmp_path: Path) -> None:

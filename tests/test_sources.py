@@ -209,6 +209,8 @@ def test_bad_layouts(tmp_path: Path) -> None:
 def test_bad_archive(tmp_path: Path) -> None:
     told(zip_of(tmp_path / "x.zip", ["../cat/1.jpg", "dog/1.jpg"]), tmp_path, "lies outside")
     assert not (tmp_path / "cat").exists()
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "x.zip").read_bytes()[:50])
+    told(tmp_path / "cut.zip", tmp_path, r"cut\.zip is damaged \(.*\); download or pack it again")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
