@@ -394,7 +394,7 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             "curves.png": "the same as curves",
             "checkpoints/*.safetensors": "`best` and `last` epoch: all that training may change",
             "checkpoints/*.json": "what the checkpoint is of: phase, backbone, weights, classes, "
-            "epoch, metrics; `result.json`: how the whole training went",
+            "image size, epoch, metrics; `result.json`: how the whole training went",
         },
     ),
     "Of the test pictures": left(

@@ -149,6 +149,30 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     assert_refused(flipped, tmp_path / "cache", "is damaged")
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("cut.zip", ""),
+        ("cut.tar", "w"),
+        ("cut.tgz", "w:gz"),
+        ("cut.TAR.BZ2", "w:bz2"),
+        ("cut.txz", "w:xz"),
+    ],
+)
+@pytest.mark.parametrize("length", [0, 1, 5, 12, 40, 100, 600, 40_000])
+def test_an_archive_that_is_cut_off_anywhere_is_told(
+    tmp_path: Path, name: str, mode: str, length: int
+) -> None:
+    path, files = tmp_path / name, {"x": os.urandom(50_000)}
+    archive = make_tar(path, files, mode) if mode else make_zip(path, files)
+    archive.write_bytes(archive.read_bytes()[:length])
+    assert is_archive(archive)
+    assert_refused(archive, tmp_path / "cache", r"is damaged \(.+\); download or pack it again")
+    unnamed = archive.rename(tmp_path / "cut")
+    if is_archive(unnamed):  # by its first bytes
+        assert_refused(unnamed, tmp_path / "cache", "is damaged")
+
+
 def test_encrypted_and_doubled_members_are_refused(tmp_path: Path) -> None:
     locked = make_zip(tmp_path / "locked.zip", {"x": b"secret"})
     data = bytearray(locked.read_bytes())

@@ -394,6 +394,14 @@ def test_what_cannot_be_trained_on_stops(
     refused(root, reason)
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="takes both for one name")
+def test_one_name_in_two_unicode_forms_is_told(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=6, val=2, test=3)
+    for split, name in (("train", "cafe\u0301"), ("val", "caf\u00e9"), ("test", "caf\u00e9")):
+        (root / split / "dog").rename(root / split / name)
+    refused(root, r"'caf\\xe9' and 'cafe\\u0301' look alike .*rename the folders of one")
+
+
 def test_too_few_to_split_stops(tmp_path: Path) -> None:
     root = data_set(tmp_path / "d", all=2)
     refused(root, r"test has no picture of the class 'cat'.*three different ones at least")

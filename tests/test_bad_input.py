@@ -18,6 +18,7 @@ from conftest import Entry, MakeFolder
 from PIL import Image
 from safetensors import SafetensorError
 
+from tlkit import runs
 from tlkit.training import loop
 
 Case = Callable[[Path, MakeFolder], list[str]]
@@ -176,6 +177,28 @@ def test_the_traceback_stays_away(
 ) -> None:
     entry("head", *data(tmp_path / "nowhere"))
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_picture_that_is_changed_meanwhile_is_told_alike_at_the_terminal_and_in_the_run(
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder, train_phase = make_folder(), runs.train_phase
+
+    def change_first(*given: Any, **named: Any) -> Any:
+        for path in (folder / "train").rglob("*.png"):
+            Image.new("RGB", (40, 40)).save(path)
+        return train_phase(*given, **named)
+
+    monkeypatch.setattr(runs, "train_phase", change_first)
+    assert entry("baseline", *data(folder), "--loader_workers", "1") == 2
+    said = capfd.readouterr().err.splitlines()[-1].removeprefix("error: ")
+    assert "has other content than when the data was audited" in said
+    (run,) = mlflow.search_runs([experiment], output_format="list")
+    assert run.data.tags["mlflow.note.content"] == f"**Failed.** {said}"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_entry
 
-from tlkit.cli import main, one_line, parse_flags
+from tlkit.cli import main, parse_flags
 from tlkit.config import Config
-from tlkit.errors import UserError
+from tlkit.errors import UserError, one_line
 
 
 def test_flags_take_both_forms() -> None:
@@ -81,6 +81,11 @@ def test_help_into_a_pipe_that_is_closed_ends_quietly() -> None:
 def test_an_error_out_of_a_worker_loses_the_workers_traceback() -> None:
     text = "Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File\n"
     assert one_line(UserError(text + "tlkit.errors.UserError: the reason\n")) == "the reason"
+
+
+def test_a_line_break_in_a_message_cuts_nothing_off() -> None:
+    assert one_line(UserError("data=/x/a\nb  c is not there")) == "data=/x/a b  c is not there"
+    assert one_line(UserError("")) == ""
 
 
 _TASK = """

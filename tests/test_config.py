@@ -1,5 +1,6 @@
 """Configuration: precedence, checks, and the files that mirror it."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -30,11 +31,13 @@ def test_the_default_file_mirrors_the_dataclass() -> None:
     assert Config.load(CONFIGS / "default.yaml", {}) == Config()
 
 
-def test_the_default_file_has_a_comment_for_each_key() -> None:
-    lines = (CONFIGS / "default.yaml").read_text().splitlines()
-    for index, line in enumerate(lines):
-        if line and not line.startswith(("#", " ")):
-            assert lines[index - 1].startswith("# "), f"no comment above {line}"
+def test_the_default_file_says_of_each_key_what_the_dataclass_says() -> None:
+    text = (CONFIGS / "default.yaml").read_text()
+    found = re.findall(r"((?:^# .*\n)+)^(\w+):", text, re.MULTILINE)
+    in_file = {key: " ".join(comment.replace("# ", "").split()) for comment, key in found}
+    for key, _, meaning, _ in Config.describe():
+        # The comment of the first key of a group has the group's name before it.
+        assert in_file[key].endswith(meaning), key
 
 
 def test_on_and_no_are_words(tmp_path: Path) -> None:
@@ -117,6 +120,7 @@ def test_all_faults_are_told_together() -> None:
         ("image_size", "1000000"),
         ("baseline_image_size", "100000"),
         ("threads", "100000"),
+        ("loader_workers", "100000"),
         ("seed", "-1"),
         ("data", "''"),
         ("early_stopping", "-1"),
@@ -128,6 +132,16 @@ def test_an_impossible_value_is_refused_with_what_is_allowed(key: str, value: st
         Config.load(None, {key: value})
 
 
+def test_whole_numbers_are_written_alike_for_every_key(tmp_path: Path) -> None:
+    given = {"views": "2.0", "seed": "1e3", "image_size": "32.0", "data_seed": "1e3"}
+    config = Config.load(None, given)
+    assert (config.views, config.seed, config.image_size, config.data_seed) == (2, 1000, 32, 1000)
+    assert type(config.image_size) is int
+    assert Config.load(None, {"data_seed": str(2**60 + 1)}).data_seed == 2**60 + 1
+    with pytest.raises(UserError, match=r"views=1\.5: a whole.*threads=1\.5: a whole"):
+        Config.load(None, {"views": "1.5", "threads": "1.5"})
+
+
 def test_a_value_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(UserError, match=r"data=caf.: UTF-8 wanted"):
         Config.load(None, {"data": "caf\udce9"})
@@ -136,6 +150,9 @@ def test_a_value_that_is_not_utf8_is_refused() -> None:
 def test_contradicting_values_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be below 1"):
         Config.load(None, {"val_fraction": "0.6", "test_fraction": "0.5"})
+    with pytest.raises(UserError, match=r"the last seed would be 2147483648, .* seeds to 1$"):
+        Config.load(None, {"seed": str(2**31 - 1), "seeds": "2"})
+    assert Config.load(None, {"seed": str(2**31 - 2), "seeds": "2"}).seeds == 2
     with pytest.raises(UserError, match="one picture has no statistics"):
         Config.load(None, {"batch_norm": "moving", "batch_size": "1"})
 

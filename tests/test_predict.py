@@ -1,6 +1,7 @@
 """Prediction on files: what is printed, written and logged, and that it is what was evaluated."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -135,6 +136,13 @@ def test_a_zip_a_pattern_and_a_file_are_found(trained: Trained, tmp_path: Path) 
             find_pictures(nothing, tmp_path)
 
 
+def test_an_archive_that_is_cut_off_is_no_picture(tmp_path: Path) -> None:
+    for length in (0, 12):
+        (tmp_path / "a.tar.gz").write_bytes(gzip.compress(bytes(1000))[:length])
+        with pytest.raises(UserError, match="is damaged"):
+            find_pictures(str(tmp_path / "a.tar.gz"), tmp_path / "cache")
+
+
 def test_circles_of_links_are_walked_once(tmp_path: Path) -> None:
     for name, link, target in (("a", "x", "../b"), ("b", "y", "../a")):
         (tmp_path / name).mkdir()
@@ -229,6 +237,7 @@ def test_memory_holds_a_few_batches_whatever_the_number(
         (("--model", "runs:/0123/model", "--images", "."), "model=runs:/0123/model is not at"),
         (("--model", "models:/none@champion", "--images", "."), "is not at"),
         (("--model", "m", "--images", ".", "--tta", "0"), "tta=0 is not allowed"),
+        (("--model", "m", "--images", ".", "--workers", "100000"), "workers=100000 is not allowed"),
         (("--model", "m", "--images", ".", "--gradcam", "maybe"), "true or false wanted"),
         (("--model", "m", "--images", ".", "--seed", "1"), "unknown key seed"),
     ],

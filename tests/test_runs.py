@@ -302,6 +302,29 @@ def test_finetune_refuses_the_head_of_another_network(
     assert statuses == ["FAILED", "FAILED"]
 
 
+def test_a_head_that_failed_before_its_first_epoch_is_refused(
+    make_folder: MakeFolder, entry: Entry, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(make_folder())]
+    assert entry("head", *data, "--head_lr", "1e38") == 2
+    head = by_name(experiment)["head"].info.run_id
+    for command in ("finetune", "tune"):
+        assert entry(command, *data, "--init_from", head) == 2
+        said = capsys.readouterr().err
+        assert f"error: init_from={head} has no checkpoint: it failed before" in said
+
+
+def test_the_head_of_another_image_size_is_told_with_the_size(
+    make_folder: MakeFolder, entry: Entry, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ["--data", str(make_folder()), "--backbone", "test_vit"]
+    assert entry("head", *recipe) == 0
+    head = by_name(experiment)["head"].info.run_id
+    assert entry("finetune", *recipe, "--image_size", "32", "--init_from", head) == 2
+    said = r"was trained with weights \w+ at image_size 64 and this run has \w+ at image_size 32; "
+    assert re.search(said, capsys.readouterr().err)
+
+
 def test_data_alone_is_audited_and_logged(
     make_folder: MakeFolder, entry: Entry, experiment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,6 +202,11 @@ def test_bad_layouts(tmp_path: Path) -> None:
     told(tmp_path / "e", tmp_path, r"class folder .*bird is empty")
     names = [f"{split}/{label}/1.jpg" for split in ("training", "testing") for label in "ab"]
     told(fill(tmp_path / "f", names), tmp_path, "if they are splits, call them train")
+    fill(tmp_path / "h", [f"{label}/1.jpg" for label in ("bike", "bus", "car", "tram", "train")])
+    told(tmp_path / "h", tmp_path, r"not used are bike, bus, car, \.\.\.: expected are train, val")
+    told(tmp_path / "h", tmp_path, "where train is a class and no split, put .* a folder train")
+    said = told(fill(tmp_path / "i", ["test/1.jpg"]), tmp_path, "not used are test: there is no")
+    assert "where test is a class" in said
     zip_of(tmp_path / "g" / "train.zip", ["train/cat.0.jpg"])
     told(tmp_path / "g", tmp_path, r"pass the archive, data=.*train\.zip")
 
@@ -209,6 +214,8 @@ def test_bad_layouts(tmp_path: Path) -> None:
 def test_bad_archive(tmp_path: Path) -> None:
     told(zip_of(tmp_path / "x.zip", ["../cat/1.jpg", "dog/1.jpg"]), tmp_path, "lies outside")
     assert not (tmp_path / "cat").exists()
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "x.zip").read_bytes()[:50])
+    told(tmp_path / "cut.zip", tmp_path, r"cut\.zip is damaged \(.*\); download or pack it again")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")

@@ -208,6 +208,31 @@ def test_a_fault_says_what_was_seen_and_what_is_allowed(
         assert words in message
 
 
+MOVING: dict[str, Any] = {"batch_norm": ["still", "moving"]}
+
+
+@pytest.mark.parametrize(
+    ("search", "values"),
+    [
+        ({**MOVING, "batch_size": [1, 4]}, {}),
+        ({"dropout": [0.1, 0.2], "batch_size": [4, 1], **MOVING}, {}),
+        ({**MOVING, "batch_size": {"low": 1, "high": 8}}, {}),
+        (MOVING, {"batch_size": 1}),
+        ({"batch_size": [1, 4]}, {"batch_norm": "moving"}),
+    ],
+)
+def test_values_that_contradict_one_another_are_refused(
+    search: dict[str, Any], values: dict[str, Any]
+) -> None:
+    message = fault_of(search, **values)
+    assert message.count("batch_norm=moving and batch_size=1: one picture has no statistics") == 1
+
+
+def test_values_that_no_trial_has_together_contradict_nothing() -> None:
+    assert space_of({**MOVING, "batch_size": [2, 4]}).dimensions
+    assert space_of({**MOVING, "batch_size": [1, 4], "unfreeze_depth": [0]}).dimensions
+
+
 @pytest.mark.parametrize(
     ("key", "reason"),
     [

@@ -70,6 +70,23 @@ def test_tiny_classes_keep_one_to_train_on(count: int, expected: list[str]) -> N
     assert sorted(hold_out(["cat"] * count, list("abc")[:count], FRACTIONS, 0)) == expected
 
 
+@pytest.mark.parametrize(
+    ("count", "val", "test"), [(3, 0.5, 0.2), (4, 0.7, 0.2), (10, 0.9, 0.05), (3, 0.1, 0.8)]
+)
+def test_three_pictures_are_enough_for_any_fractions(count: int, val: float, test: float) -> None:
+    labels, groups = ["cat"] * count, [str(index) for index in range(count)]
+    for seed in range(5):
+        splits = hold_out(labels, groups, {"val": val, "test": test}, seed)
+        assert set(splits) == {"train", "val", "test"}
+
+
+def test_a_picture_copied_often_stays_for_training_where_others_can_be_held_out() -> None:
+    for seed in range(5):
+        splits = hold_out(["cat"] * 7, [*"aaaaa", "b", "c"], FRACTIONS, seed)
+        assert splits[:5] == ["train"] * 5
+        assert sorted(splits[5:]) == ["test", "val"]
+
+
 def test_one_split_alone() -> None:
     splits = hold_out(["cat"] * 10, [str(index) for index in range(10)], {"val": 0.1}, seed=0)
     assert Counter(splits) == {"val": 1, "train": 9}

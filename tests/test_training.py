@@ -203,7 +203,7 @@ def test_groups_have_their_rates_and_norms_and_biases_no_decay() -> None:
     assert learning_rates(optimizer) == {"lr/head": 1e-2, "lr/backbone": 1e-4}
 
 
-def test_the_plateau_halves_after_two_epochs_without_progress() -> None:
+def test_the_plateau_halves_after_three_epochs_without_progress() -> None:
     result = train(model(), epochs=5, losses=[1.0, 2.0, 2.0, 2.0, 2.0])
     assert [epoch["lr/backbone"] for epoch in result.history] == [1e-2] * 4 + [5e-3]
 
@@ -242,6 +242,7 @@ def test_an_epoch_sees_each_picture_once_in_an_order_of_its_own() -> None:
     assert first == again
     assert sorted(index for batch in first for index in batch) == list(range(33))
     assert [len(batch) for batch in first] == [16, 17]  # no batch of one for batch norm
+    assert [len(batch) for batch in epoch_batches(4, 1, 0, 0)] == [1, 1, 1, 1]
     assert epoch_batches(33, 16, 0, 1) != first
     assert epoch_batches(33, 16, 1, 0) != first
 

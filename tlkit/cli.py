@@ -5,11 +5,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, one_line
+from tlkit.files import expanded
 from tlkit.keys import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -31,7 +31,7 @@ def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | No
         flags = parse_flags(words)
         file = flags.pop("config", None)
         with _interruptible():
-            task(kind.load(Path(file) if file else None, flags))
+            task(kind.load(expanded(file) if file else None, flags))
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -102,8 +102,3 @@ def parse_flags(words: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0)
         flags[name.replace("-", "_")] = value
     return flags
-
-
-def one_line(error: UserError) -> str:
-    """The message alone: an error that came out of a loader's worker brings its traceback."""
-    return str(error).strip().splitlines()[-1].removeprefix("tlkit.errors.UserError: ")

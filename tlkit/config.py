@@ -17,6 +17,8 @@ from tlkit.keys import (
     share,
 )
 
+_LAST_SEED = 2**31 - 1
+
 _SEARCH = {
     "unfreeze_depth": {"low": 0, "high": "all"},
     "head_lr": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -76,7 +78,9 @@ class Config(Settings):
         "trivial",
     )
     views: int = at_least(2, 1, "augmented renditions of a picture; epoch e trains on e mod views")
-    loader_workers: int | str = auto_or("auto", 0, "processes that decode; auto: one a core, to 8")
+    loader_workers: int | str = auto_or(
+        "auto", 0, "processes that decode; auto: one a core, to 8", 1024
+    )
 
     # Model
     backbone: str = key(
@@ -207,7 +211,7 @@ class Config(Settings):
     )
     seed: int = key(
         0, "of the batches, the dropout and the weights", "from 0 to 2**31 - 1",
-        lambda value: 0 <= value < 2**31,
+        lambda value: 0 <= value <= _LAST_SEED,
     )  # fmt: skip
     data_seed: int | str = auto_or(
         "auto",
@@ -231,6 +235,12 @@ class Config(Settings):
 
     def contradictions(self) -> list[str]:
         faults = []
+        if self.seed + self.seeds - 1 > _LAST_SEED:
+            faults.append(
+                f"seed={self.seed} and seeds={self.seeds}: the last seed would be "
+                f"{self.seed + self.seeds - 1}, above {_LAST_SEED}; lower seed, or seeds to "
+                f"{_LAST_SEED - self.seed + 1}"
+            )
         if self.val_fraction + self.test_fraction >= 1:
             faults.append(
                 f"val_fraction={self.val_fraction} and test_fraction={self.test_fraction} leave "

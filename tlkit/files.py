@@ -17,6 +17,21 @@ from tlkit.errors import UserError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+def expanded(path: str | Path) -> Path:
+    """A path as a user writes it, with the home folder for a ~ or ~NAME that it begins with.
+
+    Raises UserError where there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        home = Path(path).parts[0]
+        raise UserError(
+            f"{path}: the home folder {home} is not known; write the whole path, or ./{path} for "
+            f"what is called {home} in the current folder"
+        ) from None
+
+
 def cache_folder() -> Path:
     """Where downloads, extracted archives and stored outputs live: one place per user.
 
@@ -25,7 +40,7 @@ def cache_folder() -> Path:
     import platformdirs  # a served model writes whole files too, and its environment lacks this
 
     chosen = os.environ.get("TLKIT_CACHE")
-    folder = Path(chosen) if chosen else platformdirs.user_cache_path("tlkit")
+    folder = expanded(chosen) if chosen else platformdirs.user_cache_path("tlkit")
     _make(folder, f"TLKIT_CACHE={folder}")
     return folder
 
@@ -37,7 +52,7 @@ def output_folder(output: str) -> Path | None:
     """
     if output == "none":
         return None
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     _make(folder, f"output={folder}")
     with disk_faults_told(folder):
         held = next(folder.iterdir(), None)

@@ -1,5 +1,6 @@
 """Settings as dataclasses: how a key is declared, and read from a file or a flag and checked."""
 
+import contextlib
 import difflib
 import math
 import types
@@ -249,14 +250,14 @@ def _convert(raw: Any, kind: Any) -> Any:
         if text.lower() not in (*_YES, *_NO):
             raise ValueError("true or false wanted")
         return text.lower() in _YES
-    if isinstance(kind, types.UnionType):  # int | str: a number, or a word such as auto
-        try:
-            return int(text)
-        except ValueError:
-            return text
+    if kind is not float:
+        with contextlib.suppress(ValueError):
+            return int(text)  # a float would round a large one
     try:
         number = float(text)
     except ValueError:
+        if isinstance(kind, types.UnionType):  # int | str: a number, or a word such as auto
+            return text
         raise ValueError("a number wanted") from None
     if not math.isfinite(number):
         raise ValueError("a finite number wanted")

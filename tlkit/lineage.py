@@ -1,12 +1,30 @@
-"""What a run has seen that another one begins from."""
+"""A run that another one begins from: its weights, and what it has seen."""
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tlkit.data.manifest import Manifest, read
 from tlkit.errors import UserError
 from tlkit.tracking import INIT_TAG, PHASE_TAG, downloaded, find_run
+
+
+@contextmanager
+def best_checkpoint(init_from: str) -> Iterator[Path]:
+    """What the best epoch of the run to begin from left, as `load_checkpoint` takes it, for as long
+    as the block lasts.
+
+    Raises:
+        UserError: no such run, or one of which no epoch was kept.
+    """
+    with downloaded(init_from, "checkpoints") as folder:
+        if not (folder / "best.json").exists():
+            raise UserError(
+                f"init_from={init_from} has no checkpoint: it failed before an epoch of it was "
+                "kept; name a finished run of head or finetune, or use init_from=auto"
+            )
+        yield folder / "best"
 
 
 def refuse_seen(init_from: str, manifest: Manifest) -> None:

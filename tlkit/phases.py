@@ -130,6 +130,11 @@ class Network:
             if name in self.trained or not trainable
         )
 
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of what it takes."""
+        return int(self.classifier.description.preprocessing["input_size"][-1])
+
     def origin(self) -> dict[str, Any]:
         """What must agree for one network's trained state to fit into another; JSON-able."""
         description = self.classifier.description
@@ -198,8 +203,12 @@ def begin_from(network: Network, checkpoint: Path, run_id: str) -> Network:
     state, facts = load_checkpoint(checkpoint)
     for name, own in network.origin().items():
         if facts[name] != own:
+            theirs = facts[name]
+            if name == "weights":  # which follow the size where a network embeds positions
+                theirs = f"{theirs} at image_size {facts.get('image_size', 'unknown')}"
+                own = f"{own} at image_size {network.image_size}"
             raise UserError(
-                f"init_from={run_id} was trained with {name} {facts[name]} and this run has {own}; "
+                f"init_from={run_id} was trained with {name} {theirs} and this run has {own}; "
                 "make them agree, or use init_from=auto"
             )
     network.classifier.model.load_state_dict(state, strict=False)
@@ -407,7 +416,13 @@ def _fit(
 
     def keep(name: str, epoch: int, metrics: Mapping[str, float]) -> None:
         state = {key: value for key, value in model.state_dict().items() if key in changed}
-        facts = {"phase": phase, **network.origin(), "epoch": epoch, "metrics": dict(metrics)}
+        facts = {
+            "phase": phase,
+            **network.origin(),
+            "image_size": network.image_size,
+            "epoch": epoch,
+            "metrics": dict(metrics),
+        }
         save_checkpoint(checkpoints / name, state, facts)
 
     return fit(

@@ -28,7 +28,7 @@ from tlkit.evaluation.samples_figure import samples_figure
 from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
 from tlkit.files import cache_folder, disk_faults_told, scratch_folder
-from tlkit.lineage import refuse_seen
+from tlkit.lineage import best_checkpoint, refuse_seen
 from tlkit.outcome import evaluate, labels_of, write_history, write_outcome
 from tlkit.phases import (
     PHASES,
@@ -422,8 +422,8 @@ def _begin_from_head(
                 newest_run(tracker.experiment_id, wanted)
                 or run_phase("head", config, data=data, parent=tracker.run_id).run_id
             )
-        with downloaded(head, "checkpoints") as folder:
-            network = begin_from(network, folder / "best", head)
+        with best_checkpoint(head) as checkpoint:
+            network = begin_from(network, checkpoint, head)
     tracker.tags({INIT_TAG: head})
     return network
 

@@ -33,8 +33,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from tlkit.errors import UserError
-from tlkit.files import scratch_folder, utf8
+from tlkit.errors import UserError, one_line
+from tlkit.files import expanded, scratch_folder, utf8
 
 # What `tlkit.serving` imports.
 SERVING_PACKAGES = (
@@ -490,8 +490,8 @@ def local_model(address: str) -> Iterator[Path]:
     Raises:
         UserError: no such model.
     """
-    if Path(address).expanduser().is_dir():
-        yield _classifier_folder(Path(address).expanduser())
+    if expanded(address).is_dir():
+        yield _classifier_folder(expanded(address))
         return
     if ":/" not in address:
         raise UserError(
@@ -544,7 +544,7 @@ def ui_command() -> str:
 
 
 def _line(error: BaseException) -> str:
-    return utf8(" ".join(str(error).split())) or type(error).__name__
+    return utf8(one_line(error)) or type(error).__name__
 
 
 def _quiet() -> None:

@@ -28,8 +28,16 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the content, not the name, is a zip or a tar."""
-    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    """Whether a file is a zip or a tar by its content, or is called like one: a damaged one, which
+    `extract` tells, often has nothing left that says what it was."""
+    try:
+        return _named_so(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    except EOFError:  # a gzip file that ends before it has given a byte
+        return True
+
+
+def _named_so(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def extract(
@@ -76,6 +84,8 @@ def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as opened_tar:
                 _write(archive, _tar_members(archive, opened_tar), folder, max_bytes)
+        elif _named_so(archive):
+            raise tarfile.ReadError("incomplete, or another kind of file")
         else:
             raise UserError(f"{archive} is no archive; {', '.join(SUFFIXES)} can be read")
     except _DAMAGE as error:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from itertools import combinations
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 import imagehash
 import numpy as np
@@ -322,17 +323,28 @@ def _refuse_missing_class(
                 continue
             others = f"{sum(classes.values())} of other classes"
             without = f", {left_out} unreadable or doubled files left out" if left_out else ""
-            way_out = (
-                f"add pictures of {label!r}: three different ones at least, for train, val and test"
-                if split in drawn
-                else f"add some, or remove the {split} folder to have {split} drawn from train"
-                if split != "train"
-                else "add some"
-            )
             raise UserError(
                 f"{split} has no picture of the class {label!r} ({others}{without}); every class "
-                f"must be in every split; {way_out}"
+                f"must be in every split; {_way_out(split, label, classes, drawn)}"
             )
+
+
+def _way_out(split: str, label: str, classes: Iterable[str], drawn: Iterable[str]) -> str:
+    twins = [name for name in classes if name != label and _alike(name, label)]
+    if twins:
+        return (
+            f"{label!a} and {twins[0]!a} look alike and are written in two ways (Unicode NFD, as "
+            "macOS has it, and NFC), which are two classes; rename the folders of one of them"
+        )
+    if split in drawn:
+        return f"add pictures of {label!r}: three different ones at least, for train, val and test"
+    if split != "train":
+        return f"add some, or remove the {split} folder to have {split} drawn from train"
+    return "add some"
+
+
+def _alike(name: str, other: str) -> bool:
+    return normalize("NFC", name) == normalize("NFC", other)
 
 
 def _class_warnings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:

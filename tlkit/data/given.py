@@ -8,6 +8,7 @@ from pathlib import Path
 from tlkit.data.archives import extract, is_archive
 from tlkit.data.sources import leads_back, visible_entries
 from tlkit.errors import UserError
+from tlkit.files import expanded
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def find_pictures(images: str, cache: Path) -> Given:
     Raises:
         UserError: nothing there, or an archive that `extract` refuses.
     """
-    path = Path(images).expanduser()
+    path = expanded(images)
     if path.is_file() and is_archive(path):
         return _of_folder(extract(path, cache), images)
     if path.is_dir():

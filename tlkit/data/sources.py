@@ -13,7 +13,7 @@ from tlkit.data.downloads import kaggle_archive, torchvision_folder
 from tlkit.data.images import SUFFIXES
 from tlkit.data.synthetic import VERSION, make_synthetic
 from tlkit.errors import UserError
-from tlkit.files import disk_faults_told, utf8
+from tlkit.files import disk_faults_told, expanded, utf8
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -72,7 +72,7 @@ def open_source(data: str, cache: Path, seed: int) -> Source:
 
 
 def _open_path(data: str, cache: Path) -> Source:
-    path = Path(data).expanduser()
+    path = expanded(data)
     if data and path.is_dir():
         return _read_layout(path, path.resolve().name)
     if data and path.is_file() and is_archive(path):
@@ -112,8 +112,14 @@ def _read_layout(root: Path, name: str) -> Source:
         unused, why = splits, "there is no train/ beside it"
     warnings += [f"the folder {utf8(folder)}/ is not used: {why}" for folder in unused]
     if not files:
-        packed = [name for name in beside if name.lower().endswith(ARCHIVE_SUFFIXES)]
-        hint = f"pass the archive, data={root / packed[0]}" if packed else "check the path"
+        hint = "check the path"
+        if packed := [name for name in beside if name.lower().endswith(ARCHIVE_SUFFIXES)]:
+            hint = f"pass the archive, data={root / packed[0]}"
+        elif unused:
+            hint = (
+                f"not used are {_some(unused)}: {why}; where {_some(splits)} is a class and no "
+                "split, put the folders of all classes into a folder train"
+            )
         raise UserError(
             f"no labelled pictures in {root}; expected are {LAYOUTS}; {hint} or rearrange the files"
         )
@@ -165,9 +171,9 @@ def _read_classes(
     else:
         _refuse_hidden_splits(folder, list(classes))
     if names and classes:
-        some = utf8(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")
         where = "the top folder" if folder == root else f"{folder.relative_to(root).as_posix()}/"
-        warnings.append(f"files without a label in {where}, not used: {len(names)} ({some})")
+        some = f"{len(names)} ({_some(names)})"
+        warnings.append(f"files without a label in {where}, not used: {some}")
     inside = folder.relative_to(root)
     for label in classes:
         if label != (shown := utf8(label)):
@@ -181,6 +187,11 @@ def _read_classes(
         for label, files in classes.items()
         for file in files
     ]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of them."""
+    return utf8(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _labels_in(names: list[str]) -> dict[str, list[str]]:

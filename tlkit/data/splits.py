@@ -80,8 +80,9 @@ def hold_out(
         queue = [group for group in members if owner[group] == label]
         queue.sort(key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
         total = sum(len(members[group]) for group in queue)
-        for split, fraction in fractions.items():
-            for group in _take(queue, members, _share(fraction, total)):
+        for place, (split, fraction) in enumerate(fractions.items()):
+            kept = len(fractions) - place
+            for group in _take(queue, members, _share(fraction, total), kept):
                 queue.remove(group)
                 for index in members[group]:
                     splits[index] = split
@@ -92,11 +93,12 @@ def _share(fraction: float, total: int) -> int:
     return max(1, round(fraction * total))
 
 
-def _take(queue: list[str], members: Mapping[str, list[int]], wanted: int) -> list[str]:
-    """Groups of `wanted` pictures in all, or the first where none fits; one stays for training."""
+def _take(queue: list[str], members: Mapping[str, list[int]], wanted: int, kept: int) -> list[str]:
+    """Groups of `wanted` pictures in all, or the first where none fits. `kept` stay, one for each
+    split to come and one for training; where there are fewer, one."""
     taken: list[str] = []
-    for group in queue[:-1]:
-        if len(members[group]) <= wanted:
+    for group in queue:
+        if len(members[group]) <= wanted and len(queue) - len(taken) > kept:
             taken.append(group)
             wanted -= len(members[group])
     return taken or queue[:-1][:1]

@@ -11,6 +11,7 @@ from tlkit.deployment.logs import opened, seconds_of, without_password
 from tlkit.deployment.settings import AbtestSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.sequential import SequentialTest, needed_trials, sequential_difference
+from tlkit.files import expanded
 from tlkit.summary import columns
 from tlkit.tracking import run
 
@@ -110,7 +111,7 @@ def read_outcomes(file: Path) -> dict[str, bool]:
         UserError: no such file, other columns, or a success that is neither 1 nor 0.
     """
     try:
-        with file.expanduser().open(encoding="utf-8", newline="") as opened:
+        with expanded(file).open(encoding="utf-8", newline="") as opened:
             rows = list(csv.DictReader(opened))
         found = {row["key"]: row["success"].strip() for row in rows}
     except (OSError, KeyError, AttributeError, UnicodeDecodeError) as error:

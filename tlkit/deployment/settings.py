@@ -38,7 +38,7 @@ class PredictSettings(Settings):
     tta: int = at_least(1, 1, "views of each picture that are averaged; 1: the picture as it is")
     abstain: float = share(0.0, "confidence below which no class is named")
     gradcam: bool = key(False, "true: an overlay for each picture, and a sheet of the first ones")
-    workers: int | str = auto_or("auto", 1, "threads that decode; auto: one a core")
+    workers: int | str = auto_or("auto", 1, "threads that decode; auto: one a core", 1024)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from tlkit.errors import UserError
+from tlkit.files import expanded
 from tlkit.models.backbones import architecture, build, classifier_path
 from tlkit.models.units import units
 
@@ -54,7 +55,7 @@ def load_weights(model: nn.Module, backbone: str, weights: str) -> str:
         own = _classifier(model)
         return _digest({n: tensor for n, tensor in model.state_dict().items() if n not in own})
     if weights != "auto":
-        state = _adapted(_read(Path(weights)), model, weights)
+        state = _adapted(_read(expanded(weights)), model, weights)
     elif backbone.partition(".")[0] == PACKAGED:
         state = _packaged(model)
     else:
@@ -106,7 +107,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def file_digest(weights: str) -> str:
     """sha256 of a file's bytes; raises UserError where `weights` is no file."""
-    with _there(Path(weights)).open("rb") as file:
+    with _there(expanded(weights)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

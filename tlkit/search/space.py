@@ -1,8 +1,9 @@
 """What a study searches: keys of the configuration and the values each may take."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement, product
 from typing import Any
 
 import optuna
@@ -87,8 +88,8 @@ class Space:
         """The space that the key `search` describes.
 
         Raises:
-            UserError: unknown keys, values that are not allowed, inverted ranges, a space of a
-                single point; all faults together.
+            UserError: unknown keys, values that are not allowed, or not together, inverted
+                ranges, a space of a single point; all faults together.
         """
         dimensions: dict[str, BaseDistribution] = {}
         faults: list[str] = []
@@ -109,6 +110,7 @@ class Space:
                 f"({', '.join(_OF_UNFROZEN_UNITS)}), so there is nothing to search; "
                 "widen a range, or run finetune with these values"
             )
+        faults += [f"search: {fault}" for fault in _contradictions(dimensions, config, deepest)]
         if faults:
             raise UserError("; ".join(faults))
         # The depth decides which others apply.
@@ -168,6 +170,29 @@ class Space:
     def describe(self) -> dict[str, str]:
         """The dimensions as text, by key."""
         return {key: str(dimension) for key, dimension in self.dimensions.items()}
+
+
+def _contradictions(
+    dimensions: Mapping[str, BaseDistribution], config: Config, deepest: int
+) -> list[str]:
+    """Faults of values that a trial could have together, each once. Tried are the values of two
+    keys at a time, for no contradiction is of more, and the ends of ranges."""
+    tried = {
+        key: _tried(dimension) for key, dimension in dimensions.items() if _applies(key, deepest)
+    }
+    found: dict[str, None] = {}
+    for one, other in combinations_with_replacement(tried, 2):
+        for values in product(tried[one], tried[other]):
+            config_of_both = replace(config, **dict(zip((one, other), values, strict=True)))
+            found |= dict.fromkeys(config_of_both.contradictions())
+    return list(found)
+
+
+def _tried(dimension: BaseDistribution) -> Sequence[Any]:
+    if isinstance(dimension, CategoricalDistribution):
+        return dimension.choices
+    assert isinstance(dimension, FloatDistribution | IntDistribution)
+    return dimension.low, dimension.high
 
 
 def _applies(key: str, depth: int) -> bool:

@@ -17,15 +17,15 @@ from optuna.study import Study
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.errors import UserError
-from tlkit.lineage import refuse_seen
+from tlkit.errors import UserError, one_line
+from tlkit.lineage import best_checkpoint, refuse_seen
 from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
 from tlkit.search.storage import Busy, locks, open_storage, sqlite_file, without_password
 from tlkit.search.worker import Search, settle_runs, work
-from tlkit.tracking import Tracker, downloaded, join, run, set_status, store_file, store_folder
+from tlkit.tracking import Tracker, join, run, set_status, store_file, store_folder
 from tlkit.training.seeding import available_cores
 
 
@@ -54,7 +54,7 @@ def run_tune(config: Config) -> Conclusion | None:
         head = None
         if config.init_from != "auto":
             refuse_seen(config.init_from, data.manifest)
-            head = stack.enter_context(downloaded(config.init_from, "checkpoints")) / "best"
+            head = stack.enter_context(best_checkpoint(config.init_from))
         with lock("turn"):
             study = studies.open_study(open_storage(address), space, data.manifest.digest)
             parent = _parent(study, own, config, data)
@@ -134,7 +134,7 @@ def _ended_truly(own: Tracker, parent: Tracker) -> Iterator[None]:
         raise
     except BaseException as error:
         if parent.run_id != own.run_id:
-            parent.describe(f"**{type(error).__name__}.** {error}")
+            parent.describe(f"**{type(error).__name__}.** {one_line(error)}")
             set_status(parent.run_id, "FAILED")
         raise
     if parent.run_id != own.run_id:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.errors import UserError
+from tlkit.errors import UserError, one_line
 from tlkit.phases import machine_for
 from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
@@ -192,7 +192,7 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 

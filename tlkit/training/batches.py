@@ -8,8 +8,8 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Indices 0 to count - 1 in a shuffled order, `passes` times, cut into batches.
 
-    A last batch of a single picture joins the one before it: batch norm in training cannot take
-    the variance of one value.
+    A last batch of a single picture joins the one before it, unless all are of one: batch norm in
+    training cannot take the variance of one value.
     """
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     order = [
@@ -18,7 +18,7 @@ def epoch_batches(
         for index in torch.randperm(count, generator=generator).tolist()
     ]
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [batches[-2] + batches[-1]]
     return batches
 

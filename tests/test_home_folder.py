@@ -1,0 +1,70 @@
+"""`~` is the home folder in every path that a user writes; one that is not known is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tlkit.cli import main
+from tlkit.config import Config
+from tlkit.data.given import find_pictures
+from tlkit.data.sources import open_source
+from tlkit.deployment.abtest import read_outcomes
+from tlkit.errors import UserError
+from tlkit.files import cache_folder, output_folder
+from tlkit.models.weights import file_digest, load_weights
+from tlkit.tracking import local_model
+
+
+def use_model(path: str) -> None:
+    with local_model(path):
+        pass
+
+
+def use_weights(path: str) -> None:
+    load_weights(torch.nn.Linear(1, 1), "any", path)
+
+
+def use_cache(path: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLKIT_CACHE", path)
+        cache_folder()
+
+
+USES: list[Callable[[str], object]] = [
+    lambda path: open_source(path, Path("cache"), 0),
+    lambda path: find_pictures(path, Path("cache")),
+    lambda path: read_outcomes(Path(path)),
+    output_folder,
+    file_digest,
+    use_weights,
+    use_model,
+    use_cache,
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_home_folder_that_is_not_known_is_told(
+    use: Callable[[str], object], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"^~nosuchuser/x: the home folder ~nosuchuser is not known"
+    ):
+        use("~nosuchuser/x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TLKIT_CACHE", "~/cache")
+    assert cache_folder() == tmp_path / "cache"
+    (tmp_path / "w.pth").write_bytes(b"")
+    assert len(file_digest("~/w.pth")) == 64
+    with pytest.raises(UserError, match=r"w\.pth cannot be read"):
+        use_weights("~/w.pth")
+    (tmp_path / "mine.yaml").write_text("seed: 7")
+    found: list[Config] = []
+    main(found.append, Config, ["--config", "~/mine.yaml"])
+    assert found == [Config(seed=7)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "mine.yaml", "w.pth"]
