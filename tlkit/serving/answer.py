@@ -24,7 +24,7 @@ from tlkit.serving.classifier import probability_columns
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.light import light_seen
 from tlkit.serving.log_entry import Entry
-from tlkit.serving.reference import REFERENCE_FILE, Reference
+from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.serving.request_log import (
     LOG_FAULTS,
     PICTURES_VARIABLE,
@@ -137,10 +137,12 @@ class Served:
 
     Attributes:
         reference: how features are summed up; None logs no embedding.
+        model: what the log calls it, as `identity` does; None without a reference.
     """
 
     ensemble: Ensemble
     reference: Reference | None
+    model: str | None
     log: RequestLog | None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -155,6 +157,7 @@ class Served:
         return cls(
             Ensemble.load(folder),
             Reference.load(folder) if known else None,
+            identity(folder) if known else None,
             log or log_of_environment(),
         )
 
@@ -230,6 +233,7 @@ class Served:
                     picture=asked.pictures[index] if with_pictures else None,
                     brightness=float(light[index, 0]),
                     contrast=float(light[index, 1]),
+                    model=self.model,
                 )
             )
         try:
