@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from tlkit import runs
 from tlkit.data.transforms import Preprocessing
 from tlkit.deployment import ensemble
-from tlkit.deployment.abtest import ARMS
+from tlkit.deployment.abtest import ARMS, read_outcomes
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.errors import UserError
@@ -215,6 +215,15 @@ def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
     outcomes.write_text("key,success\nk1,maybe\n")
     assert entry("abtest", *arguments, "--outcomes", str(outcomes)) == 2
     assert "'maybe'; 1 or 0 wanted" in capsys.readouterr().err
+
+
+def test_outcomes_as_excel_writes_them_are_read_and_broken_ones_refused(tmp_path: Path) -> None:
+    file = tmp_path / "outcomes.csv"
+    file.write_bytes(b"\xef\xbb\xbfkey,success\r\na,1\r\nb,0\r\n")
+    assert read_outcomes(file) == {"a": True, "b": False}
+    file.write_text('key,success\n"a,1\n' + "b,0\n" * 40_000)
+    with pytest.raises(UserError, match=r"cannot be read \(Error: field larger .*; a CSV with"):
+        read_outcomes(file)
 
 
 def test_two_tests_in_one_log_are_not_taken_for_one(
