@@ -21,14 +21,14 @@ from safetensors.numpy import load_file, save_file
 from tlkit import runs
 from tlkit.data.transforms import Preprocessing
 from tlkit.deployment import ensemble
-from tlkit.deployment.abtest import ARMS
+from tlkit.deployment.abtest import ARMS, read_outcomes
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.errors import UserError
 from tlkit.evidence.gathered import gather
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.log_entry import Entry as Logged
-from tlkit.serving.reference import REFERENCE_FILE, Reference
+from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.serving.request_log import RequestLog, open_log
 from tlkit.serving.router import assign
 from tlkit.tracking import find_run, local_model
@@ -145,8 +145,13 @@ def test_a_key_always_goes_to_the_same_model_and_shares_are_kept() -> None:
     assert both / len(keys) == pytest.approx(0.04, abs=0.01)
 
 
+def identity_of(model: str) -> str:
+    with local_model(model) as folder:
+        return identity(folder)
+
+
 def test_a_router_answers_as_the_model_that_it_names(
-    entry: Entry, experiment: str, trained: Trained, tmp_path: Path
+    entry: Entry, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {"champion": trained.model("head"), "challenger": trained.model("baseline")}
     arguments = [word for name, uri in models.items() for word in (f"--{name}", uri)]
@@ -165,6 +170,12 @@ def test_a_router_answers_as_the_model_that_it_names(
     for nobody in (None, np.nan, ""):
         with pytest.raises(MlflowException, match="the key of picture 2"):
             router.predict(pd.DataFrame({"image": [picture] * 2, "key": ["a", nobody]}))
+    monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
+    router.predict(pd.DataFrame({"image": [picture] * 12, "key": keys}))
+    entries = open_log(f"sqlite:///{tmp_path / 'requests.db'}").read()
+    assert {(each.served_by, each.model) for each in entries} == {
+        (name, identity_of(uri)) for name, uri in models.items()
+    }
 
 
 def logged(key: str, served_by: str, share: float = 0.5) -> Logged:
@@ -204,6 +215,15 @@ def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
     outcomes.write_text("key,success\nk1,maybe\n")
     assert entry("abtest", *arguments, "--outcomes", str(outcomes)) == 2
     assert "'maybe'; 1 or 0 wanted" in capsys.readouterr().err
+
+
+def test_outcomes_as_excel_writes_them_are_read_and_broken_ones_refused(tmp_path: Path) -> None:
+    file = tmp_path / "outcomes.csv"
+    file.write_bytes(b"\xef\xbb\xbfkey,success\r\na,1\r\nb,0\r\n")
+    assert read_outcomes(file) == {"a": True, "b": False}
+    file.write_text('key,success\n"a,1\n' + "b,0\n" * 40_000)
+    with pytest.raises(UserError, match=r"cannot be read \(Error: field larger .*; a CSV with"):
+        read_outcomes(file)
 
 
 def test_two_tests_in_one_log_are_not_taken_for_one(
@@ -250,17 +270,22 @@ def test_a_password_that_mlflow_stored_is_told(
 
 
 def requests_of(
-    trained: Trained, log: RequestLog, change: float, served_by: str | None, dark: float = 1.0
+    trained: Trained,
+    log: RequestLog,
+    change: float,
+    served_by: str | None,
+    dark: float = 1.0,
+    model: str | None = None,
 ) -> None:
     """Validation pictures as they would be logged, their features moved by `change`, their
-    brightness times `dark`."""
+    brightness times `dark`; by `model`, or as a version logged them that did not say by which."""
     known = trained.reference()
     embedding = known.embedding + change * known.embedding.std(axis=0)
     log.write(
         [
             Logged(1.0, 0.01, int(p), ("cat", "dog")[p], float(c),
                    [float(v) for v in row], served_by,
-                   brightness=dark * float(brightness), contrast=float(contrast))
+                   brightness=dark * float(brightness), contrast=float(contrast), model=model)
             for p, c, row, (brightness, contrast) in zip(
                 known.predicted, known.confidence, embedding, known.light, strict=True
             )
@@ -346,6 +371,25 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert "another model's requests" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kept", ["sqlite:///{}/requests.db", "parquet:///{}/requests"])
+def test_requests_that_another_model_answered_are_left_out(
+    entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str
+) -> None:
+    url = kept.format(tmp_path)
+    arguments = ("--model", trained.model(), "--log", url, "--window", "60")
+    requests_of(trained, open_log(url), 3.0, None, model="another")
+    assert entry("monitor", *arguments) == 2
+    [said] = capsys.readouterr().err.splitlines()
+    assert f"no requests that model={trained.model()} answered, and 60 of another model" in said
+    requests_of(trained, open_log(url), 0.0, None, model=identity_of(trained.model()))
+    requests_of(trained, open_log(url), 3.0, None, model="another")
+    assert entry("monitor", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "the newest 60 requests against" in printed
+    assert "Requests that another model answered, left out: 120." in printed
+    assert "not known which model" not in printed
+
+
 def test_models_and_logs_of_before_light_was_kept_are_compared_on_the_rest(
     entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,20 +408,25 @@ def test_models_and_logs_of_before_light_was_kept_are_compared_on_the_rest(
     assert "Brightness and contrast are not compared" in printed
 
     with sqlite3.connect(database) as old:
-        for name in ("brightness", "contrast"):
+        for name in ("brightness", "contrast", "model"):
             old.execute(f"ALTER TABLE tlkit_requests DROP COLUMN {name}")
     assert entry("monitor", "--model", trained.model(), *arguments) == 0
-    assert "Brightness and contrast are not compared" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Brightness and contrast are not compared" in printed
+    assert "Of 60 of these requests it is not known which model answered" in printed
 
     # A server of now goes on with the table of then, and so does a second one.
     for _ in range(2):
-        requests_of(trained, open_log(f"sqlite:///{database}"), 0.0, None, dark=0.3)
+        now = identity_of(trained.model())
+        requests_of(trained, open_log(f"sqlite:///{database}"), 0.0, None, 0.3, now)
     kept = open_log(f"sqlite:///{database}").read()
     assert len(kept) == 180
     known = [entry.brightness is not None for entry in kept]
     assert known == [False] * 60 + [True] * 120
     assert entry("monitor", "--model", trained.model(), *arguments) == 1
-    assert "ALARM: brightness differ" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ALARM: brightness differ" in printed
+    assert "not known which model" not in printed
 
 
 @pytest.mark.parametrize(

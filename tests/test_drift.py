@@ -144,6 +144,13 @@ def test_small_class_mix_is_permuted(window: tuple[int, int]) -> None:
     assert mix == drift(two_classes(*reference), two_classes(*window), 2)[0]
 
 
+@pytest.mark.parametrize("size", [15, 60])
+def test_a_class_mix_of_one_class_in_both_is_no_drift(size: int) -> None:
+    same = Sample(np.zeros(size, dtype=np.int64), np.linspace(0.5, 1, size), np.empty((size, 0)))
+    mix, _ = drift(same, same, classes=2)
+    assert (mix.name, mix.statistic, mix.p_value, mix.alarm) == ("class mix", 0, 1, False)
+
+
 def test_family_is_corrected_after_holm() -> None:
     reference, window = sample(200, 1), sample(200, 2)
     window = replace(window, confidence=window.confidence * np.float32(0.99))

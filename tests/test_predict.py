@@ -87,6 +87,45 @@ def test_what_cannot_be_read_is_listed_and_stops_nothing(
     assert artifact(experiment, "predictions.csv").exists()
 
 
+def test_where_nothing_can_be_read_the_command_fails_once_the_reasons_are_logged(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    broken = tmp_path / "broken.jpg"
+    assert entry("predict", "--model", trained.model(), "--images", str(broken)) == 2
+    [error] = capsys.readouterr().err.splitlines()
+    said = f"images={broken} holds no picture that can be read: broken.jpg (truncated); unreadable"
+    assert said in error
+    [row] = csv.DictReader(artifact(experiment, "unreadable.csv").open())
+    assert row == {"path": "broken.jpg", "reason": "truncated"}
+    (tmp_path / "two").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "two" / name).write_text("hello")
+    assert entry("predict", "--model", trained.model(), "--images", str(tmp_path / "two")) == 2
+    assert "a.txt (not a picture) and 1 more; unreadable.csv in" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Windows allows no such names")
+def test_a_name_is_printed_on_one_line_without_escapes(
+    entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    (folder / "a\n\x1b[31mb.png").write_bytes(picture)
+    (folder / "c\n\x1b[31md.png").write_bytes(b"")
+    output = tmp_path / "out"
+    arguments = ("--model", trained.model(), "--images", str(folder), "--output", str(output))
+    assert entry("predict", *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "a ?[31mb.png" in printed
+    assert "unreadable: c ?[31md.png (empty file)" in printed
+    assert "on the 1 picture in folders called after a class" in printed
+    assert "\x1b" not in printed
+    assert list(pd.read_csv(output / "predictions.csv")["path"]) == ["a\n\x1b[31mb.png"]
+
+
 @pytest.mark.parametrize("command", ["predict", "export"])
 def test_nothing_in_the_output_folder_is_overwritten(
     command: str, entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -27,7 +27,9 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_what_is_written_is_read_without_the_picture(address: str) -> None:
     entries = [
         logged(1, picture=b"\xff\xd8"),
-        logged(2, served_by="champion", key="k", share=0.25, brightness=0.5, contrast=0.125),
+        logged(
+            2, served_by="champion", key="k", share=0.25, brightness=0.5, contrast=0.125, model="m"
+        ),
     ]
     open_log(address).write(entries)
     assert open_log(address).read() == [replace(entries[0], picture=None), entries[1]]
@@ -48,6 +50,16 @@ def test_entries_are_narrowed_by_time_model_and_number(address: str) -> None:
     assert times(served_by="champion", last=6) == [16, *[19.0] * 5]
     assert times(since=100) == times(since=100, last=3) == []
     assert [entry.confidence for entry in log.read(last=2)] == [0.3, 0.4]
+
+
+def test_entries_of_other_models_are_counted_and_left_out(address: str) -> None:
+    log = open_log(address)
+    for number, model in enumerate(["a", "b", None, "b", "a"]):
+        log.write([logged(number, model=model, served_by="champion")])
+    assert [entry.time for entry in log.read(model="a")] == [0, 2, 4]
+    assert [entry.time for entry in log.read(model="b", last=2)] == [2, 3]
+    assert (log.others("a"), log.others("a", since=2), log.others("c")) == (2, 1, 4)
+    assert log.others("a", served_by="challenger") == 0
 
 
 def test_a_key_is_one_assignment(address: str) -> None:

@@ -1,7 +1,9 @@
 """A model behind MLflow's server, asked kindly and not; and MLflow's other ways to load it."""
 
+import asyncio
 import base64
 import contextlib
+import io
 import json
 import os
 import random
@@ -30,11 +32,15 @@ from conftest import Trained
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
+from starlette.requests import Request
 from test_documented_commands import of_document
 
+from tlkit.serving import guard
 from tlkit.serving.answer import Question, Served
 from tlkit.serving.classifier import BATCH
 from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.guard import MAX_BODY_BYTES
+from tlkit.serving.reference import identity
 from tlkit.serving.request_log import open_log
 from tlkit.tracking import local_model
 from tlkit.training.precision import resolve_precision
@@ -95,6 +101,19 @@ def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.wait(30)
 
 
+def written(picture: bytes) -> dict[str, str]:
+    """Base64 as tools and browsers write it, by name."""
+    text = base64.b64encode(picture).decode()
+    assert "+" in text or "/" in text
+    return {
+        "in lines": base64.encodebytes(picture).decode(),
+        "with spaces around it": f" \r\n{text} ",
+        "without padding": text.rstrip("="),
+        "with the letters for addresses": base64.urlsafe_b64encode(picture).decode(),
+        "as a data URL": f"data:image/png;base64,{text}",
+    }
+
+
 def record(*pictures: bytes) -> dict[str, Any]:
     return {"dataframe_records": [{"image": base64.b64encode(p).decode()} for p in pictures]}
 
@@ -131,6 +150,25 @@ def test_one_picture_or_many_have_the_probabilities_of_the_evaluation(
     np.testing.assert_allclose(rows(table.json()["predictions"]), expected[:1], atol=1e-5)
 
 
+def test_base64_is_taken_as_it_is_usually_written(server: Server, trained: Trained) -> None:
+    [*_, picture], expected = said_of_test(trained)
+    for name, text in written(picture).items():
+        for body in ({"inputs": [{"image": text}]}, {"instances": [{"image": text}]}):
+            answer = server.ask(body)
+            assert answer.ok, (name, answer.text)
+            np.testing.assert_allclose(rows(answer.json()["predictions"]), expected[-1:], atol=1e-5)
+    for text in ("not base64!", "/9j/4", "data:image/png,AAAA"):
+        said = server.ask({"inputs": [{"image": text}]}).json()["message"]
+        assert said.startswith("picture 1 is a text that is no base64; the bytes of")
+
+
+def test_a_plain_ppm_which_is_text_is_a_picture(trained: Trained) -> None:
+    model = mlflow.pyfunc.load_model(trained.model())
+    plain = b"P3\n2 2 255\n" + b"200 0 0 " * 4
+    answer = model.predict(pd.DataFrame({"image": [plain]}))
+    assert answer.loc[0, "predicted"] in ("cat", "dog")
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_documented_curl_sends_a_picture_too_large_for_an_argument(
     server: Server, tmp_path: Path
@@ -153,6 +191,8 @@ def test_views_and_abstaining_are_parameters_of_a_request(server: Server, traine
     assert not np.allclose(rows(views), expected[:1], atol=1e-7)
     [none] = server.ask(record(picture) | {"params": {"abstain": 0.999999}}).json()["predictions"]
     assert none["predicted"] == ""
+    null = server.ask(record(picture) | {"params": {"tta": None, "abstain": None}})
+    np.testing.assert_allclose(rows(null.json()["predictions"]), expected[:1], atol=1e-5)
 
 
 def test_requests_are_logged_without_their_pictures(server: Server, trained: Trained) -> None:
@@ -165,6 +205,8 @@ def test_requests_are_logged_without_their_pictures(server: Server, trained: Tra
     known = trained.reference()
     assert {len(entry.embedding) for entry in entries} == {known.embedding.shape[1]}
     assert all(entry.seconds > 0 and entry.picture is None for entry in entries)
+    with local_model(trained.model()) as folder:
+        assert {entry.model for entry in entries} == {identity(folder)}
 
 
 def test_a_validation_picture_is_logged_as_the_reference_has_it(
@@ -245,6 +287,58 @@ def bomb(side: int = 50_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
 
 
+def bilevel(side: int) -> bytes:
+    """A PNG of one bit a pixel, all the same."""
+    content = io.BytesIO()
+    Image.new("1", (side, side)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_pictures_that_decode_to_too_much_together_are_refused_undecoded(
+    server: Server, trained: Trained
+) -> None:
+    [picture, *_], _ = said_of_test(trained)
+    began = time.monotonic()
+    answer = server.ask(record(*[bilevel(9_990)] * 120))
+    assert answer.status_code == 400
+    assert time.monotonic() - began < 5
+    assert server.ask(record(bilevel(9_990), picture)).ok
+
+
+def test_no_more_of_a_body_is_read_than_is_taken(server: Server) -> None:
+    chunks = (b" " * 2**20 for _ in range(100))
+    answer = requests.post(f"{server.url}/invocations", data=chunks, headers=JSON, timeout=60)
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith("the body is larger; at most 48 MiB are taken")
+    assert next(chunks, None) is None  # all was sent: the rest was thrown away
+
+    read = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 2**20
+        return {"type": "http.request", "body": b" " * 2**20, "more_body": True}
+
+    async def endpoint(request: Request) -> bytes:
+        return await request.body()
+
+    with pytest.raises(mlflow.MlflowException, match="at most 48 MiB are taken"):
+        asyncio.run(guard._bounded(endpoint)(Request({"type": "http"}, receive)))
+    assert read == MAX_BODY_BYTES + 2**20
+
+
+def test_an_error_in_the_model_shows_no_paths_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def failing(*_: object) -> None:
+        raise mlflow.MlflowException("unexpected", stack_trace="in /srv/model.py")
+
+    with pytest.raises(mlflow.MlflowException) as raised:
+        guard._guarded(failing)(b"{}", "application/json")
+    assert "/srv/" not in raised.value.serialize_as_json()
+    assert "in /srv/model.py" in caplog.text
+
+
 def hostile(picture: bytes) -> Iterator[tuple[Any, dict[str, str]]]:
     """1,000 requests that no client should send: bodies and headers."""
     dice = random.Random(0)
@@ -303,6 +397,8 @@ def test_a_message_says_what_is_wrong(server: Server, trained: Trained) -> None:
         (record(*[picture] * 17) | {"params": {"tta": 64}}, "17 pictures with 64 views each; at"),
         (record(*[picture] * 1025), "at most 1024 views go into a request"),
         (record(os.urandom(38 * 2**20)), "at most 48 MiB are taken"),
+        (record(*[bilevel(9_990)] * 3), "3 pictures of 299 million pixels together; at most 200"),
+        (record(picture) | {"params": {"tta": "two"}}, "tta"),
         ("[" * 100_000, "nested too deep"),
     ):
         assert said in server.ask(body).json()["message"]

@@ -71,6 +71,11 @@ def read_picture(source: Path | bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     return picture
 
 
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height as the header has them; nothing is decoded. Raises UnreadablePicture."""
+    return _open(data).size
+
+
 def read_bytes(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
     """The content of a file that may be a picture of up to `max_pixels`.
 

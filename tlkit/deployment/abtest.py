@@ -111,10 +111,11 @@ def read_outcomes(file: Path) -> dict[str, bool]:
         UserError: no such file, other columns, or a success that is neither 1 nor 0.
     """
     try:
-        with expanded(file).open(encoding="utf-8", newline="") as opened:
+        # Excel's "CSV UTF-8" begins with a mark, which would be taken for part of a name.
+        with expanded(file).open(encoding="utf-8-sig", newline="") as opened:
             rows = list(csv.DictReader(opened))
         found = {row["key"]: row["success"].strip() for row in rows}
-    except (OSError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"outcomes={file} cannot be read ({type(error).__name__}: {error}); a CSV with the "
             "columns key and success wanted"

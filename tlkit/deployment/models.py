@@ -1,5 +1,9 @@
 """Models by their address: from a run, from the registry, or from a folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from tlkit.errors import UserError
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.ensemble import Ensemble
@@ -17,18 +21,29 @@ def load_models(addresses: str) -> Ensemble:
     """
     members: list[Classifier] = []
     for address in (word.strip() for word in addresses.split(",")):
-        with local_model(address) as folder:
-            try:
-                members += Ensemble.load(folder).members
-            except (OSError, KeyError, TypeError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"model={address} is no model of this suite ({reason}); give the model that a "
-                    "run of baseline, head or finetune left: runs:/RUN_ID/model"
-                ) from error
+        with opened_model(address) as folder:
+            members += Ensemble.load(folder).members
         if members[-1].classes != members[0].classes:
             raise UserError(
                 f"model={address} tells {', '.join(members[-1].classes)} apart and the first one "
                 f"{', '.join(members[0].classes)}; models of the same classes wanted"
             )
     return Ensemble(tuple(members))
+
+
+@contextmanager
+def opened_model(address: str) -> Iterator[Path]:
+    """The folder of one model's classifiers, to be read while the block lasts.
+
+    Raises:
+        UserError: no such model, or one that the block finds not to be ours.
+    """
+    with local_model(address) as folder:
+        try:
+            yield folder
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"model={address} is no model of this suite ({reason}); give the model that a "
+                "run of baseline, head or finetune left: runs:/RUN_ID/model"
+            ) from error

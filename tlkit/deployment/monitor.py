@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from tlkit.deployment.logs import opened, seconds_of, without_password
-from tlkit.deployment.models import load_models
+from tlkit.deployment.models import opened_model
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.drift import LIGHT, Finding, Sample, drift, psi_reading
 from tlkit.evaluation.drift_figure import drift_figure
-from tlkit.serving.reference import REFERENCE_FILE, Reference
+from tlkit.serving.classifier import Description
+from tlkit.serving.ensemble import member_folders
+from tlkit.serving.log_entry import Entry
+from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.summary import columns
-from tlkit.tracking import local_model, run
+from tlkit.tracking import run
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,44 @@ class MonitorReport:
     alarm: bool
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A model as it is watched.
+
+    Attributes:
+        identity: what the log calls it.
+        reference: what it said of its validation pictures.
+    """
+
+    classes: tuple[str, ...]
+    identity: str
+    reference: Sample
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The newest entries of a log that are to be looked at, oldest first.
+
+    Attributes:
+        others: how many more there are, in the same time, that another model answered.
+    """
+
+    entries: Sequence[Entry]
+    others: int
+
+
 def run_monitor(settings: MonitorSettings) -> MonitorReport:
     """Look at the newest requests, as a run called `monitor`.
 
     Raises:
-        UserError: no such model or log, or no requests in it.
+        UserError: no such model or log, or no requests of the model in it.
     """
     with run("monitor", system_metrics=False) as tracker:
         tracker.params(settings.as_dict() | {"log": without_password(settings.log)})
-        classes = load_models(settings.model).classes
-        reference = _reference(settings.model)
-        window = _window(settings, reference, classes)
+        watched = _watched(settings.model)
+        classes, reference = watched.classes, watched.reference
+        requests = _requests(settings, watched)
+        window = _sample(requests.entries)
         findings = drift(reference, window, len(classes), alpha=settings.alpha)
         alarm = any(finding.alarm for finding in findings)
         title = f"the newest {len(window)} requests against {len(reference)} validation pictures"
@@ -55,46 +85,67 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
                 {f"drift/{slug}_psi": finding.psi, f"drift/{slug}_p": finding.adjusted_p_value}
             )
         tracker.metrics({"drift/alarm": float(alarm), "drift/requests": float(len(window))})
-        verdict, remark = _verdict(findings, settings.alpha), _remark(findings)
+        verdict = _verdict(findings, settings.alpha)
+        remark = "".join(f" {text}" for text in _remarks(findings, requests))
         link = tracker.artifact_link("drift.png")
         tracker.describe(f"**{verdict}**{remark}\n\n{title}.\n\n![drift]({link})")
     return MonitorReport(f"{title}\n{_table(findings)}\n{verdict}{remark}", alarm)
 
 
-def _reference(model: str) -> Sample:
-    with local_model(model) as folder:
+def _watched(model: str) -> Watched:
+    with opened_model(model) as folder:
+        classes = Description.load(member_folders(folder)[0]).classes
         if not (folder / REFERENCE_FILE).exists():
             raise UserError(
                 f"model={model} has no reference (it is of before that was saved); watch the model "
                 "of a newer run of baseline, head, finetune or ensemble"
             )
         known = Reference.load(folder)
-    return Sample(known.predicted, known.confidence, known.embedding, known.light)
+        sample = Sample(known.predicted, known.confidence, known.embedding, known.light)
+        return Watched(classes, identity(folder), sample)
 
 
-def _window(settings: MonitorSettings, reference: Sample, classes: Sequence[str]) -> Sample:
+def _requests(settings: MonitorSettings, watched: Watched) -> Requests:
+    """Those of the model that is watched, and those that do not say whose they are: an earlier
+    version logged them."""
     served_by = None if settings.served_by == "any" else settings.served_by
     log, since = without_password(settings.log), seconds_of(settings.since)
-    with opened(settings.log) as requests:
-        entries = requests.read(since=since, last=settings.window, served_by=served_by)
-    if not entries:
+    model = watched.identity
+    with opened(settings.log) as kept:
+        entries = kept.read(since=since, last=settings.window, served_by=served_by, model=model)
+        others = kept.others(model, since=since, served_by=served_by)
+    narrowed = f"since={settings.since}, served_by={settings.served_by}"
+    if not entries and others:
         raise UserError(
-            f"log={log} holds no requests (since={settings.since}, served_by={settings.served_by})"
+            f"log={log} holds no requests that model={settings.model} answered, and {others:,} of "
+            f"another model ({narrowed}); watch that one, or start the server anew if it is to "
+            "serve this one"
         )
-    named = dict(enumerate(classes))
+    if not entries:
+        raise UserError(f"log={log} holds no requests ({narrowed})")
+    _check(entries, watched, log)
+    return Requests(entries, others)
+
+
+def _check(entries: Sequence[Entry], watched: Watched, log: str) -> None:
+    """Refuse another model's entries, where they do not say so but cannot be this one's."""
+    named = dict(enumerate(watched.classes))
     strange = sorted({e.class_name for e in entries if named.get(e.predicted) != e.class_name})
     if strange:
         raise UserError(
-            f"log={log} has the class {strange[0]} and the model {', '.join(classes)} in this "
-            "order; these are another model's requests: narrow them by since or served_by"
+            f"log={log} has the class {strange[0]} and the model {', '.join(watched.classes)} in "
+            "this order; these are another model's requests: narrow them by since or served_by"
         )
     lengths = {len(entry.embedding) for entry in entries}
-    if lengths != {reference.directions}:
+    if lengths != {watched.reference.directions}:
         raise UserError(
             f"log={log} has embeddings of length {sorted(lengths)} and the model's reference of "
-            f"{reference.directions}; these are another model's requests: narrow them by since or "
-            "served_by"
+            f"{watched.reference.directions}; these are another model's requests: narrow them by "
+            "since or served_by"
         )
+
+
+def _sample(entries: Sequence[Entry]) -> Sample:
     light = [
         (entry.brightness, entry.contrast) for entry in entries if entry.brightness is not None
     ]
@@ -121,13 +172,23 @@ def _table(findings: Sequence[Finding]) -> str:
     return columns(rows)
 
 
-def _remark(findings: Sequence[Finding]) -> str:
-    if {*LIGHT} <= {finding.name for finding in findings}:
-        return ""
-    return (
-        " Brightness and contrast are not compared: the model, or what logged these requests, is "
-        "of before they were kept."
-    )
+def _remarks(findings: Sequence[Finding], requests: Requests) -> list[str]:
+    """Sentences on what the look did not take in, or could not tell."""
+    said = []
+    unnamed = sum(entry.model is None for entry in requests.entries)
+    if requests.others:
+        said.append(f"Requests that another model answered, left out: {requests.others:,}.")
+    if unnamed:
+        said.append(
+            f"Of {unnamed:,} of these requests it is not known which model answered: an earlier "
+            "version logged them."
+        )
+    if not {*LIGHT} <= {finding.name for finding in findings}:
+        said.append(
+            "Brightness and contrast are not compared: the model, or what logged these requests, "
+            "is of before they were kept."
+        )
+    return said
 
 
 def _verdict(findings: Sequence[Finding], alpha: float) -> str:

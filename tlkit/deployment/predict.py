@@ -19,7 +19,8 @@ from tlkit.data.images import read_picture
 from tlkit.data.transforms import Preprocessing
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import PredictSettings
-from tlkit.deployment.tally import Tally
+from tlkit.deployment.tally import Tally, counted
+from tlkit.errors import UserError
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.figures import confusion_matrix
 from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
@@ -44,8 +45,8 @@ def run_predict(settings: PredictSettings) -> str:
         A table of the first pictures, the unreadable ones, and where the files are.
 
     Raises:
-        UserError: no such model or pictures, models of different classes, or an output folder
-            that is not empty.
+        UserError: no such model or pictures, models of different classes, an output folder
+            that is not empty, or nothing that could be classified, once that is logged.
     """
     given = find_pictures(settings.images, cache_folder() / "data")
     output = output_folder(settings.output)
@@ -64,12 +65,18 @@ def run_predict(settings: PredictSettings) -> str:
             if output is not None:
                 with disk_faults_told(output):
                     shutil.copytree(folder, output, dirs_exist_ok=True)
-        counted = f"{tally.pictures:,} pictures of `{settings.images}`, {tally.unreadable:,} more "
-        words = [f"{counted}unreadable, by `{settings.model}`.", *tally.verdicts()]
+        where = str(output) if output else tracker.artifact_place()
+        if not tally.pictures:
+            more = f" and {tally.unreadable - 1:,} more" if tally.unreadable > 1 else ""
+            raise UserError(
+                f"images={settings.images} holds no picture that can be read: {tally.reasons[0]}"
+                f"{more}; unreadable.csv in {where} has the reasons"
+            )
+        of_what = f"{counted(tally.pictures)} of `{settings.images}`, {tally.unreadable:,} more "
+        words = [f"{of_what}unreadable, by `{settings.model}`.", *tally.verdicts()]
         if settings.gradcam and tally.pictures:
             words.append(f"![Grad-CAM]({tracker.artifact_link('gradcam.png')})")
         tracker.describe("\n\n".join(words))
-        where = str(output) if output else tracker.artifact_place()
     return f"{tally.text()}\npredictions.csv and predictions.json are in {where}"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tlkit.evaluation.canvas import one_line
 from tlkit.evaluation.metrics import accuracy_interval, metrics_of_confusion
 from tlkit.serving.stream import Prediction
 from tlkit.summary import columns
@@ -48,14 +49,14 @@ class Tally:
         if row is None:
             self.unreadable += 1
             if len(self.reasons) < SHOWN:
-                self.reasons.append(f"{name} ({prediction.reason})")
+                self.reasons.append(one_line(f"{name} ({prediction.reason})"))
             return None
         best = int(row.argmax())
         named = self.classes[best] if row[best] >= self.abstain else ""
         self.pictures += 1
         self.abstained += not named
         if len(self.first) < SHOWN:
-            self.first.append((name, named or "(abstained)", f"{row[best]:.3f}"))
+            self.first.append((one_line(name), named or "(abstained)", f"{row[best]:.3f}"))
         if label is not None:
             self.answered_known += bool(named)
             self.answered_right += bool(named) and label == best
@@ -115,7 +116,7 @@ class Tally:
             low, high = accuracy_interval(self.right, self.known)
             said.append(
                 f"Accuracy {self.right / self.known:.3f} (95 % interval {low:.3f} to {high:.3f}) "
-                f"on the {self.known:,} pictures in folders called after a class."
+                f"on the {counted(self.known)} in folders called after a class."
             )
         if 0 < self.answered_known < self.known:
             said.append(
@@ -123,3 +124,8 @@ class Tally:
                 f"{self.answered_right / self.answered_known:.3f} of them right."
             )
         return said
+
+
+def counted(pictures: int) -> str:
+    """A number of pictures in words."""
+    return "1 picture" if pictures == 1 else f"{pictures:,} pictures"

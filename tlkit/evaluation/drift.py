@@ -210,6 +210,8 @@ def _homogeneity(
     """Statistic and p-value of the hypothesis that both counts come of one distribution."""
     pooled = (old + new)[old + new > 0]
     window = new[old + new > 0]
+    if len(pooled) == 1:  # all of one class, in both: nothing that could differ
+        return 0.0, 1.0
     expected = pooled * (new.sum() / pooled.sum())
     weights = 1 / expected + 1 / (pooled - expected)
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,14 @@ from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
-from tlkit.data.images import UnreadablePicture
+from tlkit.data.images import UnreadablePicture, picture_size
 from tlkit.errors import UserError
 from tlkit.models.features import last_features, stacked
 from tlkit.serving.classifier import probability_columns
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.light import light_seen
 from tlkit.serving.log_entry import Entry
-from tlkit.serving.reference import REFERENCE_FILE, Reference
+from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.serving.request_log import (
     LOG_FAULTS,
     PICTURES_VARIABLE,
@@ -41,6 +42,14 @@ MAX_VIEWS = 64
 # Of all pictures together: about as many as two cores answer with EfficientNet-Lite0 in the 60 s
 # after which MLflow's server gives up waiting for a model.
 MAX_REQUEST_VIEWS = 1024
+# Of several pictures together: a file of 12 KB may decode to 100 million in a second. One picture
+# alone may have as many as the model takes.
+MAX_REQUEST_PIXELS = 200_000_000
+
+# Bytes that are text, unlike those of a picture; only the plain kinds of PPM look like it.
+_TEXT = re.compile(rb"(?!P[1-6]\s)[\s!-~]++")
+_DATA_URL = re.compile(rb"data:[^,]*;base64,")
+_LETTERS_OF_ADDRESSES = bytes.maketrans(b"-_", b"+/")
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +76,8 @@ def question(table: pd.DataFrame, params: Mapping[str, Any] | None) -> Question:
         MlflowException: which a server answers with status 400: no pictures, something else, or
             too many of them; the message says which.
     """
-    wanted = params or {}
+    # MLflow checks their types, but lets null through.
+    wanted = {name: value for name, value in (params or {}).items() if value is not None}
     views, abstain = int(wanted.get("tta", 1)), float(wanted.get("abstain", 0.0))
     if not 1 <= views <= MAX_VIEWS:
         raise refused(f"tta={views}; from 1 to {MAX_VIEWS} views are allowed")
@@ -76,18 +86,39 @@ def question(table: pd.DataFrame, params: Mapping[str, Any] | None) -> Question:
     pictures = [_bytes(cell, number) for number, cell in enumerate(table[INPUT_COLUMN], start=1)]
     if not pictures:
         raise refused("no pictures; give at least one")
+    if is_served():
+        _check_amount(pictures, views)
+    return Question(pictures, views, abstain)
+
+
+def _check_amount(pictures: Sequence[bytes], views: int) -> None:
+    """Refuse a request that would keep a server busy for too long, before anything is decoded."""
     size = sum(len(picture) for picture in pictures)
-    if is_served() and size > MAX_REQUEST_BYTES:
+    if size > MAX_REQUEST_BYTES:
         raise refused(
             f"{size / 2**20:.0f} MiB of pictures; at most {MAX_REQUEST_BYTES // 2**20} MiB go "
             "into a request: send fewer at a time"
         )
-    if is_served() and len(pictures) * views > MAX_REQUEST_VIEWS:
+    if len(pictures) * views > MAX_REQUEST_VIEWS:
         raise refused(
             f"{len(pictures)} pictures with {views} views each; at most {MAX_REQUEST_VIEWS} views "
             "go into a request: send fewer pictures at a time, or lower tta"
         )
-    return Question(pictures, views, abstain)
+    pixels = sum(map(_pixels, pictures))
+    if len(pictures) > 1 and pixels > MAX_REQUEST_PIXELS:
+        raise refused(
+            f"{len(pictures)} pictures of {pixels / 1e6:,.0f} million pixels together; at most "
+            f"{MAX_REQUEST_PIXELS // 10**6} million go into a request of several: send fewer at a "
+            "time, or smaller ones"
+        )
+
+
+def _pixels(picture: bytes) -> int:
+    try:
+        width, height = picture_size(picture)
+    except UnreadablePicture:  # which is told when it is its turn
+        return 0
+    return width * height
 
 
 def is_served() -> bool:
@@ -101,7 +132,10 @@ def refused(message: str) -> MlflowException:
 
 
 def _bytes(cell: Any, number: int) -> bytes:
-    """A file's bytes. MLflow decodes base64 in records; in `inputs` and in CSV it leaves it."""
+    """A file's bytes. MLflow decodes base64 in records; in `inputs` and in CSV it leaves it.
+
+    There it may have line breaks, the letters for addresses, no padding, or be a data URL.
+    """
     if isinstance(cell, str):
         cell = cell.encode()
     if not isinstance(cell, bytes | bytearray):
@@ -109,11 +143,20 @@ def _bytes(cell: Any, number: int) -> bytes:
             f"picture {number} is {type(cell).__name__}; the bytes of a picture file wanted, "
             "in base64 where they travel as text"
         )
-    try:
-        # No picture format consists of base64's letters alone.
-        return base64.b64decode(cell, validate=True) or bytes(cell)
-    except binascii.Error:
+    if not _TEXT.fullmatch(cell):
         return bytes(cell)
+    letters = b"".join(cell.split())
+    if url := _DATA_URL.match(letters):
+        letters = letters[url.end() :]
+    letters = letters.translate(_LETTERS_OF_ADDRESSES).rstrip(b"=")
+    letters += b"=" * (-len(letters) % 4)
+    try:
+        return base64.b64decode(letters, validate=True)
+    except binascii.Error:
+        raise refused(
+            f"picture {number} is a text that is no base64; the bytes of a picture file wanted, in "
+            "base64 where they travel as text"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -137,10 +180,12 @@ class Served:
 
     Attributes:
         reference: how features are summed up; None logs no embedding.
+        model: what the log calls it, as `identity` does; None without a reference.
     """
 
     ensemble: Ensemble
     reference: Reference | None
+    model: str | None
     log: RequestLog | None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -155,6 +200,7 @@ class Served:
         return cls(
             Ensemble.load(folder),
             Reference.load(folder) if known else None,
+            identity(folder) if known else None,
             log or log_of_environment(),
         )
 
@@ -230,6 +276,7 @@ class Served:
                     picture=asked.pictures[index] if with_pictures else None,
                     brightness=float(light[index, 0]),
                     contrast=float(light[index, 1]),
+                    model=self.model,
                 )
             )
         try:

@@ -51,6 +51,12 @@ class Description:
     max_pixels: int
     temperature: float = 1.0
 
+    @classmethod
+    def load(cls, folder: Path) -> "Description":
+        """That of a classifier in a folder."""
+        fields = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        return cls(**{**fields, "classes": tuple(fields["classes"])})
+
     def build(self) -> nn.Module:
         """The network with random weights."""
         if self.backbone == "baseline":
@@ -79,8 +85,7 @@ class Classifier:
     @classmethod
     def load(cls, folder: Path) -> "Classifier":
         """Read what `save` wrote, onto the CPU, in eval mode."""
-        fields = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        description = Description(**{**fields, "classes": tuple(fields["classes"])})
+        description = Description.load(folder)
         model = description.build()
         load_model(model, folder / WEIGHTS_FILE)
         to_channels_last(model.eval())

@@ -16,6 +16,14 @@ from tlkit.serving.classifier import BATCH, Classifier
 ENSEMBLE_FILE = "ensemble.json"
 
 
+def member_folders(folder: Path) -> list[Path]:
+    """Where the classifiers lie that `Ensemble.save`, or `Classifier.save`, wrote into a folder."""
+    if not (folder / ENSEMBLE_FILE).exists():
+        return [folder]
+    names = json.loads((folder / ENSEMBLE_FILE).read_text(encoding="utf-8"))["members"]
+    return [folder / name for name in names]
+
+
 def pictures_a_batch(views: int) -> int:
     """How many pictures are prepared at a time: their views are all in memory."""
     return max(1, BATCH // views)
@@ -79,10 +87,7 @@ class Ensemble:
     @classmethod
     def load(cls, folder: Path) -> "Ensemble":
         """What `save`, or `Classifier.save`, wrote, onto the CPU, in eval mode."""
-        if not (folder / ENSEMBLE_FILE).exists():
-            return cls((Classifier.load(folder),))
-        names = json.loads((folder / ENSEMBLE_FILE).read_text(encoding="utf-8"))["members"]
-        return cls(tuple(Classifier.load(folder / name) for name in names))
+        return cls(tuple(Classifier.load(member) for member in member_folders(folder)))
 
     def prepared(
         self, pictures: Sequence[bytes | Image], views: int = 1

@@ -1,7 +1,8 @@
 """What MLflow's scoring server lets through to a status of 500, answered with 4xx instead."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import wraps
 from typing import Any
 
@@ -16,19 +17,54 @@ MAX_CHARACTERS = 500
 
 _SERVER = "mlflow.pyfunc.scoring_server"
 
+Message = MutableMapping[str, Any]
+Endpoint = Callable[[Any], Awaitable[Any]]
+
+_logger = logging.getLogger(__name__)
+
 
 def guard_server() -> None:
     """Guard the server that loads this model, if one does.
 
     MLflow 3.17 answers 500 to a request without a content type and to JSON nested deeper than its
     parser goes, echoes a body that is no JSON, of whatever size, and puts the data before what is
-    wrong with it.
+    wrong with it. It takes a body into memory whole, of whatever size, and answers an error in a
+    model with a traceback that shows the server's paths.
     """
     server = sys.modules.get(_SERVER)
     if server is None or f"{_SERVER}.app" not in sys.modules:
         return
     if not hasattr(server.invocations, "__wrapped__"):
         server.invocations = _guarded(server.invocations)  # type: ignore[attr-defined]
+        # The server has not made its endpoint yet: it loads the model first.
+        catch = server._async_catch_mlflow_exception
+        server._async_catch_mlflow_exception = (  # type: ignore[attr-defined]
+            lambda endpoint: catch(_bounded(endpoint))
+        )
+
+
+def _bounded(endpoint: Endpoint) -> Endpoint:
+    """Read no more of a body than may be in it; the server throws away what still comes."""
+
+    @wraps(endpoint)
+    async def bounded(request: Any) -> Any:
+        taken = 0
+
+        async def receive() -> Message:
+            nonlocal taken
+            message: Message = await request.receive()
+            taken += len(message.get("body", b""))
+            if taken > MAX_BODY_BYTES:
+                raise MlflowException(
+                    f"the body is larger; at most {MAX_BODY_BYTES // 2**20} MiB are taken: send "
+                    "fewer pictures at a time",
+                    error_code=BAD_REQUEST,
+                )
+            return message
+
+        return await endpoint(type(request)(request.scope, receive))
+
+    return bounded
 
 
 def _guarded(invocations: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,12 +72,6 @@ def _guarded(invocations: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(data: bytes, content_type: str | None, *rest: Any) -> Any:
         if not content_type:
             raise MlflowException("no content type; send application/json", error_code=BAD_REQUEST)
-        if len(data) > MAX_BODY_BYTES:
-            raise MlflowException(
-                f"a body of {len(data) / 2**20:.0f} MiB; at most {MAX_BODY_BYTES // 2**20} MiB "
-                "are taken: send fewer pictures at a time",
-                error_code=BAD_REQUEST,
-            )
         try:
             return invocations(data, content_type, *rest)
         except RecursionError:
@@ -49,6 +79,8 @@ def _guarded(invocations: Callable[..., Any]) -> Callable[..., Any]:
         except MlflowException as error:
             data_shown, _, reason = error.message.partition("\nError: ")
             error.message = f"{reason}\n{data_shown}".strip()[:MAX_CHARACTERS]
+            if traceback := error.json_kwargs.pop("stack_trace", None):
+                _logger.error("a request failed: %s", traceback)
             raise
 
     return guarded

@@ -22,6 +22,8 @@ class Entry:
         picture: its bytes, where they are to be logged.
         brightness: mean of the luma that the network sees, 0..1.
         contrast: its standard deviation; like the brightness, None in logs of earlier versions.
+        model: which one answered, as `identity` names it; None where it has no reference, and in
+            logs of earlier versions.
     """
 
     time: float
@@ -36,3 +38,4 @@ class Entry:
     picture: bytes | None = None
     brightness: float | None = None
     contrast: float | None = None
+    model: str | None = None

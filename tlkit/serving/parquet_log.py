@@ -29,6 +29,7 @@ _SCHEMA = pa.schema(
         "picture": pa.binary(),
         "brightness": pa.float64(),
         "contrast": pa.float64(),
+        "model": pa.string(),
     }
 )
 # A file ends at so many entries or bytes, whichever comes first.
@@ -66,7 +67,12 @@ class ParquetLog:
                 self._begin_file()
 
     def read(
-        self, *, since: float = 0.0, last: int | None = None, served_by: str | None = None
+        self,
+        *,
+        since: float = 0.0,
+        last: int | None = None,
+        served_by: str | None = None,
+        model: str | None = None,
     ) -> list[Entry]:
         """Entries from a time on, oldest first; of those the `last` ones, or all.
 
@@ -74,10 +80,11 @@ class ParquetLog:
 
         Args:
             served_by: only those that this model of a router answered.
+            model: only those of this model, and those that do not say whose they are.
         """
-        wanted = dataset.field("time") >= since
-        if served_by is not None:
-            wanted &= dataset.field("served_by") == served_by
+        wanted = _wanted(since, served_by)
+        if model is not None:
+            wanted &= dataset.field("model").is_null() | (dataset.field("model") == model)
         if last is not None:
             times = np.sort(self._table(["time"], wanted)["time"].to_numpy())[-last:]
             if len(times):
@@ -86,6 +93,11 @@ class ParquetLog:
         rows = self._table(columns, wanted).to_pylist()
         entries = [Entry(**row) for row in rows]
         return entries if last is None else entries[-last:]
+
+    def others(self, model: str, *, since: float = 0.0, served_by: str | None = None) -> int:
+        """How many entries from a time on say that another model answered. Raises as `read`."""
+        wanted = _wanted(since, served_by) & (dataset.field("model") != model)
+        return int(self._table(["time"], wanted).num_rows)
 
     def assignments(self, *, since: float = 0.0) -> list[tuple[str, str, float]]:
         """Key, model and share of a router's requests from a time on, oldest first, each once.
@@ -106,3 +118,9 @@ class ParquetLog:
             raise FileNotFoundError(f"no {_PREFIX}*.parquet in {self._folder}")
         found = dataset.dataset(files, schema=_SCHEMA, format="parquet")
         return found.to_table(columns=list(columns), filter=wanted).sort_by("time")
+
+
+def _wanted(since: float, served_by: str | None) -> Expression:
+    """Entries from a time on, and of one of a router's models where that is named."""
+    wanted = dataset.field("time") >= since
+    return wanted if served_by is None else wanted & (dataset.field("served_by") == served_by)

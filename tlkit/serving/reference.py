@@ -1,5 +1,6 @@
 """What a model said of its validation pictures: what later requests are compared with."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,15 @@ class Reference:
     def load(cls, folder: Path) -> "Reference":
         """Read what `save` wrote."""
         return cls(**load_file(folder / REFERENCE_FILE))
+
+
+def identity(folder: Path) -> str:
+    """What a request log calls the model whose reference lies in a folder.
+
+    16 hex digits of a hash of the file. Requests are compared with it, so those of models that have
+    the same one can be; another training gives another one.
+    """
+    return hashlib.sha256((folder / REFERENCE_FILE).read_bytes()).hexdigest()[:16]
 
 
 def reference(

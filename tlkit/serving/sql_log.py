@@ -5,7 +5,17 @@ from contextlib import suppress
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import JSON
@@ -28,9 +38,10 @@ _requests = Table(
     Column("picture", LargeBinary),
     Column("brightness", Float),
     Column("contrast", Float),
+    Column("model", String(255)),
 )
 # What a table that an earlier version made does not have.
-_LATER = ("brightness", "contrast")
+_LATER = ("brightness", "contrast", "model")
 
 
 class SqlLog:
@@ -76,7 +87,12 @@ class SqlLog:
                 )
 
     def read(
-        self, *, since: float = 0.0, last: int | None = None, served_by: str | None = None
+        self,
+        *,
+        since: float = 0.0,
+        last: int | None = None,
+        served_by: str | None = None,
+        model: str | None = None,
     ) -> list[Entry]:
         """Entries from a time on, oldest first; of those the `last` ones, or all.
 
@@ -84,16 +100,27 @@ class SqlLog:
 
         Args:
             served_by: only those that this model of a router answered.
+            model: only those of this model, and those that do not say whose they are.
         """
         with self._engine.connect() as connection:
-            unread = {"id", "picture", *_missing(connection)}
+            missing = _missing(connection)
+            unread = {"id", "picture", *missing}
             columns = [column for column in _requests.c if column.name not in unread]
-            query = sqlalchemy.select(*columns).where(_requests.c.time >= since)
-            if served_by is not None:
-                query = query.where(_requests.c.served_by == served_by)
+            query = sqlalchemy.select(*columns).where(*_wanted(since, served_by))
+            if model is not None and "model" not in missing:
+                query = query.where(_requests.c.model.is_(None) | (_requests.c.model == model))
             query = query.order_by(_requests.c.id.desc()).limit(last)
             rows = list(connection.execute(query).mappings())
         return [Entry(**row) for row in reversed(rows)]
+
+    def others(self, model: str, *, since: float = 0.0, served_by: str | None = None) -> int:
+        """How many entries from a time on say that another model answered. Raises as `read`."""
+        wanted = (*_wanted(since, served_by), _requests.c.model != model)
+        query = sqlalchemy.select(sqlalchemy.func.count(_requests.c.id)).where(*wanted)
+        with self._engine.connect() as connection:
+            if "model" in _missing(connection):
+                return 0
+            return int(connection.execute(query).scalar_one())
 
     def assignments(self, *, since: float = 0.0) -> list[tuple[str, str, float]]:
         """Key, model and share of a router's requests from a time on, oldest first, each once.
@@ -109,6 +136,12 @@ class SqlLog:
         )
         with self._engine.connect() as connection:
             return [(key, served_by, share) for key, served_by, share in connection.execute(query)]
+
+
+def _wanted(since: float, served_by: str | None) -> list[ColumnElement[bool]]:
+    """Entries from a time on, and of one of a router's models where that is named."""
+    wanted = [_requests.c.time >= since]
+    return wanted if served_by is None else [*wanted, _requests.c.served_by == served_by]
 
 
 def _missing(connection: Connection) -> list[str]:
