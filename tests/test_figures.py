@@ -179,18 +179,18 @@ def drawn_rates(figure: Figure) -> np.ma.MaskedArray:
 def test_hebrew_and_arabic_stand_where_other_names_would() -> None:
     matrix = np.diag(np.full(21, 7))
     matrix[0, 1] = 5
-    names = ["חתול", "كلب", *(f"class {i}" for i in range(19))]
+    names = ["כלב", "قط", *(f"class {i}" for i in range(19))]
     seen = words(confusion_matrix(matrix, names, "t"))
     # A left-to-right mark before a name keeps the line's direction, one after it what follows.
-    hebrew, arabic = "\u200eחתול\u200e", "\u200eكلب\u200e"
+    hebrew, arabic = "\u200eכלב\u200e", "\u200eقط\u200e"
     assert f"{hebrew} (12)" in seen
     assert any(f"{hebrew} → {arabic} (5)" in text for text in seen)
-    sheet = words(gradcam_sheet([tile("חתול", "cat", 0.8, heat=True)], "t"))
+    sheet = words(gradcam_sheet([tile("כלב", "cat", 0.8, heat=True)], "t"))
     assert f"{hebrew} → cat (80.0 %)" in sheet[sheet.index("✗ ") + 1]
 
 
 def test_a_line_keeps_what_joins_letters_and_nothing_that_reorders_or_breaks_it() -> None:
-    assert one_line("گربه\u200cها") == "گربه\u200cها"
+    assert one_line("می\u200cشود") == "می\u200cشود"
     assert one_line("🐱\u200d👤") == "🐱\u200d👤"
     assert one_line("a\u202eb\u2067c\ud800d\x00e\n f") == "a?b?c?d?e f"
 
