@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from tlkit.evaluation.canvas import blank, draw_picture, one_line
+from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.samples_figure import samples_figure
 from tlkit.evaluation.tiles import (
@@ -148,6 +149,22 @@ def test_curves_skip_absent_keys() -> None:
     assert marked_epochs(curves([{"epoch": 1, "train/loss": 1.0}], "t")) == set()
     with pytest.raises(ValueError, match="history of 0 epochs"):
         curves([], "t")
+
+
+def test_a_loss_that_moves_little_is_written_in_full() -> None:
+    rows = [{"epoch": epoch, "val/loss": 1.0941 - 1e-5 * epoch} for epoch in range(5)]
+    figure = curves(rows, "t")
+    figure.draw_without_rendering()
+    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
+
+
+def test_near_counts_of_a_learning_curve_share_a_label() -> None:
+    points = [(count, 0.5, 0.4, 0.6) for count in (12, 13, 50, 60, 1000)]
+    figure = learning_curves({"head": points})
+    assert_legible(figure)
+    assert {"13", "60", "1,000"} <= set(words(figure))
+    assert {"12", "13"} <= set(words(learning_curves({"head": points[:2]})))
+    assert "12" in words(learning_curves({"head": points[:1]}))
 
 
 def test_rates_of_zero_do_not_break_the_log_scale() -> None:

@@ -107,7 +107,7 @@ def test_a_gain_that_changes_no_answer_is_none(network: nn.Module) -> None:
     assert found.metrics["gradcam/deletion_p_value"] < 0.05
     assert not found.points_at_evidence
     assert "does not hurt more" in found.text
-    assert found.text.endswith("; the answer hardly changes, whichever are.")
+    assert found.text.endswith("; the answer hardly changes, whichever are deleted.")
     assert "hardly changes" not in check(network, heat_maps).text
 
 
@@ -151,6 +151,9 @@ def test_the_figure_is_drawn(network: nn.Module) -> None:
     figure = gradcam_check_figure(check(network, heat_maps), picture, "$1: a name")
     assert_legible(figure)
     assert [ax.get_title() for ax in figure.axes][-2:] == ["deletion", "insertion"]
+    below, above = figure.axes[-1].lines  # where they coincide, both are to be seen
+    assert (below.get_label(), above.get_label()) == ("random order", "hottest first")
+    assert below.get_markersize() > above.get_markersize()
     seen = words(figure)
     assert "trained" in seen
     assert sum(text.startswith("random: ") for text in seen) == len(pictures_of(figure)) - 1 > 0

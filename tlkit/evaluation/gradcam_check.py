@@ -101,7 +101,7 @@ class GradcamCheck:
         empty = "" if self.maps.any() else "show nothing and "
         follows = "follow" if self.follows_weights else f"{empty}do not follow"
         points = "hurts more" if self.points_at_evidence else "does not hurt more"
-        rest = "" if self.answer_moves else "; the answer hardly changes, whichever are"
+        rest = "" if self.answer_moves else "; the answer hardly changes, whichever are deleted"
         return (
             f"The heat maps {follows} the weights (rank correlation with the maps of random "
             f"weights {values['gradcam/similarity_randomised']:.2f}, below {SIMILAR:g} wanted), "
