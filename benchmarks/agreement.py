@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import machine_name
+from benchmarks.measure import machine_name, start, take
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
@@ -59,7 +59,7 @@ def finetuned(config: Config, manifest: Manifest) -> tuple[np.ndarray, dict[str,
 def main() -> None:
     flags = parse_flags(sys.argv[1:])
     backbones = flags.pop("backbones", ",".join(BACKBONES)).split(",")
-    fraction = float(flags.pop("fraction", "0.06"))
+    fraction = take(flags, "fraction", 0.06)
     default = Config.load(None, flags)
     manifest = prepare_data(default).manifest.thinned(fraction, seed=0)
     counts = ", ".join(f"{len(manifest.of(split))} {split}" for split in ("train", "val", "test"))
@@ -86,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

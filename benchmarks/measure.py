@@ -11,17 +11,21 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from tlkit.cli import one_line
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
+from tlkit.errors import UserError
 from tlkit.features.inputs import Pictures
 from tlkit.phases import Machine, Network, begin_from, prepare_phase, train_phase
 
 ROOT = Path(__file__).parents[1]
+
+Number = TypeVar("Number", int, float)
 
 
 def in_own_process(module: str, arguments: dict[str, Any], data_cache: Path) -> dict[str, Any]:
@@ -29,6 +33,9 @@ def in_own_process(module: str, arguments: dict[str, Any], data_cache: Path) -> 
 
     Args:
         data_cache: extracted or drawn pictures, which are shared: preparing them is not measured.
+
+    Raises:
+        UserError: it failed, and has said why.
     """
     with tempfile.TemporaryDirectory(prefix="tlkit-benchmark-") as folder:
         (Path(folder) / "data").symlink_to(data_cache, target_is_directory=True)
@@ -38,18 +45,51 @@ def in_own_process(module: str, arguments: dict[str, Any], data_cache: Path) -> 
             env={**os.environ, "TLKIT_CACHE": folder},
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
+        )
+    if done.returncode:
+        raise UserError(
+            f"the process that measures ended with {done.returncode} instead of 0; what it said "
+            "stands above"
         )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def start(main: Callable[[], None], measure: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Do `main` in the process that was started by hand, `measure` in those it starts itself."""
-    if "--child" in sys.argv:
-        print(json.dumps(measure(json.loads(sys.argv[sys.argv.index("--child") + 1]))))
-    else:
-        main()
+def start(
+    main: Callable[[], None], measure: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> None:
+    """Do `main` in the process that was started by hand, `measure` in those it starts itself.
+
+    `--help` shows what the module of `main` says of itself. A user's mistake is told in a line, and
+    the exit code is 2.
+    """
+    try:
+        if {"-h", "--help"} & set(sys.argv):
+            print((sys.modules[main.__module__].__doc__ or "").strip())
+        elif measure and "--child" in sys.argv:
+            print(json.dumps(measure(json.loads(sys.argv[sys.argv.index("--child") + 1]))))
+        else:
+            main()
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def take(flags: dict[str, str], name: str, default: Number) -> Number:
+    """A benchmark's own number, taken out of the flags, of the kind of its default.
+
+    Raises:
+        UserError: another kind, or not above 0.
+    """
+    raw = flags.pop(name, str(default))
+    try:
+        value = type(default)(raw)
+    except ValueError:
+        value = type(default)(0)
+    if not value > 0:
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise UserError(f"{name}={raw} is not allowed; {kind} above 0")
+    return value
 
 
 def train_both_phases(

@@ -10,7 +10,7 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks.measure import in_own_process, machine_name, start, train_both_phases
+from benchmarks.measure import in_own_process, machine_name, start, take, train_both_phases
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.files import cache_folder
@@ -26,7 +26,7 @@ WAYS = {
 
 def measure(arguments: dict[str, Any]) -> dict[str, Any]:
     """Test accuracy and loss of finetune by each seed, and the seconds of all."""
-    seeds = int(arguments.pop("seeds"))
+    seeds = arguments.pop("seeds")
     result: dict[str, Any] = {"accuracy": [], "loss": [], "seconds": 0.0}
     for seed in range(seeds):
         config = Config.load(None, {**arguments, "seed": str(seed), "data_seed": "0"})
@@ -40,12 +40,13 @@ def measure(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    flags = {"seeds": "5", **parse_flags(sys.argv[1:])}
-    config = Config.load(None, {key: value for key, value in flags.items() if key != "seeds"})
+    flags = parse_flags(sys.argv[1:])
+    seeds = take(flags, "seeds", 5)
+    config = Config.load(None, flags)
     prepare_data(config)
     data_cache = (cache_folder() / "data").resolve()
     found = {
-        way: in_own_process("benchmarks.precision", {**flags, **keys}, data_cache)
+        way: in_own_process("benchmarks.precision", {**flags, **keys, "seeds": seeds}, data_cache)
         for way, keys in WAYS.items()
     }
     print(f"{machine_name()}; {config.backbone}, weights {config.weights}, {config.data}")

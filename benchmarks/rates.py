@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import machine_name, median_seconds, training_step
+from benchmarks.measure import machine_name, median_seconds, start, training_step
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.features.prefix import PASS, Prefix
@@ -172,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

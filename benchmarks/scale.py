@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import in_own_process, machine_name, start, train_both_phases
+from benchmarks.measure import in_own_process, machine_name, start, take, train_both_phases
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.files import cache_folder
@@ -65,7 +65,8 @@ class Memory:
 
 
 def measure(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Head and finetune: seconds and the peak of memory in GB, data preparation included."""
+    """Head and finetune: seconds, and the peak of memory in GB, which includes that of preparing
+    the data."""
     config = Config.load(None, arguments)
     with Memory() as memory:
         manifest = prepare_data(config).manifest
@@ -75,7 +76,8 @@ def measure(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     flags = parse_flags(sys.argv[1:])
-    count = int(flags.pop("pictures", "1000"))
+    count = take(flags, "pictures", 1000)
+    Config.load(None, {**RECIPE, **flags})  # refuses before pictures are made
     print(f"{machine_name()}; {RECIPE['backbone']}")
     print("| pictures | seconds | seconds per 1000 | GB |")
     print("|---|---|---|---|")

@@ -18,9 +18,10 @@ from typing import Any
 
 import optuna
 
-from benchmarks.measure import ROOT, in_own_process, machine_name, start
+from benchmarks.measure import ROOT, in_own_process, machine_name, start, take
 from tlkit.cli import parse_flags
 from tlkit.config import Config
+from tlkit.errors import UserError
 from tlkit.files import cache_folder
 from tlkit.runs import prepare_data
 from tlkit.search.trial import train_trial
@@ -44,7 +45,8 @@ SEARCH = {
 
 
 def configurations(base: Config, count: int) -> list[Config]:
-    """The same for both engines: rates drawn log-uniformly, each depth as often as the others."""
+    """The same for both engines: rates drawn log-uniformly, each depth as often as the others where
+    `count` is a multiple of their number."""
     chance = random.Random(0)
     return [
         replace(
@@ -57,6 +59,12 @@ def configurations(base: Config, count: int) -> list[Config]:
     ]
 
 
+def sampled(configs: list[Config], sample: int) -> list[Config]:
+    """From the least depth to the greatest, in even steps."""
+    ranked = sorted(configs, key=lambda config: config.unfreeze_depth)
+    return [ranked[round(i * (len(ranked) - 1) / (sample - 1))] for i in range(sample)]
+
+
 def measure(arguments: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each configuration, in order, by one engine, or of a search."""
     return search(arguments) if arguments.pop("tune") else sweep(arguments)
@@ -67,8 +75,6 @@ def search(arguments: dict[str, Any]) -> dict[str, Any]:
     configuration, their figures and tests."""
     trials = arguments.pop("configurations")
     del arguments["sample"]
-    if Path(arguments["data"]).exists():
-        arguments["data"] = str(Path(arguments["data"]).resolve())
     found = {**arguments, "trials": trials, "search": json.dumps(SEARCH)}
     # In a folder of its own, with a tracking store of its own, as a user would run it.
     with tempfile.TemporaryDirectory(prefix="tlkit-tune-") as folder:
@@ -93,13 +99,12 @@ def search(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def sweep(arguments: dict[str, Any]) -> dict[str, Any]:
     """Each configuration, in order, by one engine; by `plain` a sample of them."""
-    count, sample = int(arguments.pop("configurations")), int(arguments.pop("sample"))
+    count, sample = arguments.pop("configurations"), arguments.pop("sample")
     base = Config.load(None, arguments)
     manifest = prepare_data(base).manifest
     chosen = configurations(base, count)
     if base.engine == "plain":
-        # From the first to the last, which for 2 of 20 are the depths 0 and 3.
-        chosen = [chosen[round(i * (count - 1) / max(1, sample - 1))] for i in range(sample)]
+        chosen = sampled(chosen, sample)
     seconds, losses = [], []
     for config in chosen:
         started = time.perf_counter()
@@ -114,10 +119,40 @@ def sweep(arguments: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "losses": losses}
 
 
+def counts(flags: dict[str, str]) -> dict[str, int]:
+    """`configurations`, and `sample`: how many of them `plain` is timed with.
+
+    Raises:
+        UserError: counts by which some depths would weigh more than others.
+    """
+    count, sample = take(flags, "configurations", 20), take(flags, "sample", 2)
+    if count % len(DEPTHS):
+        raise UserError(
+            f"configurations={count} is not allowed; a multiple of {len(DEPTHS)}, so that each "
+            "depth comes as often as the others"
+        )
+    if not 2 <= sample <= count:
+        raise UserError(
+            f"sample={sample} is not allowed; 2 to configurations={count}, from the least depth to "
+            "the greatest"
+        )
+    return {"configurations": count, "sample": sample}
+
+
+def anywhere(config: Config) -> dict[str, str]:
+    """Data and weights as they are found from any folder: `tune` runs in one of its own."""
+    given = {"data": config.data, "weights": config.weights}
+    return {
+        key: str(Path(value).resolve()) if Path(value).exists() else value
+        for key, value in given.items()
+    }
+
+
 def main() -> None:
-    own = {**RECIPE, "configurations": "20", "sample": "2", **parse_flags(sys.argv[1:])}
-    settings = {key: value for key, value in own.items() if key not in ("configurations", "sample")}
-    config = Config.load(None, settings)
+    flags = {**RECIPE, **parse_flags(sys.argv[1:])}
+    numbers = counts(flags)
+    config = Config.load(None, flags)
+    own = {**flags, **anywhere(config), **numbers}
     prepare_data(config)
     data_cache = (cache_folder() / "data").resolve()
     found = {
@@ -126,7 +161,7 @@ def main() -> None:
             ("cached", "cached", False), ("tune", "cached", True), ("plain", "plain", False),
         )
     }  # fmt: skip
-    count, timed = int(own["configurations"]), len(found["plain"]["seconds"])
+    count, timed = numbers["configurations"], len(found["plain"]["seconds"])
     cached, tune = (sum(found[way]["seconds"]) for way in ("cached", "tune"))
     trials = found["tune"]["trials"]
     plain = sum(found["plain"]["seconds"]) / timed * count

@@ -18,11 +18,13 @@ from benchmarks.measure import (
     machine_name,
     median_seconds,
     start,
+    take,
     train_both_phases,
     training_step,
 )
 from tlkit.cli import parse_flags
 from tlkit.config import Config
+from tlkit.data.manifest import Manifest
 from tlkit.features.inputs import Pictures, Rendition
 from tlkit.features.prefix import PASS, Prefix
 from tlkit.files import cache_folder
@@ -30,6 +32,7 @@ from tlkit.models.cut import split
 from tlkit.outcome import evaluate
 from tlkit.phases import Machine, Network, machine_for, open_store
 from tlkit.runs import Data, prepare_data
+from tlkit.training.batches import plain_batches
 from tlkit.training.precision import autocast
 
 RECIPE = {
@@ -58,6 +61,7 @@ def floor(
 ) -> float:
     """Seconds of one pass of the prefix a view and of the suffix's steps, at the rates of this
     machine now: pictures and outputs lie in memory, nothing is decoded, read or written."""
+    train = len(data.manifest.of("train"))
     model, depth = network.classifier.model, config.unfreeze_depth
     prefix = Prefix(model, depth, (), {"backbone": config.backbone}, machine.device, machine.dtype)
     rendition = Rendition(pictures, "train", 0)
@@ -66,28 +70,37 @@ def floor(
     store = open_store(folder, config.store_gigabytes)
     if not store.entry(compiled.key(depth, rendition.key())).read(rendition.names).missing:
         prefix = compiled
-    [(images, labels)] = rendition.load([list(range(PASS))])
+    # Where there are fewer pictures than in a batch, some come again; short passes are padded.
+    batch = [[row % train for row in rows] for rows in plain_batches(config.batch_size, PASS)]
+    loaded = list(rendition.load(batch))
+    images, _ = loaded[0]
     forward = median_seconds(lambda: list(prefix.outputs(images, prefix.whole, [depth])))
-    [outputs] = prefix.outputs(images, prefix.whole, [depth])
+    outputs = torch.cat([next(iter(prefix.outputs(part, prefix.whole, [depth])))
+                         for part, _ in loaded])  # fmt: skip
     _, suffix = split(model, depth)
-    labels = labels.to(machine.device)
+    labels = torch.cat([part for _, part in loaded]).to(machine.device)
     step = training_step(suffix, outputs, labels, lambda: autocast(machine.device, machine.dtype))
 
     def look() -> None:
         with torch.no_grad(), autocast(machine.device, machine.dtype):
             suffix(outputs)
 
-    train, val = len(data.manifest.of("train")), len(data.manifest.of("val"))
-    views = min(config.views, config.finetune_epochs)
-    passes = (views * train + val) / PASS
-    steps = config.finetune_epochs * train / PASS
-    looks = config.finetune_epochs * val / PASS
+    passes, steps, looks = least_work(config, data.manifest, pictures.different)
     return passes * forward + steps * median_seconds(step) + looks * median_seconds(look)
+
+
+def least_work(config: Config, manifest: Manifest, views: int) -> tuple[float, float, float]:
+    """Passes of the frozen part for both phases, and finetune's steps and looks at a validation
+    batch; `views` are those that differ."""
+    train, val = len(manifest.of("train")), len(manifest.of("val"))
+    seen = min(views, max(config.head_epochs, config.finetune_epochs))
+    epochs = config.finetune_epochs / config.batch_size
+    return (seen * train + val) / PASS, epochs * manifest.passes * train, epochs * val
 
 
 def main() -> None:
     flags = parse_flags(sys.argv[1:])
-    repeats = int(flags.pop("repeats", "1"))
+    repeats = take(flags, "repeats", 1)
     arguments = {**RECIPE, **flags}
     config = Config.load(None, arguments)
     prepare_data(config)

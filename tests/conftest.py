@@ -139,7 +139,7 @@ class Trained:
         """predictions.csv of the run, by path."""
         run_id = self.runs[phase].info.run_id
         path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="predictions.csv")
-        return pd.read_csv(path).set_index("path")
+        return pd.read_csv(path, keep_default_na=False).set_index("path")
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,16 @@ def test_abstaining_by_hand() -> None:
     assert np.isnan(found[2].accuracy)
 
 
+@pytest.mark.parametrize(
+    ("temperature", "said"),
+    [(1.0, "no temperature was fitted"), (2.0, "temperature 2.00, fitted on the validation")],
+)
+def test_the_figure_says_whether_a_temperature_was_fitted(temperature: float, said: str) -> None:
+    logits, labels = overconfident(50)
+    figure = calibration_figure(softmax(logits, axis=1), labels, temperature, "confidence")
+    assert [said in text.get_text() for text in figure.texts].count(True) == 1
+
+
 @pytest.mark.parametrize("n", [1, 200])
 def test_the_figure_draws(n: int) -> None:
     logits, labels = overconfident(n)

@@ -181,7 +181,7 @@ def test_a_comparison_is_what_the_runs_predicted(trained: Trained, compared: Run
     cost = content["runs"]["head"]["cost"]
     assert cost["latency"] > 0
     assert cost["megabytes"] * 1e6 > 4 * cost["parameters"]
-    pictures = pd.read_csv(artifact(compared, "pictures.csv"))
+    pictures = pd.read_csv(artifact(compared, "pictures.csv"), keep_default_na=False)
     assert list(pictures["path"]) == list(head.index)
     right = (head["predicted"] == head["label"]).astype(int)
     assert list(pictures["right_head"]) == list(right)

@@ -186,3 +186,9 @@ def test_the_interval_of_repeats_is_students() -> None:
     assert (found.mean, found.deviation) == pytest.approx((0.92, np.std(values, ddof=1)))
     with pytest.raises(ValueError, match="at least 2"):
         repeated([0.9])
+
+
+def test_the_interval_of_a_mean_accuracy_ends_at_0_and_1() -> None:
+    good, bad = repeated([1.0, 0.99, 0.98]), repeated([0.0, 0.01, 0.02])
+    assert (good.low, good.high) == (pytest.approx(0.9652, abs=1e-4), 1.0)
+    assert (bad.low, bad.high) == (0.0, pytest.approx(0.0348, abs=1e-4))

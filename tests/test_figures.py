@@ -1,6 +1,8 @@
 """Figures: what is drawn, and that all of it can be read."""
 
 import io
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -13,7 +15,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from tlkit.evaluation.canvas import blank, draw_picture
+from tlkit.evaluation.canvas import blank, draw_picture, one_line
+from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.samples_figure import samples_figure
 from tlkit.evaluation.tiles import (
@@ -148,6 +151,22 @@ def test_curves_skip_absent_keys() -> None:
         curves([], "t")
 
 
+def test_a_loss_that_moves_little_is_written_in_full() -> None:
+    rows = [{"epoch": epoch, "val/loss": 1.0941 - 1e-5 * epoch} for epoch in range(5)]
+    figure = curves(rows, "t")
+    figure.draw_without_rendering()
+    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
+
+
+def test_near_counts_of_a_learning_curve_share_a_label() -> None:
+    points = [(count, 0.5, 0.4, 0.6) for count in (12, 13, 50, 60, 1000)]
+    figure = learning_curves({"head": points})
+    assert_legible(figure)
+    assert {"13", "60", "1,000"} <= set(words(figure))
+    assert {"12", "13"} <= set(words(learning_curves({"head": points[:2]})))
+    assert "12" in words(learning_curves({"head": points[:1]}))
+
+
 def test_rates_of_zero_do_not_break_the_log_scale() -> None:
     rows = [{"epoch": epoch, "lr/head": rate} for epoch, rate in enumerate((0.0, 1e-4))]
     assert_legible(curves(rows, "t"))
@@ -172,6 +191,40 @@ def test_confusion_matrix_is_legible(classes: int) -> None:
 
 def drawn_rates(figure: Figure) -> np.ma.MaskedArray:
     return np.ma.masked_array(figure.axes[0].images[0].get_array())
+
+
+def test_hebrew_and_arabic_stand_where_other_names_would() -> None:
+    matrix = np.diag(np.full(21, 7))
+    matrix[0, 1] = 5
+    names = ["כלב", "قط", *(f"class {i}" for i in range(19))]
+    seen = words(confusion_matrix(matrix, names, "t"))
+    # A left-to-right mark before a name keeps the line's direction, one after it what follows.
+    hebrew, arabic = "\u200eכלב\u200e", "\u200eقط\u200e"
+    assert f"{hebrew} (12)" in seen
+    assert any(f"{hebrew} → {arabic} (5)" in text for text in seen)
+    sheet = words(gradcam_sheet([tile("כלב", "cat", 0.8, heat=True)], "t"))
+    assert f"{hebrew} → cat (80.0 %)" in sheet[sheet.index("✗ ") + 1]
+
+
+def test_a_line_keeps_what_joins_letters_and_nothing_that_reorders_or_breaks_it() -> None:
+    assert one_line("می\u200cشود") == "می\u200cشود"
+    assert one_line("🐱\u200d👤") == "🐱\u200d👤"
+    assert one_line("a\u202eb\u2067c\ud800d\x00e\n f") == "a?b?c?d?e f"
+
+
+def test_letters_without_a_font_are_told_once() -> None:
+    code = (
+        "from tlkit.evaluation import canvas\n"
+        "for name in ('\ua9b2\ua98f', 'cat', '\ua990\ua9b2'):\n"
+        "    figure = canvas.blank(2, 2)\n"
+        "    figure.text(0, 0, canvas.shorten(name, 1, 9), **canvas.PLAIN)\n"
+        "    canvas.save(figure, 'figure.png')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert "drawn as boxes" in line
 
 
 def test_cells_hold_counts_and_rates() -> None:

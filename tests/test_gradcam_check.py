@@ -1,5 +1,6 @@
 """The tests of heat maps: Grad-CAM of a network that learned passes, maps that ignore it fail."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -96,6 +97,20 @@ def test_a_map_that_points_away_from_the_evidence_fails(network: nn.Module) -> N
     assert "does not hurt more" in found.text
 
 
+def test_a_gain_that_changes_no_answer_is_none(network: nn.Module) -> None:
+    faint = copy.deepcopy(network)
+    *_, last = (layer for layer in faint.modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        last.weight *= 1e-3
+    found = check(faint, heat_maps)
+    assert 0 < found.metrics["gradcam/deletion_gain"] < 0.01
+    assert found.metrics["gradcam/deletion_p_value"] < 0.05
+    assert not found.points_at_evidence
+    assert "does not hurt more" in found.text
+    assert found.text.endswith("; the answer hardly changes, whichever are deleted.")
+    assert "hardly changes" not in check(network, heat_maps).text
+
+
 def test_curves_begin_at_the_picture_and_the_model_is_left_alone(network: nn.Module) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     inputs = striped(12, 7)[0]
@@ -136,6 +151,9 @@ def test_the_figure_is_drawn(network: nn.Module) -> None:
     figure = gradcam_check_figure(check(network, heat_maps), picture, "$1: a name")
     assert_legible(figure)
     assert [ax.get_title() for ax in figure.axes][-2:] == ["deletion", "insertion"]
+    below, above = figure.axes[-1].lines  # where they coincide, both are to be seen
+    assert (below.get_label(), above.get_label()) == ("random order", "hottest first")
+    assert below.get_markersize() > above.get_markersize()
     seen = words(figure)
     assert "trained" in seen
     assert sum(text.startswith("random: ") for text in seen) == len(pictures_of(figure)) - 1 > 0

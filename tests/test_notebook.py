@@ -5,10 +5,14 @@ from pathlib import Path
 
 import mlflow
 import nbformat
+import pandas as pd
 import pytest
 from conftest import ROOT, SMOKE, MakeFolder
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from tlkit.evaluation.comparison import compare_paired, holm
+from tlkit.summary import PhaseResult
 
 NOTEBOOK = ROOT / "notebooks" / "transfer_learning.ipynb"
 MAX_BYTES = 400_000
@@ -73,6 +77,26 @@ def test_it_runs_from_top_to_bottom_and_leaves_its_runs(
     del cells["ui"]  # names the store, which is not the default one here
     assert not ABSOLUTE_PATH.search("\n".join(cells.values()))
     assert {path.name for path in ROOT.iterdir()} == before
+
+
+def test_classes_may_be_called_as_gaps_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (compare,) = (cell for cell in load().cells if cell.id == "compare")
+    predicted = {"baseline": ["NA", "NA"], "head": ["None", "NA"], "finetune": ["None", "None"]}
+    for phase, answers in predicted.items():
+        rows = zip(["None", "NA"], answers, strict=True)
+        lines = ["label,predicted", *(",".join(row) for row in rows)]
+        (tmp_path / phase).write_text("\n".join(lines))
+    names = {
+        "pd": pd, "compare_paired": compare_paired, "holm": holm,
+        "results": [PhaseResult(phase, phase, {}) for phase in predicted],
+        "artifact": lambda run_id, name: tmp_path / run_id,
+    }  # fmt: skip
+    exec(compare.source, names)
+    said = capsys.readouterr().out
+    assert "head against baseline: +0.500" in said
+    assert "finetune against head: -0.500" in said
 
 
 def test_every_cell_was_run_in_order_and_none_failed() -> None:

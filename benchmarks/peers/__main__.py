@@ -1,5 +1,5 @@
 """Head, then finetune: tlkit from an empty store against other libraries, each in an environment
-of its own, with the same weights, pictures, epochs and batch size, in alternation.
+of its own, with the same weights, pictures, their size, epochs and batch size, in alternation.
 
     python -m benchmarks.peers --data FOLDER [--peers fastai,autotimm] [--environments FOLDER]
         [--repeats N] [--KEY VALUE ...]
@@ -20,16 +20,18 @@ from typing import Any
 
 from safetensors.torch import save_model
 
-from benchmarks.measure import in_own_process, machine_name, start, train_both_phases
+from benchmarks.measure import in_own_process, machine_name, start, take, train_both_phases
 from benchmarks.two_phase import RECIPE
 from tlkit.cli import parse_flags
 from tlkit.config import Config
+from tlkit.errors import UserError
 from tlkit.files import cache_folder
 from tlkit.outcome import evaluate
 from tlkit.phases import build_network, machine_for
 from tlkit.runs import prepare_data
 
 HERE = Path(__file__).parent
+PEERS = ("fastai", "autotimm")
 
 
 def measure(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -53,10 +55,10 @@ def environment(peer: str, folder: Path) -> Path:
     return python
 
 
-def train_peer(python: Path, peer: str, config: Config, weights: Path) -> dict[str, Any]:
-    """What the peer's script ends with, run in an empty folder."""
+def train_peer(python: Path, peer: str, config: Config, weights: Path, size: int) -> dict[str, Any]:
+    """What the peer's script ends with, run in an empty folder; `size` of the pictures' sides."""
     values = (Path(config.data).resolve(), weights, config.backbone, config.head_epochs,
-              config.finetune_epochs, config.batch_size)  # fmt: skip
+              config.finetune_epochs, config.batch_size, size)  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="tlkit-peer-") as folder:
         script = HERE / f"train_{peer}.py"
         done = subprocess.run(
@@ -64,31 +66,37 @@ def train_peer(python: Path, peer: str, config: Config, weights: Path) -> dict[s
             cwd=folder,
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
         )
+    if done.returncode:
+        raise UserError(f"{peer} ended with {done.returncode} instead of 0; its words stand above")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def main() -> None:
     flags = parse_flags(sys.argv[1:])
-    repeats, peers = int(flags.pop("repeats", "1")), flags.pop("peers", "fastai,autotimm")
+    repeats, peers = take(flags, "repeats", 1), flags.pop("peers", ",".join(PEERS)).split(",")
     environments = flags.pop("environments", None)
+    for peer in peers:
+        if peer not in PEERS:
+            raise UserError(f"peers={peer} is not allowed; one or more of {', '.join(PEERS)}")
     arguments = {**RECIPE, **flags}
     config = Config.load(None, arguments)
     classes = prepare_data(config).manifest.classes
     with tempfile.TemporaryDirectory(prefix="tlkit-peers-") as folder:
         weights = Path(folder) / "weights.safetensors"
-        save_model(build_network("head", config, classes).classifier.model, str(weights))
-        pythons = {
-            peer: environment(peer, Path(environments or folder)) for peer in peers.split(",")
-        }
+        classifier = build_network("head", config, classes).classifier
+        save_model(classifier.model, str(weights))
+        size = classifier.description.preprocessing["input_size"][-1]
+        # Absolute, for the peers run in folders of their own.
+        home = Path(environments or folder).absolute()
+        pythons = {peer: environment(peer, home) for peer in peers}
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("tlkit", *pythons)}
         for _ in range(repeats):
             data_cache = (cache_folder() / "data").resolve()
             found["tlkit"].append(in_own_process("benchmarks.peers", arguments, data_cache))
             for peer, python in pythons.items():
-                found[peer].append(train_peer(python, peer, config, weights))
+                found[peer].append(train_peer(python, peer, config, weights, size))
             print({name: results[-1] for name, results in found.items()}, file=sys.stderr)
     print(f"{machine_name()}; {config.backbone}, {repeats} repeats")
     print("| library | seconds | test accuracy | seconds / tlkit's |")

@@ -1,6 +1,6 @@
 """AutoTimm: a frozen backbone, then all of it at a small rate. Run in AutoTimm's environment.
 
-Arguments: DATA WEIGHTS BACKBONE HEAD_EPOCHS FINETUNE_EPOCHS BATCH_SIZE
+Arguments: DATA WEIGHTS BACKBONE HEAD_EPOCHS FINETUNE_EPOCHS BATCH_SIZE SIZE
 """
 
 import json
@@ -11,8 +11,10 @@ from autotimm import AutoTrainer, BackboneConfig, ImageClassifier, ImageDataModu
 
 
 def main() -> None:
-    data, weights, backbone, head, finetune, batch = sys.argv[1:]
-    pictures = ImageDataModule(data, batch_size=int(batch), num_workers=2, pin_memory=False)
+    data, weights, backbone, head, finetune, batch, size = sys.argv[1:]
+    pictures = ImageDataModule(
+        data, image_size=int(size), batch_size=int(batch), num_workers=2, pin_memory=False
+    )
     pictures.setup("fit")
     config = BackboneConfig(backbone, extra_kwargs={"pretrained_cfg_overlay": {"file": weights}})
     accuracy = MetricConfig(

@@ -1,6 +1,6 @@
 """fastai as its quick start has it: `vision_learner` and `fine_tune`. Run in fastai's environment.
 
-Arguments: DATA WEIGHTS BACKBONE HEAD_EPOCHS FINETUNE_EPOCHS BATCH_SIZE
+Arguments: DATA WEIGHTS BACKBONE HEAD_EPOCHS FINETUNE_EPOCHS BATCH_SIZE SIZE
 """
 
 import json
@@ -18,10 +18,10 @@ from fastai.vision.all import (
 
 
 def main() -> None:
-    data, weights, backbone, head, finetune, batch = sys.argv[1:]
+    data, weights, backbone, head, finetune, batch, size = sys.argv[1:]
     set_seed(0, reproducible=True)
     loaders = ImageDataLoaders.from_folder(
-        data, train="train", valid="val", item_tfms=Resize(224), bs=int(batch), num_workers=2
+        data, train="train", valid="val", item_tfms=Resize(int(size)), bs=int(batch), num_workers=2
     )
     started = time.perf_counter()
     learner = vision_learner(

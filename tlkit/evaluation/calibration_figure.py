@@ -25,18 +25,11 @@ def calibration_figure(
 
     Args:
         probabilities: of the calibrated model, float64 (n, c).
-        temperature: what it was calibrated with.
+        temperature: what it was calibrated with; 1 where nothing was fitted.
     """
     before = rescale(probabilities, 1 / temperature)
     width = 13.0
-    heading = Heading(
-        title,
-        [
-            f"temperature {temperature:.2f}, fitted on the validation pictures; above 1 the model "
-            "was too sure of itself, below 1 not sure enough",
-        ],
-        width,
-    )
+    heading = Heading(title, [_remark(temperature)], width)
     figure = blank(width, 4.2 + heading.height)
     heading.draw(figure)
     axes = panels(figure, 3, 4.2)
@@ -45,6 +38,15 @@ def calibration_figure(
         _reliability(ax, reliability(rows, labels), f"{name}: calibration error {percent(error)}")
     _risk(axes[2], probabilities, labels)
     return figure
+
+
+def _remark(temperature: float) -> str:
+    if temperature == 1:
+        return "no temperature was fitted: the validation pictures do not show that one is needed"
+    return (
+        f"temperature {temperature:.2f}, fitted on the validation pictures; above 1 the model "
+        "was too sure of itself, below 1 not sure enough"
+    )
 
 
 def _reliability(ax: Axes, found: Reliability, title: str) -> None:

@@ -1,7 +1,11 @@
 """What all figures share: a canvas without a display, colours, and text that fits its place."""
 
+import sys
 import textwrap
+import unicodedata
+import warnings
 from bisect import bisect_right
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import BboxImage
 from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextToPath
@@ -37,6 +41,14 @@ _EAST_ASIAN = (
 )
 _INSTALLED = set(font_manager.fontManager.get_font_names())
 _FAMILY = ["DejaVu Sans", *(font for font in _EAST_ASIAN if font in _INSTALLED)]
+
+# Matplotlib says it of each letter in each text; `_tell_of_boxes` says it once.
+warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+
+# Of no width: with it as its first letter a line is written from left to right.
+_LEFT_TO_RIGHT = "\u200e"
+# Embeddings, overrides and isolates, which would put the text around them into another order.
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 # For text with a user's words in it: "$" in the name of a class begins no formula.
 PLAIN: dict[str, Any] = {"parse_math": False, "fontfamily": _FAMILY}
@@ -114,17 +126,26 @@ def text_width(text: str, size: float) -> float:
 
 def one_line(text: str) -> str:
     """`text` with line breaks and runs of spaces as one space, what cannot be printed as "?"."""
-    return " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
+    return " ".join("".join(c if _harmless(c) else "?" for c in text).split())
+
+
+def _harmless(character: str) -> bool:
+    # Of what has no glyph, joiners and the like are part of a word: Persian is not written without.
+    unseen = unicodedata.category(character) == "Cf" and character not in _REORDERING
+    return character.isprintable() or character.isspace() or unseen
 
 
 def shorten(text: str, inches: float, size: float) -> str:
     """`text` on one line, with an ellipsis for its middle where it is wider than `inches`.
 
     The middle goes because names that begin alike ("n02085620-Chihuahua") differ at their ends.
+    Hebrew and Arabic stand between marks that are not seen, so that what is written beside them
+    stays where it is.
     """
     line = one_line(text)
+    _tell_of_boxes(line)
     if text_width(line, size) <= inches:
-        return line
+        return _marked(line)
 
     def keeping(length: int) -> str:
         tail = length // 2
@@ -132,7 +153,34 @@ def shorten(text: str, inches: float, size: float) -> str:
 
     lengths = range(1, len(line))
     fitting = bisect_right(lengths, inches, key=lambda length: text_width(keeping(length), size))
-    return keeping(max(1, fitting))
+    return _marked(keeping(max(1, fitting)))
+
+
+def _marked(line: str) -> str:
+    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in line):
+        return f"{_LEFT_TO_RIGHT}{line}{_LEFT_TO_RIGHT}"
+    return line
+
+
+def _tell_of_boxes(line: str) -> None:
+    if any(letter.isalpha() and ord(letter) not in _drawable() for letter in line):
+        _tell_of_fonts()
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    """The characters that our fonts have."""
+    fonts = (get_font(findfont(name)) for name in _FAMILY)
+    return frozenset().union(*(font.get_charmap() for font in fonts))
+
+
+@cache
+def _tell_of_fonts() -> None:
+    print(
+        "figures: the fonts installed here lack letters of some names, which are drawn as boxes; "
+        "for Chinese, Japanese and Korean install Noto Sans CJK",
+        file=sys.stderr,
+    )
 
 
 def wrap(text: str, inches: float, size: float) -> list[str]:

@@ -21,6 +21,8 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE)
 _MARKERS = "osD^vP*X"
 _STYLES = ("-", "--", "-.", ":")
 _NAME_INCHES = 2.2
+# Of the axis that a number of pictures below it takes.
+_LABEL_SHARE = 0.09
 
 
 @dataclass(frozen=True)
@@ -157,12 +159,23 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[int, float, float, float
         ax.plot(x, value, **style, ms=6, lw=1.8, label=name)
     ax.set_xscale("log")
     counts = sorted({point[0] for points in curves.values() for point in points})
-    ax.set_xticks(counts, [f"{count:,}" for count in counts])
+    labelled = _with_room(counts)
+    ax.set_xticks(counts, [f"{count:,}" if count in labelled else "" for count in counts])
     ax.minorticks_off()
     ax.set(xlabel="training pictures (log scale)", ylabel="test accuracy")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     _plain(ax)
     return figure
+
+
+def _with_room(counts: Sequence[int]) -> set[int]:
+    """Those of the rising counts whose labels do not touch on a log axis, the last one first."""
+    room = _LABEL_SHARE * np.log(counts[-1] / counts[0])
+    kept = [counts[-1]]
+    for count in reversed(counts):
+        if np.log(kept[-1] / count) >= room:
+            kept.append(count)
+    return set(kept)
 
 
 def _style(place: int) -> dict[str, Any]:

@@ -90,9 +90,9 @@ def compare_paired(
 
 @dataclass(frozen=True)
 class Repeated:
-    """A measurement repeated with other seeds.
+    """A share measured with several seeds.
 
-    deviation: the sample standard deviation. low, high: interval of the mean.
+    deviation: the sample standard deviation. low, high: interval of the mean, within 0..1.
     """
 
     mean: float
@@ -102,14 +102,15 @@ class Repeated:
 
 
 def repeated(values: Sequence[float], confidence: float = 0.95) -> Repeated:
-    """Student's interval of the mean of n >= 2 independent, roughly normal values."""
+    """Student's interval of the mean of n >= 2 independent, roughly normal shares in 0..1."""
     if len(values) < 2:
         raise ValueError(f"{len(values)} values: needs at least 2")
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     reach = (
         float(student.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
     )
-    return Repeated(mean, deviation, mean - reach, mean + reach)
+    # Near an end a normal distribution goes beyond what a share can be.
+    return Repeated(mean, deviation, max(0.0, mean - reach), min(1.0, mean + reach))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -111,6 +111,8 @@ def _draw_panel(
     )
     if is_rate:
         _log_axis(ax, [row[key] for row in history for key, *_ in lines if key in row])
+    if name == "loss":  # "1.0941" says more than "+1.094" beside the title
+        ax.ticklabel_format(axis="y", useOffset=False)
     if name == "accuracy":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     ax.grid(alpha=0.3)

@@ -21,6 +21,9 @@ Predict = Callable[[Tensor], Tensor]
 # Rank correlation with the map of random weights above which a map does not depend on the weights.
 SIMILAR = 0.5
 SIGNIFICANCE = 0.05
+# Probability, as a mean over the steps: a gain below decides no answer, however surely it is above
+# 0. Of a network that names one class for everything, gains of 0.0001 are significant.
+LEAST_GAIN = 0.01
 # Cells a side, and steps until half of them are deleted or inserted: beyond, too little is left of
 # a picture, or too little missing, for the order to matter.
 CELLS = 8
@@ -63,8 +66,19 @@ class GradcamCheck:
 
     @property
     def points_at_evidence(self) -> bool:
-        """Whether deleting the hottest cells hurts more than deleting random ones."""
-        return self.metrics["gradcam/deletion_p_value"] < SIGNIFICANCE
+        """Whether deleting the hottest cells hurts more than deleting random ones, surely and by
+        enough."""
+        values = self.metrics
+        return (
+            values["gradcam/deletion_p_value"] < SIGNIFICANCE
+            and values["gradcam/deletion_gain"] >= LEAST_GAIN
+        )
+
+    @property
+    def answer_moves(self) -> bool:
+        """Whether the mean probability moves while cells are deleted, in either order."""
+        means = np.stack([self.deletion.mean(axis=0), self.deletion_random.mean(axis=0)])
+        return bool(np.ptp(means) >= LEAST_GAIN)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -87,12 +101,14 @@ class GradcamCheck:
         empty = "" if self.maps.any() else "show nothing and "
         follows = "follow" if self.follows_weights else f"{empty}do not follow"
         points = "hurts more" if self.points_at_evidence else "does not hurt more"
+        rest = "" if self.answer_moves else "; the answer hardly changes, whichever are deleted"
         return (
             f"The heat maps {follows} the weights (rank correlation with the maps of random "
             f"weights {values['gradcam/similarity_randomised']:.2f}, below {SIMILAR:g} wanted), "
             f"and deleting the hottest cells {points} than deleting random ones (area under the "
-            f"probability {values['gradcam/deletion_gain']:+.3f}, p = "
-            f"{values['gradcam/deletion_p_value']:.2g}; {self.deletion.shape[0]} pictures)."
+            f"probability {values['gradcam/deletion_gain']:+.3f}, at least {LEAST_GAIN:+g} wanted, "
+            f"p = {values['gradcam/deletion_p_value']:.2g}, below {SIGNIFICANCE:g} wanted; "
+            f"{self.deletion.shape[0]} pictures){rest}."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,6 +117,7 @@ class GradcamCheck:
             "verdict": self.text,
             "follows_weights": self.follows_weights,
             "points_at_evidence": self.points_at_evidence,
+            "answer_moves": self.answer_moves,
             **self.metrics,
             "stages": list(self.stages),
             "similarity": self.similarity.round(4).tolist(),

@@ -66,11 +66,12 @@ def _curves(
     hottest: NDArray[np.float64],
     random: NDArray[np.float64],
 ) -> None:
-    for values, name, colour, style in (
-        (hottest, "hottest first", VERMILLION, "o-"),
-        (random, "random order", DIM, "s--"),
+    # Where both coincide, the larger squares are seen around the circles upon them.
+    for values, name, colour, style, size in (
+        (random, "random order", DIM, "s--", 8),
+        (hottest, "hottest first", VERMILLION, "o-", 5),
     ):
-        ax.plot(shares, values.mean(axis=0), style, color=colour, lw=1.8, ms=5, label=name)
+        ax.plot(shares, values.mean(axis=0), style, color=colour, lw=1.8, ms=size, label=name)
     ax.set(title=title, ylim=(-0.02, 1.02))
     ax.set_ylabel("probability of the predicted class")
     ax.legend(fontsize=9)
