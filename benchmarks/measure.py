@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tlkit.cli import one_line
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.errors import UserError
+from tlkit.errors import UserError, one_line
 from tlkit.features.inputs import Pictures
 from tlkit.phases import Machine, Network, begin_from, prepare_phase, train_phase
 
