@@ -25,7 +25,16 @@ from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
 from tlkit.search.storage import Busy, locks, open_storage, sqlite_file, without_password
 from tlkit.search.worker import Search, settle_runs, work
-from tlkit.tracking import Tracker, downloaded, join, run, set_status, store_file, store_folder
+from tlkit.tracking import (
+    Tracker,
+    downloaded,
+    ended_by,
+    join,
+    run,
+    set_status,
+    store_file,
+    store_folder,
+)
 from tlkit.training.seeding import available_cores
 
 
@@ -134,8 +143,9 @@ def _ended_truly(own: Tracker, parent: Tracker) -> Iterator[None]:
         raise
     except BaseException as error:
         if parent.run_id != own.run_id:
-            parent.describe(f"**{type(error).__name__}.** {error}")
-            set_status(parent.run_id, "FAILED")
+            status, said = ended_by(error)
+            parent.describe(said)
+            set_status(parent.run_id, status)
         raise
     if parent.run_id != own.run_id:
         set_status(parent.run_id, "FINISHED")
