@@ -102,6 +102,21 @@ def test_what_the_terminal_has_no_letters_for_is_a_question_mark() -> None:
     assert process.stdout == "b?rste.jpg\n"
 
 
+def test_ctrl_c_during_the_imports_is_one_line() -> None:
+    code = "import experiments; raise {}"
+    ends = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(error)], cwd=ROOT, capture_output=True, text=True
+        )
+        for error in ("KeyboardInterrupt", "RuntimeError('a bug')")
+    ]
+    assert [(end.returncode, end.stderr.splitlines()[-1]) for end in ends] == [
+        (130, "interrupted"),
+        (1, "RuntimeError: a bug"),
+    ]
+    assert "Traceback" not in ends[0].stderr
+
+
 def test_an_error_out_of_a_worker_loses_the_workers_traceback() -> None:
     text = "Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File\n"
     assert one_line(UserError(text + "tlkit.errors.UserError: the reason\n")) == "the reason"

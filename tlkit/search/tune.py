@@ -23,7 +23,7 @@ from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
-from tlkit.search.storage import Busy, locks, open_storage, sqlite_file, without_password
+from tlkit.search.storage import Busy, locks, open_storage, sqlite_file
 from tlkit.search.worker import Search, settle_runs, work
 from tlkit.tracking import (
     Tracker,
@@ -34,6 +34,7 @@ from tlkit.tracking import (
     set_status,
     store_file,
     store_folder,
+    without_password,
 )
 from tlkit.training.seeding import available_cores
 
