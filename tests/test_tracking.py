@@ -1,6 +1,7 @@
 """MLflow's store: what is told where it fails, and what it is asked for in which words."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_a_store_that_fails_is_told_on_one_line_and_asked_for_no_long(
     said = str(told.value)
     assert ": database or disk is full; see that its server answers and that its disk" in said
     assert "\n" not in said
+    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
     assert tries == [7, 0, 0, 0, 0]
     assert tracking.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 7
 

@@ -264,7 +264,7 @@ def ended_by(error: BaseException) -> tuple[str, str]:
     """Status and description of a run that an error ended."""
     if isinstance(error, KeyboardInterrupt):
         return "KILLED", "**Interrupted.**"
-    return "FAILED", f"**Failed.** {_line(error)}"
+    return "FAILED", f"**Failed.** {_reason(error)}"
 
 
 def _end(tracker: Tracker, error: BaseException) -> None:
@@ -686,6 +686,8 @@ def _quiet() -> None:
     """Keep MLflow's own progress off the screen: it would tear our bars."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Of a database that fails it prints a traceback, and then raises what we tell.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
 
 
