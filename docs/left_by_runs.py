@@ -508,7 +508,8 @@ REGISTRY: Mapping[str, str] = {
 EXIT_CODES: Mapping[int, str] = {
     0: "it is done",
     1: "an error of ours, with its traceback; of `monitor`, an alarm",
-    2: "a mistake that the user can put right: one line, `error: ...`, on standard error",
+    2: "a mistake that the user can put right, or a tracking store that fails: one line, "
+    "`error: ...`, on standard error",
     130: "interrupted by Ctrl-C",
     143: "ended by SIGTERM, as containers and schedulers send it",
 }

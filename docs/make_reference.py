@@ -137,7 +137,7 @@ def _entry_points() -> list[str]:
         "",
         "`mlflow run` begins a run before the command is read. Where the command is refused then, "
         "that run is left FAILED, with what was typed after `-P` alone and under a name that "
-        "MLflow draws; the reason is on the terminal.",
+        "MLflow draws; the reason is on the terminal. A name given by `--run-name` stays.",
         "",
         *_table(("command", "what it does", "must be given", "keys"), rows),
     ]

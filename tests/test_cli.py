@@ -66,16 +66,55 @@ def test_help_begins_with_the_usage_and_what_the_entry_point_does(
     assert config == "--config FILE"
 
 
-def test_help_into_a_pipe_that_is_closed_ends_quietly() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [(), ("--help",)])
+def test_printing_into_a_pipe_that_is_closed_ends_quietly(
+    unbuffered: str, words: tuple[str, ...]
+) -> None:
     reading, writing = os.pipe()
     os.close(reading)  # as `head` does, before all of it is written
     code = "from tlkit.cli import main; from tlkit.config import Config; main(print, Config)"
     with os.fdopen(writing, "wb") as pipe:
         process = subprocess.run(
-            [sys.executable, "-c", code, "--help"], cwd=ROOT, stdout=pipe,
-            stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", code, *words], cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE,
+            text=True, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
+
+
+def test_another_pipe_that_breaks_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def task(config: Config) -> None:
+        raise BrokenPipeError("a worker is gone")
+
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        main(task, Config, [])
+
+
+def test_what_the_terminal_has_no_letters_for_is_a_question_mark() -> None:
+    code = (
+        "from tlkit.cli import main; from tlkit.config import Config; "
+        "main(lambda _: print('b\\xfcrste.jpg'), Config)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert process.stdout == "b?rste.jpg\n"
+
+
+def test_ctrl_c_during_the_imports_is_one_line() -> None:
+    code = "import experiments; raise {}"
+    ends = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(error)], cwd=ROOT, capture_output=True, text=True
+        )
+        for error in ("KeyboardInterrupt", "RuntimeError('a bug')")
+    ]
+    assert [(end.returncode, end.stderr.splitlines()[-1]) for end in ends] == [
+        (130, "interrupted"),
+        (1, "RuntimeError: a bug"),
+    ]
+    assert "Traceback" not in ends[0].stderr
 
 
 def test_an_error_out_of_a_worker_loses_the_workers_traceback() -> None:

@@ -68,6 +68,20 @@ def test_an_ensemble_is_a_model_like_any_other(
     assert entry("ensemble", "--models", f"{both}, runs:/{run.info.run_id}/model") == 0
 
 
+def test_a_figure_that_fails_costs_no_ensemble(
+    entry: Entry, experiment: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no figure")
+
+    monkeypatch.setattr(ensemble, "write_outcome", fail)
+    with pytest.raises(RuntimeError, match="no figure"):
+        entry("ensemble", "--models", f"{trained.model('head')},{trained.model('baseline')}")
+    run = newest(experiment)
+    assert "test/accuracy" in run.data.metrics
+    assert load_models(f"runs:/{run.info.run_id}/model").classes == ("cat", "dog")
+
+
 def test_a_soup_wants_one_starting_point_and_keeps_only_what_helps(
     entry: Entry, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:

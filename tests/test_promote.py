@@ -1,5 +1,6 @@
 """Promotion in the registry: what a worse, an equal and a better candidate become; rollback."""
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -9,6 +10,9 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import Entry
+from mlflow.entities.model_registry import RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.deployment.promote import decide, run_promote
@@ -110,6 +114,50 @@ def test_a_challenger_that_wins_is_challenger_no_more(entry: Entry, make_run: Ma
     assert champion("names") == third
 
 
+def test_a_challenger_that_is_refused_is_challenger_no_more(
+    entry: Entry, make_run: MakeRun
+) -> None:
+    first, second, third = make_run(right(0.9)), make_run(right(0.905)), make_run(right(0.99))
+    for run_id in (first, second, third, second):
+        promote(entry, run_id, "again")
+    assert champion("again") == third
+    assert champion("again", "challenger") is None
+    version = mlflow.MlflowClient().get_model_version("again", "2")
+    assert version.tags["tlkit.verdict"] == "refused"
+
+
+@pytest.mark.parametrize(("rate", "failing"), [(0.5, 0), *((1.0, n) for n in range(4))])
+def test_a_registry_that_fails_once_changes_nothing(
+    rate: float, failing: int, entry: Entry, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    name = f"steady-{rate}-{failing}"
+    good, other = make_run(right(0.8)), make_run(right(rate))
+    promote(entry, good, name)
+    ask, calls = mlflow.MlflowClient.get_registered_model, itertools.count()
+
+    def once(client: mlflow.MlflowClient, name: str) -> RegisteredModel:
+        if next(calls) == failing:
+            raise MlflowException("come back later", error_code=TEMPORARILY_UNAVAILABLE)
+        return ask(client, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "get_registered_model", once)
+        assert entry("promote", "--candidate", f"runs:/{other}/model", "--name", name) == 2
+    assert "error: MLflow fails at sqlite" in capsys.readouterr().err.splitlines()[-1]
+    assert champion(name) == good
+    tags = mlflow.MlflowClient().get_registered_model(name).tags
+    assert json.loads(tags["tlkit.champions"]) == ["1"]
+
+
+def test_a_candidate_may_be_a_logged_model(entry: Entry, make_run: MakeRun) -> None:
+    run_id = make_run(right(0.9))
+    logged = mlflow.create_external_model("model", source_run_id=run_id)
+    named = ("--candidate", f"models:/{logged.model_id}", "--name", "logged")
+    assert entry("promote", *named) == 0
+    assert champion("logged") == run_id
+
+
 def test_a_version_that_was_deleted_is_no_way_back(
     entry: Entry, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +217,8 @@ def test_only_pictures_that_both_were_tested_on_count(
     other = make_run([True] * 150, first=100, classes=("x", "y"))
     assert entry("promote", "--candidate", f"runs:/{other}/model", "--name", "halves") == 2
     assert "different classes" in capsys.readouterr().err
+    versions = mlflow.MlflowClient().search_model_versions("name = 'halves'")
+    assert {version.run_id for version in versions}.isdisjoint({elsewhere, other})
 
 
 def test_two_at_once_leave_one_champion_and_the_better_one(

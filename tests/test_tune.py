@@ -48,7 +48,7 @@ FIGURES = (
     "intermediate_values.png",
     "timeline.png",
 )
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "FAILED"}
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 ENDED = ("complete", "pruned", "failed")
 EPOCHS = 2
 
@@ -514,7 +514,7 @@ def test_ctrl_c_queues_the_trial_and_the_command_again_completes(
     assert tune("--trials", "4") == 130
     runs, trials = runs_of(experiment), study_at(storage)
     assert only(runs, "trial-1").data.tags["tlkit.trial_state"] == "interrupted"
-    assert [run.info.status for run in runs] == ["FAILED", "FINISHED", "FAILED"]
+    assert [run.info.status for run in runs] == ["KILLED", "FINISHED", "KILLED"]
     assert "**Interrupted.**" in note(only(runs, "tune"))
     assert [studies.state(trial) for trial in trials] == ["complete", "interrupted", "waiting"]
     assert tune("--trials", "4") == 0
@@ -610,7 +610,7 @@ def test_kill_9_loses_the_trial_under_way_alone(
 
     monkeypatch.setattr(worker, "train_trial", looking)
     assert tune(*arguments) == 0
-    assert seen[-1] == "FAILED"  # told before the search goes on, not at its end
+    assert seen[-1] == "KILLED"  # told before the search goes on, not at its end
     runs, trials = runs_of(experiment), study_at(storage)
     assert_exact(runs, trials, 4)
     assert Counter(studies.state(trial) for trial in trials) == {"complete": 4, "interrupted": 1}

@@ -1,5 +1,6 @@
 """The command line of every entry point: `--key value`, one line for an error, no traceback."""
 
+import io
 import os
 import signal
 import sys
@@ -24,14 +25,15 @@ def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | No
         arguments: `--config FILE` and `--key value` or `--key=value`; by default the process's.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(words):
-        _show(_help(task, kind))
-        return
     try:
-        flags = parse_flags(words)
-        file = flags.pop("config", None)
-        with _interruptible():
-            task(kind.load(expanded(file) if file else None, flags))
+        with _printing():
+            if {"-h", "--help"} & set(words):
+                print(_help(task, kind))
+                return
+            flags = parse_flags(words)
+            file = flags.pop("config", None)
+            with _interruptible():
+                task(kind.load(expanded(file) if file else None, flags))
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -56,11 +58,29 @@ def _help(task: Callable[[S], None], kind: type[S]) -> str:
     return "\n".join(lines)
 
 
-def _show(text: str) -> None:
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Let no task fail that is done, because its result cannot be printed: a name that the
+    terminal has no letters for, or a reader such as `head` that has read enough."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `--help | head` has read enough; nor is the rest to be flushed later
+        yield
+    except BrokenPipeError:
+        if _is_read("\n"):  # it was another pipe
+            raise
+    finally:
+        _is_read("")
+
+
+def _is_read(text: str) -> bool:
+    """Print it and all that waits; where nobody reads it, nor is it to be tried again later."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 @contextmanager

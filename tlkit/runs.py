@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -359,9 +359,20 @@ def _work_folder(tracker: Tracker) -> Iterator[Path]:
         folder.mkdir(parents=True)
         try:
             yield folder
-        finally:
-            tracker.artifacts(folder)
-            shutil.rmtree(folder)
+        except BaseException:
+            with suppress(UserError):  # the error under way says more
+                _hand_over(folder, tracker)
+            raise
+        _hand_over(folder, tracker)
+
+
+def _hand_over(folder: Path, tracker: Tracker) -> None:
+    try:
+        tracker.artifacts(folder)
+    except UserError:
+        print(f"what the run made is in {folder}", file=sys.stderr)
+        raise
+    shutil.rmtree(folder)
 
 
 def log_dataset(tracker: Tracker, config: Config, data: Data) -> None:

@@ -3,33 +3,47 @@
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-from urllib.parse import ParseResult, urlparse
+from typing import Any, TypeVar
+from urllib.parse import ParseResult, unquote, urlparse
 
 import mlflow
 import pandas as pd
 from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import LifecycleStage, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Run, RunTag
 from mlflow.entities.model_registry import RegisteredModel
-from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
+from mlflow.environment_variables import (
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_RUN_NOTE,
+)
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -62,6 +76,10 @@ PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.ini
 SETTINGS_TAG = "tlkit.settings"
 TRIAL_TAG, TRIAL_STATE_TAG = "tlkit.trial", "tlkit.trial_state"
 BEST_RUN_TAG = "tlkit.best_run"
+# MLflow's codes for what is not there, and for an id that can be none.
+_NO_SUCH, _NO_ID = map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,8 +121,13 @@ class Tracker:
             mlflow.MlflowClient().delete_tag(self.run_id, name)
 
     def artifacts(self, folder: Path, under: str | None = None) -> None:
-        """Log everything in a folder, under the same relative paths, or below `under`."""
-        mlflow.log_artifacts(str(folder), under, run_id=self.run_id)
+        """Log everything in a folder, under the same relative paths, or below `under`.
+
+        Raises:
+            UserError: the artifact store does not take it.
+        """
+        with _artifact_faults_told():
+            mlflow.log_artifacts(str(folder), under, run_id=self.run_id)
 
     def dataset(self, name: str, root: Path, digest: str) -> None:
         """Log the data set as an input of the run, under our own digest of its content."""
@@ -114,7 +137,8 @@ class Tracker:
             source = resolve_dataset_source(root.as_posix())
         shown = name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"
         dataset = MetaDataset(source, name=shown, digest=digest)  # type: ignore[abstract]
-        mlflow.log_input(dataset, context="training")
+        entity, context = Dataset(**dataset.to_dict()), InputTag(MLFLOW_DATASET_CONTEXT, "training")
+        mlflow.MlflowClient().log_inputs(self.run_id, [DatasetInput(entity, [context])])
 
     def model(
         self,
@@ -133,6 +157,9 @@ class Tracker:
             columns: the names of the answer's columns after `predicted`; those that begin with
                 "probability_" are numbers, others text.
             example: a request: bytes of a picture or text, by column.
+
+        Raises:
+            UserError: the artifact store does not take it.
         """
         inputs: list[ColSpec | TensorSpec] = [
             ColSpec(DataType.binary if isinstance(value, bytes) else DataType.string, name)
@@ -142,16 +169,20 @@ class Tracker:
             ColSpec(DataType.double if name.startswith("probability_") else DataType.string, name)
             for name in ("predicted", *columns)
         ]
-        mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(code),
-            artifacts={name: str(path) for name, path in artifacts.items()},
-            code_paths=[str(package)],
-            signature=ModelSignature(Schema(inputs), Schema(outputs), _MODEL_PARAMS),
-            input_example=pd.DataFrame({name: [value] for name, value in example.items()}),
-            # Given, because MLflow would take 9 s to infer them.
-            pip_requirements=[f"{name}=={version(name)}" for name in SERVING_PACKAGES],
-        )
+        with _artifact_faults_told():
+            mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(code),
+                artifacts={name: str(path) for name, path in artifacts.items()},
+                code_paths=[str(package)],
+                signature=ModelSignature(Schema(inputs), Schema(outputs), _MODEL_PARAMS),
+                input_example=pd.DataFrame({name: [value] for name, value in example.items()}),
+                # Given, because MLflow would take 9 s to infer them.
+                # And without a local part: PyPI has torch 2.9.0, and no 2.9.0+cpu.
+                pip_requirements=[
+                    f"{name}=={version(name).partition('+')[0]}" for name in SERVING_PACKAGES
+                ],
+            )
 
     def describe(self, markdown: str) -> None:
         """Set the description that the UI shows at the top of the run."""
@@ -171,39 +202,133 @@ class Tracker:
 def run(name: str, *, parent: str | None = None, system_metrics: bool = True) -> Iterator[Tracker]:
     """An MLflow run called `name`: the one that `mlflow run` began for us, or a new one.
 
-    It ends as FINISHED, or as FAILED with the error in its description.
+    It ends as FINISHED, as KILLED where it was interrupted, or as FAILED with the error in its
+    description.
 
     Args:
         parent: id of the run to begin a child of.
+
+    Raises:
+        UserError: MLflow cannot begin the run, or its store fails while the run goes on.
     """
     _serve_artifacts_locally()
     _quiet()
-    nested = parent is not None
-    try:
-        with _one_process_at_a_time():
-            context = mlflow.start_run(
-                run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
-                nested=nested,
-                experiment_id=_experiment_of(parent) if parent else None,
-                log_system_metrics=system_metrics,
-            )
-    except MlflowException as error:
-        raise UserError(
-            f"MLflow cannot begin a run at {mlflow.get_tracking_uri()}: {_line(error)}; "
-            "check MLFLOW_TRACKING_URI, or unset it to use mlflow.db here"
-        ) from error
-    with context as active:
+    with _store_faults_told(), _begin(name, parent, system_metrics) as active:
         tracker = Tracker(active.info.run_id, active.info.experiment_id)
-        tracker.tags({"mlflow.runName": name, PHASE_TAG: name})
+        tracker.tags({PHASE_TAG: name})
+        if _is_drawn(active.info.run_name):  # and not given by `mlflow run --run-name`
+            tracker.tags({MLFLOW_RUN_NAME: name})
         _tell_stored_passwords(active.data.params)
         if parent is not None:  # MLflow's own argument refuses any but the active run
             tracker.tags({MLFLOW_PARENT_RUN_ID: parent})
         try:
             yield tracker
         except BaseException as error:
-            what = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Failed"
-            tracker.describe(f"**{what}.** {_line(error)}")
+            _end(tracker, error)
             raise
+
+
+def _begin(name: str, parent: str | None, system_metrics: bool) -> mlflow.ActiveRun:
+    nested = parent is not None
+    try:
+        with _one_process_at_a_time():
+            return mlflow.start_run(
+                run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
+                nested=nested,
+                experiment_id=_experiment_of(parent) if parent else None,
+                log_system_metrics=system_metrics,
+            )
+    except MlflowException as error:
+        reason = _reason(error)
+        deleted = re.search(r"experiment (\d+) must be .* state is deleted", reason)
+        way_out = (
+            f"bring it back with `mlflow experiments restore -x {deleted[1]}`, or set "
+            "MLFLOW_EXPERIMENT_NAME to another"
+            if deleted
+            else "check MLFLOW_TRACKING_URI, or unset it to use mlflow.db here"
+        )
+        raise UserError(
+            f"MLflow cannot begin a run at {_address()}: {reason}; {way_out}"
+        ) from error
+
+
+def _is_drawn(name: str | None) -> bool:
+    """Whether a run has its name from MLflow's generator, such as puzzled-ant-42."""
+    words = (name or "").split("-")
+    return not name or (
+        len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS
+    )
+
+
+def ended_by(error: BaseException) -> tuple[str, str]:
+    """Status and description of a run that an error ended."""
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED", "**Interrupted.**"
+    return "FAILED", f"**Failed.** {_reason(error)}"
+
+
+def _end(tracker: Tracker, error: BaseException) -> None:
+    """End the active run as the error says; a store that fails must not hide that error."""
+    status, said = ended_by(error)
+    gone = isinstance(error, MlflowException) or isinstance(error.__cause__, MlflowException)
+    with _asked_once() if gone else contextlib.nullcontext():
+        with contextlib.suppress(MlflowException):
+            tracker.describe(said)
+        with contextlib.suppress(MlflowException):
+            mlflow.end_run(status)
+
+
+@contextlib.contextmanager
+def _asked_once() -> Iterator[None]:
+    """MLflow asks a server that does not answer for four minutes, each time anew."""
+    before = MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()  # type: ignore[no-untyped-call]
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(0)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(before)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _store_faults_told() -> Iterator[None]:
+    """Turn what MLflow's store refuses or cannot do into a UserError."""
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow fails at {_address()}: {_reason(error)}; see that its server answers and that "
+            "its disk has space, then give the same command again: what is stored is taken over"
+        ) from error
+
+
+@contextlib.contextmanager
+def _artifact_faults_told() -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"MLflow cannot keep artifacts: {_reason(error)}; check rights and space where this "
+            "experiment's artifacts lie, or name another experiment by MLFLOW_EXPERIMENT_NAME"
+        ) from error
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown and logged."""
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError):  # a path, or a word
+        return address
+    return url.render_as_string(hide_password=True) if url.password else address
+
+
+def _address() -> str:
+    return without_password(mlflow.get_tracking_uri())
+
+
+def _reason(error: BaseException) -> str:
+    """On one line, without the password of the tracking store's address, nor the query."""
+    said = _line(error).replace(mlflow.get_tracking_uri(), _address())
+    return said.partition(" [SQL: ")[0]
 
 
 def _tell_stored_passwords(given: Mapping[str, str]) -> None:
@@ -271,12 +396,26 @@ def find_run(run_id: str) -> Known:
     Raises:
         UserError: there is none.
     """
-    try:
-        return _known(mlflow.get_run(run_id))
-    except MlflowException:
-        raise UserError(
-            f"no run {run_id} at {mlflow.get_tracking_uri()}; `mlflow ui` shows what is there"
-        ) from None
+    return _known(_found(run_id))
+
+
+def _found(run_id: str) -> Run:
+    found = _or_none(lambda: mlflow.get_run(run_id), _NO_SUCH, _NO_ID)
+    if found is None:
+        raise UserError(f"no run {run_id} at {_address()}; `mlflow ui` shows what is there")
+    return found
+
+
+def _or_none(read: Callable[[], T], *codes: str) -> T | None:
+    """What `read` gives; None where the store answers with one of these codes. A store that cannot
+    tell is a UserError."""
+    with _store_faults_told():
+        try:
+            return read()
+        except MlflowException as error:
+            if error.error_code not in codes:
+                raise
+            return None
 
 
 def _known(found: Run) -> Known:
@@ -293,21 +432,18 @@ def join(worker: Tracker, parent_id: str) -> Tracker:
     Raises:
         UserError: this tracking store does not have it, or not any more.
     """
-    client = mlflow.MlflowClient()
-    try:
-        parent = client.get_run(parent_id)
-    except MlflowException:
+    parent = _or_none(lambda: mlflow.get_run(parent_id), _NO_SUCH)
+    if parent is None:
         raise UserError(
-            f"the study is logged under run {parent_id}, which is not at "
-            f"{mlflow.get_tracking_uri()}; set MLFLOW_TRACKING_URI to the store it was begun with, "
-            "or give this search another study"
-        ) from None
+            f"the study is logged under run {parent_id}, which is not at {_address()}; set "
+            "MLFLOW_TRACKING_URI to the store it was begun with, or give this search another study"
+        )
     if parent.info.lifecycle_stage == LifecycleStage.DELETED:
         raise UserError(
             f"the study is logged under run {parent_id}, which was deleted; bring it back with "
             f"`mlflow runs restore --run-id {parent_id}`, or give this search another study"
         )
-    worker.tags({MLFLOW_PARENT_RUN_ID: parent_id, "mlflow.runName": "tune-worker"})
+    worker.tags({MLFLOW_PARENT_RUN_ID: parent_id, MLFLOW_RUN_NAME: "tune-worker"})
     worker.describe(f"Worked on the trials of run {parent_id}.")
     if parent.info.status != "RUNNING":
         set_status(parent_id, "RUNNING")
@@ -325,7 +461,16 @@ def set_status(run_id: str, status: str) -> None:
 
 def register_model(run_id: str, name: str) -> str:
     """Give the model of a run a name in the registry; returns its version, the one it has if it
-    was registered before."""
+    was registered before.
+
+    Raises:
+        UserError: the registry fails.
+    """
+    with _store_faults_told():
+        return _registered(run_id, name)
+
+
+def _registered(run_id: str, name: str) -> str:
     known = mlflow.search_model_versions(filter_string=f"name = '{name}' and run_id = '{run_id}'")
     if known:
         return str(known[0].version)
@@ -336,7 +481,7 @@ def run_of_model(address: str) -> str:
     """The id of the run that left a model.
 
     Args:
-        address: runs:/RUN_ID/model, models:/NAME@ALIAS or models:/NAME/VERSION.
+        address: runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID.
 
     Raises:
         UserError: no such model, or an address that names no run.
@@ -344,22 +489,23 @@ def run_of_model(address: str) -> str:
     kind, _, rest = address.partition(":/")
     if kind == "runs":
         return rest.split("/")[0]
-    if kind != "models" or not ("@" in rest or "/" in rest):
+    logged = rest.startswith("m-") and not {"@", "/"} & set(rest)
+    if kind != "models" or not (logged or "@" in rest or "/" in rest):
         raise UserError(
-            f"{address} names no run's model; runs:/RUN_ID/model, models:/NAME@ALIAS or "
-            "models:/NAME/VERSION wanted"
+            f"{address} names no run's model; runs:/RUN_ID/model, models:/NAME@ALIAS, "
+            "models:/NAME/VERSION or models:/m-ID wanted"
         )
     client = mlflow.MlflowClient()
     try:
+        if logged:
+            return str(client.get_logged_model(rest).source_run_id)
         if "@" in rest:
             name, _, alias = rest.partition("@")
             return str(client.get_model_version_by_alias(name, alias).run_id)
         name, _, version = rest.partition("/")
         return str(client.get_model_version(name, version).run_id)
     except MlflowException as error:
-        raise UserError(
-            f"{address} is not at {mlflow.get_tracking_uri()}: {_line(error)}"
-        ) from None
+        raise UserError(f"{address} is not at {_address()}: {_reason(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -375,13 +521,8 @@ class Registered:
 
     def has(self, version: str) -> bool:
         """Whether a version is there, and was not deleted."""
-        try:
-            mlflow.MlflowClient().get_model_version(self.name, version)
-        except MlflowException as error:
-            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-                raise
-            return False
-        return True
+        client = mlflow.MlflowClient()
+        return _or_none(lambda: client.get_model_version(self.name, version), _NO_SUCH) is not None
 
     def set_alias(self, alias: str, version: str) -> None:
         """Let an alias stand for a version, and for no other."""
@@ -405,11 +546,8 @@ class Registered:
             client.set_model_version_tag(self.name, version, key, value)
 
     def _known(self) -> RegisteredModel | None:
-        try:
-            found: RegisteredModel = mlflow.MlflowClient().get_registered_model(self.name)
-        except MlflowException:
-            return None
-        return found
+        client = mlflow.MlflowClient()
+        return _or_none(lambda: client.get_registered_model(self.name), _NO_SUCH)
 
 
 def store_file() -> Path | None:
@@ -425,7 +563,8 @@ def store_folder() -> Path:
 
 
 def _database(uri: ParseResult) -> Path:
-    return Path(uri.path.removeprefix("/")).absolute()
+    # MLflow's own address of a folder with a space has %20 in it.
+    return Path(unquote(uri.path).removeprefix("/")).absolute()
 
 
 def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
@@ -458,23 +597,17 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
     Raises:
         UserError: there is no such run, or it has no such artifact.
     """
-    try:
-        found: Run = mlflow.get_run(run_id)
-    except MlflowException:
-        raise UserError(
-            f"no run {run_id} at {mlflow.get_tracking_uri()}; "
-            "`mlflow ui` shows what is there, and init_from=auto finds one by itself"
-        ) from None
+    found = _found(run_id)
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         try:
             local = mlflow.artifacts.download_artifacts(
                 run_id=run_id, artifact_path=path, dst_path=folder
             )
-        except (MlflowException, OSError):
+        except (MlflowException, OSError) as error:
             kind = found.data.tags.get(PHASE_TAG, "some other program's")
             raise UserError(
-                f"run {run_id} ({kind}, {found.info.status}) has no artifact {path}; "
-                "name a finished run of head or finetune"
+                f"run {run_id} ({kind}, {found.info.status}) has no artifact {path} "
+                f"({_reason(error)}); name a finished run of head or finetune"
             ) from None
         yield Path(local)
 
@@ -504,9 +637,12 @@ def local_model(address: str) -> Iterator[Path]:
         try:
             local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
         except (MlflowException, OSError) as error:
+            raise UserError(f"model={address} is not at {_address()}: {_reason(error)}") from None
+        if not any(Path(local).glob("*")):  # what MLflow gives where its folder is gone
             raise UserError(
-                f"model={address} is not at {mlflow.get_tracking_uri()}: {_line(error)}"
-            ) from None
+                f"model={address} is known at {_address()}, and its files are not where that says; "
+                "bring its artifacts back to where they were, or give the model's own folder"
+            )
         yield _classifier_folder(Path(local))
 
 
@@ -534,11 +670,10 @@ def git_state(root: Path) -> dict[str, Any]:
 
 def ui_command() -> str:
     """What to type to look at the runs."""
-    uri = mlflow.get_tracking_uri()
+    uri = _address()
     if urlparse(uri).scheme in ("http", "https"):
         return f"open {uri}"
-    default = f"sqlite:///{Path('mlflow.db').absolute()}"
-    if uri in (default, "sqlite:///mlflow.db"):
+    if store_file() == Path("mlflow.db").absolute():
         return "mlflow ui   and open http://127.0.0.1:5000"
     return f"mlflow ui --backend-store-uri {uri}   and open http://127.0.0.1:5000"
 
@@ -551,6 +686,8 @@ def _quiet() -> None:
     """Keep MLflow's own progress off the screen: it would tear our bars."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Of a database that fails it prints a traceback, and then raises what we tell.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
 
 

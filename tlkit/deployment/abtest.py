@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tlkit.deployment.logs import opened, seconds_of, without_password
+from tlkit.deployment.logs import opened, seconds_of
 from tlkit.deployment.settings import AbtestSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.sequential import SequentialTest, needed_trials, sequential_difference
 from tlkit.files import expanded
 from tlkit.summary import columns
-from tlkit.tracking import run
+from tlkit.tracking import run, without_password
 
 ARMS = ("champion", "challenger")
 

@@ -69,7 +69,7 @@ def run_ensemble(settings: EnsembleSettings) -> str:
             result = members
         metrics = _evaluate_and_log(tracker, result, config, data)
         metrics["time/total_seconds"] = time.perf_counter() - started
-        tracker.metrics(metrics)
+        tracker.metrics({"time/total_seconds": metrics["time/total_seconds"]})
         results = [_of_run(run_id) for run_id in run_ids]
         results.append(PhaseResult("ensemble", tracker.run_id, metrics))
         text = table(results)
@@ -132,6 +132,28 @@ def _evaluate_and_log(
     outcome = Outcome(test, rows, labels_of(test), manifest.classes, temperature)
     log_dataset(tracker, config, data)
     columns = probability_columns(manifest.classes)
+    low, high = outcome.interval
+    metrics = {
+        "val/best_accuracy": float((on_val.argmax(axis=1) == labels_of(val)).mean()),
+        "temperature": temperature,
+        **outcome.metrics,
+        "test/accuracy_low": low,
+        "test/accuracy_high": high,
+        "parameters/trainable": 0.0,
+        "parameters/total": float(
+            sum(p.numel() for member in ensemble.members for p in member.model.parameters())
+        ),
+    }
+    # The model before the figures, of which one may fail.
+    tracker.metrics(metrics)
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+        folder = Path(name)
+        ensemble.save(folder)
+        reference(stacked(features).numpy(), on_val, np.concatenate(light)).save(folder)
+        example = (manifest.root / test[0].path).read_bytes()
+        code = PACKAGE / "serving" / "pyfunc.py"
+        with unlogged():
+            tracker.model({"classifier": folder}, code, PACKAGE, columns, {"image": example})
     preprocessing = Preprocessing(first.description.preprocessing)
     pictures = Pictures(
         manifest=manifest,
@@ -151,24 +173,5 @@ def _evaluate_and_log(
         manifest.write(folder / "data" / "manifest.csv")
         config.write(folder / "config.yaml")
         tracker.artifacts(folder)
-    with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-        folder = Path(name)
-        ensemble.save(folder)
-        reference(stacked(features).numpy(), on_val, np.concatenate(light)).save(folder)
-        example = (manifest.root / test[0].path).read_bytes()
-        code = PACKAGE / "serving" / "pyfunc.py"
-        with unlogged():
-            tracker.model({"classifier": folder}, code, PACKAGE, columns, {"image": example})
-    low, high = outcome.interval
-    return {
-        "val/best_accuracy": float((on_val.argmax(axis=1) == labels_of(val)).mean()),
-        "temperature": temperature,
-        **outcome.metrics,
-        **trust,
-        "test/accuracy_low": low,
-        "test/accuracy_high": high,
-        "parameters/trainable": 0.0,
-        "parameters/total": float(
-            sum(p.numel() for member in ensemble.members for p in member.model.parameters())
-        ),
-    }
+    tracker.metrics(trust)
+    return metrics | trust

@@ -6,18 +6,10 @@ from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from tlkit.errors import UserError
 from tlkit.serving.request_log import LOG_FAULTS, RequestLog, open_log
-
-
-def without_password(address: str) -> str:
-    """An SQLAlchemy address as it may be shown and logged."""
-    try:
-        return make_url(address).render_as_string(hide_password=True)
-    except ArgumentError:
-        return address
+from tlkit.tracking import without_password
 
 
 def seconds_of(since: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlkit.deployment.logs import opened, seconds_of, without_password
+from tlkit.deployment.logs import opened, seconds_of
 from tlkit.deployment.models import opened_model
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError
@@ -20,7 +20,7 @@ from tlkit.serving.ensemble import member_folders
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.summary import columns
-from tlkit.tracking import run
+from tlkit.tracking import run, without_password
 
 
 @dataclass(frozen=True)

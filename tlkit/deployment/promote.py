@@ -3,13 +3,14 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
 from tlkit.deployment.settings import PromoteSettings
-from tlkit.deployment.tested import shared, tested
+from tlkit.deployment.tested import Shared, shared, tested
 from tlkit.errors import UserError
 from tlkit.evaluation.comparison import PairedComparison, compare_paired
 from tlkit.files import scratch_folder
@@ -73,41 +74,48 @@ def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
     registered = Registered(settings.name)
     run_id = run_of_model(settings.candidate)
     candidate = tested(run_id)
-    version = register_model(run_id, settings.name)
     champion = registered.version(CHAMPION)
+    # Before the candidate is registered: what cannot be judged is no version.
+    both = None
+    if champion is not None:
+        both = shared(candidate, tested(run_of_model(f"models:/{settings.name}/{champion}")))
+    version = register_model(run_id, settings.name)
     if champion == version:
         return f"{settings.name} version {version} is the champion already."
-    if champion is None:
-        verdict = Verdict(CHAMPION, f"{settings.name} had no champion")
+    if both is not None:
+        versions = {"champion": champion, "candidate": version}
+        verdict = _compared(both, settings.confidence, versions, tracker)
     else:
-        reference = tested(run_of_model(f"models:/{settings.name}/{champion}"))
-        both = shared(candidate, reference)
-        found = compare_paired(
-            both.candidate, both.reference, both.labels, confidence=settings.confidence
-        )
-        verdict = decide(found, settings.confidence)
-        facts = asdict(found) | {"pictures": len(both.names), "left_out": both.left_out}
-        tracker.metrics({f"promote/{name}": float(value) for name, value in facts.items()})
-        with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-            text = json.dumps({"champion": champion, "candidate": version, **facts}, indent=2)
-            (Path(folder) / "comparison.json").write_text(text + "\n", encoding="utf-8")
-            tracker.artifacts(Path(folder))
+        verdict = Verdict(CHAMPION, f"{settings.name} had no champion")
     _apply(registered, verdict, version)
     tracker.tags({VERDICT_TAG: verdict.what})
     return f"{settings.name} version {version}: {verdict.what}; {verdict.reason}."
 
 
+def _compared(
+    both: Shared, confidence: float, versions: Mapping[str, str | None], tracker: Tracker
+) -> Verdict:
+    found = compare_paired(both.candidate, both.reference, both.labels, confidence=confidence)
+    facts = asdict(found) | {"pictures": len(both.names), "left_out": both.left_out}
+    tracker.metrics({f"promote/{name}": float(value) for name, value in facts.items()})
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+        text = json.dumps({**versions, **facts}, indent=2)
+        (Path(folder) / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        tracker.artifacts(Path(folder))
+    return decide(found, confidence)
+
+
 def _apply(registered: Registered, verdict: Verdict, version: str) -> None:
     registered.set_tag(VERDICT_TAG, verdict.what, version)
     registered.set_tag(REASON_TAG, verdict.reason, version)
+    if verdict.what != CHALLENGER and registered.version(CHALLENGER) == version:
+        registered.drop_alias(CHALLENGER)
     if verdict.what == REFUSED:
         return
     history = _history(registered)
     registered.set_alias(verdict.what, version)
     if verdict.what == CHAMPION:
         registered.set_tag(HISTORY_TAG, json.dumps([*history, version]))
-        if registered.version(CHALLENGER) == version:
-            registered.drop_alias(CHALLENGER)
 
 
 def _roll_back(registered: Registered) -> str:

@@ -47,7 +47,9 @@ class PromoteSettings(Settings):
 
     name: str = required("the name in the model registry", REGISTRY_NAME, registry_name)
     candidate: str = key(
-        "none", "the model that may become champion: runs:/RUN_ID/model or models:/NAME/VERSION"
+        "none",
+        "the model that may become champion: runs:/RUN_ID/model, models:/NAME/VERSION or "
+        "models:/m-ID",
     )
     confidence: float = key(
         0.95,

@@ -162,11 +162,6 @@ def _url(address: str) -> URL:
     return url
 
 
-def without_password(address: str) -> str:
-    """An address as it may be logged."""
-    return _url(address).render_as_string(hide_password=True)
-
-
 def _unreachable(url: URL, error: BaseException) -> UserError:
     reason = " ".join(str(error.__cause__ or error).split())[:200]
     shown = url.render_as_string(hide_password=True)

@@ -17,15 +17,24 @@ from optuna.study import Study
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.errors import UserError, one_line
+from tlkit.errors import UserError
 from tlkit.lineage import best_checkpoint, refuse_seen
 from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
-from tlkit.search.storage import Busy, locks, open_storage, sqlite_file, without_password
+from tlkit.search.storage import Busy, locks, open_storage, sqlite_file
 from tlkit.search.worker import Search, settle_runs, work
-from tlkit.tracking import Tracker, join, run, set_status, store_file, store_folder
+from tlkit.tracking import (
+    Tracker,
+    ended_by,
+    join,
+    run,
+    set_status,
+    store_file,
+    store_folder,
+    without_password,
+)
 from tlkit.training.seeding import available_cores
 
 
@@ -134,8 +143,9 @@ def _ended_truly(own: Tracker, parent: Tracker) -> Iterator[None]:
         raise
     except BaseException as error:
         if parent.run_id != own.run_id:
-            parent.describe(f"**{type(error).__name__}.** {one_line(error)}")
-            set_status(parent.run_id, "FAILED")
+            status, said = ended_by(error)
+            parent.describe(said)
+            set_status(parent.run_id, status)
         raise
     if parent.run_id != own.run_id:
         set_status(parent.run_id, "FINISHED")

@@ -42,7 +42,7 @@ TRAINED = "trained"
 TRAINED_BY_TAG = "tlkit.trained_by"
 
 # MLflow's status for how a trial ended. A pruned one did not finish.
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "FAILED"}
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,220 @@
+"""MLflow's store: what is told where it fails, and what it is asked for in which words."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pyfunc  # or it would be loaded when it is patched
+import pytest
+from conftest import Entry, MakeFolder
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+from tlkit import tracking
+from tlkit.errors import UserError
+
+SECRET = "http://me:secret@127.0.0.1:1"
+
+
+def unavailable(*_: object, **__: object) -> None:
+    raise MlflowException("come back later", error_code=TEMPORARILY_UNAVAILABLE)
+
+
+def refused(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied", "/mlruns/0")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: tracking.find_run("a" * 32),
+        lambda: tracking.downloaded("a" * 32, "config.yaml").__enter__(),
+        lambda: tracking.join(tracking.Tracker("a" * 32, "0"), "b" * 32),
+        lambda: tracking.Registered("pets").version("champion"),
+        lambda: tracking.Registered("pets").has("1"),
+        lambda: tracking.register_model("a" * 32, "pets"),
+    ],
+)
+def test_a_store_that_fails_is_not_taken_for_one_without_the_run(
+    ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("get_run", "search_model_versions"):
+        monkeypatch.setattr(mlflow, name, unavailable)
+    for name in ("get_run", "get_registered_model", "get_model_version"):
+        monkeypatch.setattr(mlflow.MlflowClient, name, unavailable)
+    with pytest.raises(UserError, match=r"MLflow fails at sqlite:.*: come back later; see that"):
+        ask()
+
+
+def test_what_is_no_id_is_no_run() -> None:
+    with pytest.raises(UserError, match="no run a b at sqlite:"):
+        tracking.find_run("a b")
+
+
+def test_a_store_that_fails_does_not_hide_the_error_under_way(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        with tracking.run("fails", system_metrics=False):
+            monkeypatch.setattr(mlflow.MlflowClient, "log_batch", unavailable)
+            raise ValueError("first")
+
+    with pytest.raises(ValueError, match="first"):
+        fails()
+    [run] = mlflow.search_runs([experiment], output_format="list")
+    assert run.info.status == "FAILED"
+
+
+def test_a_store_that_fails_is_told_on_one_line_and_asked_for_no_long(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def full(*_: object, **__: object) -> None:
+        tries.append(tracking.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get())
+        raise MlflowException("database or disk is full\n[SQL: INSERT INTO tags]\n[parameters: 1]")
+
+    def fails() -> None:
+        with (
+            tracking.run("outer", system_metrics=False) as outer,
+            tracking.run("inner", parent=outer.run_id, system_metrics=False) as inner,
+        ):
+            monkeypatch.setattr(mlflow.MlflowClient, "log_batch", full)
+            monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", full)
+            inner.tags({"a": "b"})
+
+    with pytest.raises(UserError) as told:
+        fails()
+    said = str(told.value)
+    assert ": database or disk is full; see that its server answers and that its disk" in said
+    assert "\n" not in said
+    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
+    assert tries == [7, 0, 0, 0, 0]
+    assert tracking.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 7
+
+
+def test_artifacts_that_cannot_be_kept_are_told_and_what_was_made_stays(
+    entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], own_cache: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(mlflow, "log_artifacts", refused)
+    assert entry("data", "--data", str(make_folder())) == 2
+    *_, where, error = capfd.readouterr().err.splitlines()
+    assert error.startswith("error: MLflow cannot keep artifacts: [Errno 13] Permission denied: ")
+    assert "TLKIT_CACHE" not in error
+    [folder] = (own_cache / "runs").iterdir()
+    assert where == f"what the run made is in {folder}"
+    assert (folder / "data" / "manifest.csv").exists()
+
+
+def test_an_error_of_the_run_is_told_where_its_artifacts_cannot_be_kept_either(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mlflow, "log_artifacts", refused)
+    assert entry("head", "--data", str(tmp_path / "nowhere")) == 2
+    where, error = capfd.readouterr().err.splitlines()
+    assert where.startswith("what the run made is in ")
+    assert error.startswith("error: data=")
+
+
+@pytest.mark.parametrize("address", ["sqlite:///{}/mlflow.db", "default"])
+def test_a_folder_with_a_space_is_one_of_mlflows(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sp ace"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    if address == "default":  # with %20 in it
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        assert "sp%20ace" in mlflow.get_tracking_uri()
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder))
+    assert tracking.store_file() == folder / "mlflow.db"
+    assert tracking.store_folder() == folder
+    assert tracking.ui_command() == "mlflow ui   and open http://127.0.0.1:5000"
+
+
+def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert tracking.ui_command() == "open http://me:***@127.0.0.1:1"
+    told = []
+    for ask in (
+        lambda: tracking.find_run("a" * 32),
+        lambda: tracking.run("any").__enter__(),
+        lambda: tracking.run_of_model("models:/pets/1"),
+        lambda: tracking.local_model("models:/pets/1").__enter__(),
+    ):
+        with pytest.raises(UserError) as error:
+            ask()
+        told.append(str(error.value))
+    assert all("me:***@127.0.0.1" in one and "secret" not in one for one in told), told
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db/mlflow")
+    assert "--backend-store-uri postgresql://me:***@db/mlflow " in tracking.ui_command()
+
+
+@pytest.mark.parametrize(("given", "shown"), [(None, "data"), ("my run", "my run")])
+def test_a_run_that_mlflow_run_began_keeps_the_name_that_a_user_gave(
+    given: str | None, shown: str, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    begun = client.create_run(experiment)
+    if given:  # as `mlflow run --run-name` does
+        client.set_tag(begun.info.run_id, "mlflow.runName", given)
+    monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
+    with tracking.run("data", system_metrics=False) as tracker:
+        pass
+    found = tracking.find_run(tracker.run_id)
+    assert (found.run_id, found.name) == (begun.info.run_id, shown)
+    assert found.tags["tlkit.phase"] == "data"
+
+
+def test_a_deleted_experiment_is_brought_back(
+    monkeypatch: pytest.MonkeyPatch, entry: Entry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = mlflow.create_experiment("deleted")
+    mlflow.set_experiment(experiment_id=number)
+    mlflow.delete_experiment(number)
+    assert entry("cache") == 2
+    assert f"`mlflow experiments restore -x {number}`" in capsys.readouterr().err
+
+
+def test_a_model_wants_packages_as_the_index_has_them(
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "version", lambda _: "2.9.0+cpu")
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **given: logged.update(given))
+    tracking.Tracker("a", "0").model({}, tmp_path, tmp_path, [], {"image": b""})
+    assert "torch==2.9.0" in logged["pip_requirements"]
+
+
+def test_a_model_whose_files_were_moved_is_told(experiment: str, tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text("flavors: {}\n")
+    logged = mlflow.create_external_model("model")
+    mlflow.MlflowClient().log_model_artifacts(logged.model_id, str(tmp_path))
+    model = tracking.local_model(f"models:/{logged.model_id}")
+    with model as folder:
+        assert (folder / "MLmodel").exists()
+    shutil.rmtree(logged.artifact_location)
+    again = tracking.local_model(f"models:/{logged.model_id}")
+    with pytest.raises(UserError, match="its files are not where that says"):
+        again.__enter__()
+
+
+def test_a_data_set_is_an_input_of_the_run_that_it_is_logged_to(
+    experiment: str, tmp_path: Path
+) -> None:
+    with tracking.run("first", system_metrics=False) as first:
+        pass
+    with tracking.run("second", system_metrics=False) as second:
+        first.dataset("pictures", tmp_path, "digest")
+    [given] = mlflow.get_run(first.run_id).inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("pictures", "digest")
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    assert json.loads(given.dataset.source) == {"uri": tmp_path.as_posix()}
+    assert not mlflow.get_run(second.run_id).inputs.dataset_inputs
