@@ -135,10 +135,14 @@ def test_a_folder_with_a_space_is_one_of_mlflows(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder))
     assert tracking.store_file() == folder / "mlflow.db"
     assert tracking.store_folder() == folder
-    assert tracking.ui_command() == "mlflow ui   and open http://127.0.0.1:5000"
+    with mlflow.start_run() as last:
+        pass
+    page = f"/#/experiments/{last.info.experiment_id}/runs?workflowType=machine_learning"
+    assert tracking.ui_command() == f"mlflow ui   and open http://127.0.0.1:5000{page}"
 
 
 def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow, "last_active_run", lambda: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert tracking.ui_command() == "open http://me:***@127.0.0.1:1"

@@ -669,13 +669,22 @@ def git_state(root: Path) -> dict[str, Any]:
 
 
 def ui_command() -> str:
-    """What to type to look at the runs."""
+    """What to type to look at the runs of this process's last run's experiment."""
     uri = _address()
     if urlparse(uri).scheme in ("http", "https"):
-        return f"open {uri}"
+        return f"open {uri.rstrip('/')}{_runs_page()}"
+    local = f"http://127.0.0.1:5000{_runs_page()}"
     if store_file() == Path("mlflow.db").absolute():
-        return "mlflow ui   and open http://127.0.0.1:5000"
-    return f"mlflow ui --backend-store-uri {uri}   and open http://127.0.0.1:5000"
+        return f"mlflow ui   and open {local}"
+    return f"mlflow ui --backend-store-uri {uri}   and open {local}"
+
+
+def _runs_page() -> str:
+    """Where MLflow's UI has the runs: by itself it opens on the traces of language models."""
+    last = mlflow.last_active_run()
+    if last is None:
+        return ""
+    return f"/#/experiments/{last.info.experiment_id}/runs?workflowType=machine_learning"
 
 
 def _line(error: BaseException) -> str:
