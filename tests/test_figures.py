@@ -1,9 +1,11 @@
 """Figures: what is drawn, and that all of it can be read."""
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -212,16 +214,23 @@ def test_a_line_keeps_what_joins_letters_and_nothing_that_reorders_or_breaks_it(
     assert one_line("a\u202eb\u2067c\ud800d\x00e\n f") == "a?b?c?d?e f"
 
 
-def test_letters_without_a_font_are_told_once() -> None:
+def test_letters_without_a_font_are_told_once(tmp_path: Path) -> None:
     code = (
+        "from pathlib import Path\n"
         "from tlkit.evaluation import canvas\n"
         "for name in ('\ua9b2\ua98f', 'cat', '\ua990\ua9b2'):\n"
         "    figure = canvas.blank(2, 2)\n"
         "    figure.text(0, 0, canvas.shorten(name, 1, 9), **canvas.PLAIN)\n"
-        "    canvas.save(figure, 'figure.png')\n"
+        "    canvas.save(figure, Path('figure.png'))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
     )
     (line,) = done.stderr.splitlines()
     assert "drawn as boxes" in line
