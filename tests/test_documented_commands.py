@@ -28,10 +28,11 @@ from mlflow.projects._project_spec import load_project
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.phases import PHASES
+from tlkit.registry import register_model
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import Reference
 from tlkit.serving.request_log import open_log
-from tlkit.tracking import PHASE_TAG, local_model, register_model
+from tlkit.tracking import PHASE_TAG, local_model
 
 TUTORIAL = "docs/TUTORIAL.md"
 DOCUMENTS = ("README.md", TUTORIAL, "docs/USING.md")

@@ -15,7 +15,7 @@ from conftest import Entry, MakeFolder
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from tlkit import tracking
+from tlkit import registry, tracking
 from tlkit.errors import UserError
 
 SECRET = "http://me:secret@127.0.0.1:1"
@@ -35,9 +35,9 @@ def refused(*_: object, **__: object) -> None:
         lambda: tracking.find_run("a" * 32),
         lambda: tracking.downloaded("a" * 32, "config.yaml").__enter__(),
         lambda: tracking.join(tracking.Tracker("a" * 32, "0"), "b" * 32),
-        lambda: tracking.Registered("pets").version("champion"),
-        lambda: tracking.Registered("pets").has("1"),
-        lambda: tracking.register_model("a" * 32, "pets"),
+        lambda: registry.Registered("pets").version("champion"),
+        lambda: registry.Registered("pets").has("1"),
+        lambda: registry.register_model("a" * 32, "pets"),
     ],
 )
 def test_a_store_that_fails_is_not_taken_for_one_without_the_run(
@@ -151,7 +151,7 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for ask in (
         lambda: tracking.find_run("a" * 32),
         lambda: tracking.run("any").__enter__(),
-        lambda: tracking.run_of_model("models:/pets/1"),
+        lambda: registry.run_of_model("models:/pets/1"),
         lambda: tracking.local_model("models:/pets/1").__enter__(),
     ):
         with pytest.raises(UserError) as error:

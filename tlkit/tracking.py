@@ -1,4 +1,4 @@
-"""MLflow: the only module that knows it. Runs, params, metrics, artifacts, models."""
+"""Runs in MLflow: their params, metrics, artifacts and models."""
 
 import contextlib
 import logging
@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import ParseResult, unquote, urlparse
 
 import mlflow
@@ -21,18 +21,12 @@ from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Run, RunTag
-from mlflow.entities.model_registry import RegisteredModel
 from mlflow.environment_variables import (
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
 )
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.protos.databricks_pb2 import (
-    INVALID_PARAMETER_VALUE,
-    RESOURCE_DOES_NOT_EXIST,
-    ErrorCode,
-)
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
@@ -47,8 +41,17 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from tlkit.errors import UserError, one_line
-from tlkit.files import expanded, scratch_folder, utf8
+from tlkit.errors import UserError
+from tlkit.files import expanded, scratch_folder
+from tlkit.mlflow_faults import (
+    NO_ID,
+    NO_SUCH,
+    artifact_faults_told,
+    or_none,
+    reason_of,
+    shown_address,
+    store_faults_told,
+)
 
 # What `tlkit.serving` imports.
 SERVING_PACKAGES = (
@@ -76,10 +79,6 @@ PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.ini
 SETTINGS_TAG = "tlkit.settings"
 TRIAL_TAG, TRIAL_STATE_TAG = "tlkit.trial", "tlkit.trial_state"
 BEST_RUN_TAG = "tlkit.best_run"
-# MLflow's codes for what is not there, and for an id that can be none.
-_NO_SUCH, _NO_ID = map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE))
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class Tracker:
         Raises:
             UserError: the artifact store does not take it.
         """
-        with _artifact_faults_told():
+        with artifact_faults_told():
             mlflow.log_artifacts(str(folder), under, run_id=self.run_id)
 
     def dataset(self, name: str, root: Path, digest: str) -> None:
@@ -169,7 +168,7 @@ class Tracker:
             ColSpec(DataType.double if name.startswith("probability_") else DataType.string, name)
             for name in ("predicted", *columns)
         ]
-        with _artifact_faults_told():
+        with artifact_faults_told():
             mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(code),
@@ -213,7 +212,7 @@ def run(name: str, *, parent: str | None = None, system_metrics: bool = True) ->
     """
     _serve_artifacts_locally()
     _quiet()
-    with _store_faults_told(), _begin(name, parent, system_metrics) as active:
+    with store_faults_told(), _begin(name, parent, system_metrics) as active:
         tracker = Tracker(active.info.run_id, active.info.experiment_id)
         tracker.tags({PHASE_TAG: name})
         if _is_drawn(active.info.run_name):  # and not given by `mlflow run --run-name`
@@ -239,7 +238,7 @@ def _begin(name: str, parent: str | None, system_metrics: bool) -> mlflow.Active
                 log_system_metrics=system_metrics,
             )
     except MlflowException as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         deleted = re.search(r"experiment (\d+) must be .* state is deleted", reason)
         way_out = (
             f"bring it back with `mlflow experiments restore -x {deleted[1]}`, or set "
@@ -248,7 +247,7 @@ def _begin(name: str, parent: str | None, system_metrics: bool) -> mlflow.Active
             else "check MLFLOW_TRACKING_URI, or unset it to use mlflow.db here"
         )
         raise UserError(
-            f"MLflow cannot begin a run at {_address()}: {reason}; {way_out}"
+            f"MLflow cannot begin a run at {shown_address()}: {reason}; {way_out}"
         ) from error
 
 
@@ -264,7 +263,7 @@ def ended_by(error: BaseException) -> tuple[str, str]:
     """Status and description of a run that an error ended."""
     if isinstance(error, KeyboardInterrupt):
         return "KILLED", "**Interrupted.**"
-    return "FAILED", f"**Failed.** {_reason(error)}"
+    return "FAILED", f"**Failed.** {reason_of(error)}"
 
 
 def _end(tracker: Tracker, error: BaseException) -> None:
@@ -287,48 +286,6 @@ def _asked_once() -> Iterator[None]:
         yield
     finally:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(before)  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def _store_faults_told() -> Iterator[None]:
-    """Turn what MLflow's store refuses or cannot do into a UserError."""
-    try:
-        yield
-    except MlflowException as error:
-        raise UserError(
-            f"MLflow fails at {_address()}: {_reason(error)}; see that its server answers and that "
-            "its disk has space, then give the same command again: what is stored is taken over"
-        ) from error
-
-
-@contextlib.contextmanager
-def _artifact_faults_told() -> Iterator[None]:
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"MLflow cannot keep artifacts: {_reason(error)}; check rights and space where this "
-            "experiment's artifacts lie, or name another experiment by MLFLOW_EXPERIMENT_NAME"
-        ) from error
-
-
-def without_password(address: str) -> str:
-    """An address as it may be shown and logged."""
-    try:
-        url = make_url(address)
-    except (ArgumentError, ValueError):  # a path, or a word
-        return address
-    return url.render_as_string(hide_password=True) if url.password else address
-
-
-def _address() -> str:
-    return without_password(mlflow.get_tracking_uri())
-
-
-def _reason(error: BaseException) -> str:
-    """On one line, without the password of the tracking store's address, nor the query."""
-    said = _line(error).replace(mlflow.get_tracking_uri(), _address())
-    return said.partition(" [SQL: ")[0]
 
 
 def _tell_stored_passwords(given: Mapping[str, str]) -> None:
@@ -400,22 +357,10 @@ def find_run(run_id: str) -> Known:
 
 
 def _found(run_id: str) -> Run:
-    found = _or_none(lambda: mlflow.get_run(run_id), _NO_SUCH, _NO_ID)
+    found = or_none(lambda: mlflow.get_run(run_id), NO_SUCH, NO_ID)
     if found is None:
-        raise UserError(f"no run {run_id} at {_address()}; `mlflow ui` shows what is there")
+        raise UserError(f"no run {run_id} at {shown_address()}; `mlflow ui` shows what is there")
     return found
-
-
-def _or_none(read: Callable[[], T], *codes: str) -> T | None:
-    """What `read` gives; None where the store answers with one of these codes. A store that cannot
-    tell is a UserError."""
-    with _store_faults_told():
-        try:
-            return read()
-        except MlflowException as error:
-            if error.error_code not in codes:
-                raise
-            return None
 
 
 def _known(found: Run) -> Known:
@@ -432,10 +377,10 @@ def join(worker: Tracker, parent_id: str) -> Tracker:
     Raises:
         UserError: this tracking store does not have it, or not any more.
     """
-    parent = _or_none(lambda: mlflow.get_run(parent_id), _NO_SUCH)
+    parent = or_none(lambda: mlflow.get_run(parent_id), NO_SUCH)
     if parent is None:
         raise UserError(
-            f"the study is logged under run {parent_id}, which is not at {_address()}; set "
+            f"the study is logged under run {parent_id}, which is not at {shown_address()}; set "
             "MLFLOW_TRACKING_URI to the store it was begun with, or give this search another study"
         )
     if parent.info.lifecycle_stage == LifecycleStage.DELETED:
@@ -457,97 +402,6 @@ def set_status(run_id: str, status: str) -> None:
         client.update_run(run_id, status=status)
     else:
         client.set_terminated(run_id, status=status)
-
-
-def register_model(run_id: str, name: str) -> str:
-    """Give the model of a run a name in the registry; returns its version, the one it has if it
-    was registered before.
-
-    Raises:
-        UserError: the registry fails.
-    """
-    with _store_faults_told():
-        return _registered(run_id, name)
-
-
-def _registered(run_id: str, name: str) -> str:
-    known = mlflow.search_model_versions(filter_string=f"name = '{name}' and run_id = '{run_id}'")
-    if known:
-        return str(known[0].version)
-    return str(mlflow.register_model(f"runs:/{run_id}/model", name).version)
-
-
-def run_of_model(address: str) -> str:
-    """The id of the run that left a model.
-
-    Args:
-        address: runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID.
-
-    Raises:
-        UserError: no such model, or an address that names no run.
-    """
-    kind, _, rest = address.partition(":/")
-    if kind == "runs":
-        return rest.split("/")[0]
-    logged = rest.startswith("m-") and not {"@", "/"} & set(rest)
-    if kind != "models" or not (logged or "@" in rest or "/" in rest):
-        raise UserError(
-            f"{address} names no run's model; runs:/RUN_ID/model, models:/NAME@ALIAS, "
-            "models:/NAME/VERSION or models:/m-ID wanted"
-        )
-    client = mlflow.MlflowClient()
-    try:
-        if logged:
-            return str(client.get_logged_model(rest).source_run_id)
-        if "@" in rest:
-            name, _, alias = rest.partition("@")
-            return str(client.get_model_version_by_alias(name, alias).run_id)
-        name, _, version = rest.partition("/")
-        return str(client.get_model_version(name, version).run_id)
-    except MlflowException as error:
-        raise UserError(f"{address} is not at {_address()}: {_reason(error)}") from None
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A name in the model registry and the versions that its aliases stand for."""
-
-    name: str
-
-    def version(self, alias: str) -> str | None:
-        """The version that carries an alias, if one does."""
-        found = self._known()
-        return str(found.aliases[alias]) if found and alias in found.aliases else None
-
-    def has(self, version: str) -> bool:
-        """Whether a version is there, and was not deleted."""
-        client = mlflow.MlflowClient()
-        return _or_none(lambda: client.get_model_version(self.name, version), _NO_SUCH) is not None
-
-    def set_alias(self, alias: str, version: str) -> None:
-        """Let an alias stand for a version, and for no other."""
-        mlflow.MlflowClient().set_registered_model_alias(self.name, alias, version)
-
-    def drop_alias(self, alias: str) -> None:
-        """Let an alias stand for nothing."""
-        mlflow.MlflowClient().delete_registered_model_alias(self.name, alias)
-
-    def tag(self, key: str) -> str | None:
-        """A tag of the name."""
-        found = self._known()
-        return str(found.tags[key]) if found and key in found.tags else None
-
-    def set_tag(self, key: str, value: str, version: str | None = None) -> None:
-        """Tag the name, or one of its versions."""
-        client = mlflow.MlflowClient()
-        if version is None:
-            client.set_registered_model_tag(self.name, key, value)
-        else:
-            client.set_model_version_tag(self.name, version, key, value)
-
-    def _known(self) -> RegisteredModel | None:
-        client = mlflow.MlflowClient()
-        return _or_none(lambda: client.get_registered_model(self.name), _NO_SUCH)
 
 
 def store_file() -> Path | None:
@@ -607,7 +461,7 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
             kind = found.data.tags.get(PHASE_TAG, "some other program's")
             raise UserError(
                 f"run {run_id} ({kind}, {found.info.status}) has no artifact {path} "
-                f"({_reason(error)}); name a finished run of head or finetune"
+                f"({reason_of(error)}); name a finished run of head or finetune"
             ) from None
         yield Path(local)
 
@@ -637,11 +491,13 @@ def local_model(address: str) -> Iterator[Path]:
         try:
             local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
         except (MlflowException, OSError) as error:
-            raise UserError(f"model={address} is not at {_address()}: {_reason(error)}") from None
+            raise UserError(
+                f"model={address} is not at {shown_address()}: {reason_of(error)}"
+            ) from None
         if not any(Path(local).glob("*")):  # what MLflow gives where its folder is gone
             raise UserError(
-                f"model={address} is known at {_address()}, and its files are not where that says; "
-                "bring its artifacts back to where they were, or give the model's own folder"
+                f"model={address} is known at {shown_address()}, and its files are not where that "
+                "says; bring its artifacts back to where they were, or give the model's own folder"
             )
         yield _classifier_folder(Path(local))
 
@@ -670,7 +526,7 @@ def git_state(root: Path) -> dict[str, Any]:
 
 def ui_command() -> str:
     """What to type to look at the runs of this process's last run's experiment."""
-    uri = _address()
+    uri = shown_address()
     if urlparse(uri).scheme in ("http", "https"):
         return f"open {uri.rstrip('/')}{_runs_page()}"
     local = f"http://127.0.0.1:5000{_runs_page()}"
@@ -685,10 +541,6 @@ def _runs_page() -> str:
     if last is None:
         return ""
     return f"/#/experiments/{last.info.experiment_id}/runs?workflowType=machine_learning"
-
-
-def _line(error: BaseException) -> str:
-    return utf8(one_line(error)) or type(error).__name__
 
 
 def _quiet() -> None:

@@ -12,8 +12,9 @@ from tlkit.deployment.settings import AbtestSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.sequential import SequentialTest, needed_trials, sequential_difference
 from tlkit.files import expanded
+from tlkit.mlflow_faults import without_password
 from tlkit.summary import columns
-from tlkit.tracking import run, without_password
+from tlkit.tracking import run
 
 ARMS = ("champion", "challenger")
 

@@ -21,6 +21,7 @@ from tlkit.features.inputs import Pictures
 from tlkit.models.features import last_features, stacked
 from tlkit.outcome import Outcome, labels_of, write_outcome
 from tlkit.phases import machine_for
+from tlkit.registry import register_model, run_of_model
 from tlkit.runs import PACKAGE, Data, data_of, log_dataset
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
@@ -29,14 +30,7 @@ from tlkit.serving.reference import reference
 from tlkit.serving.request_log import unlogged
 from tlkit.serving.stream import classify_files
 from tlkit.summary import PhaseResult, table
-from tlkit.tracking import (
-    INIT_TAG,
-    Tracker,
-    find_run,
-    register_model,
-    run,
-    run_of_model,
-)
+from tlkit.tracking import INIT_TAG, Tracker, find_run, run
 
 
 def run_ensemble(settings: EnsembleSettings) -> str:

@@ -15,12 +15,13 @@ from tlkit.errors import UserError
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.drift import LIGHT, Finding, Sample, drift, psi_reading
 from tlkit.evaluation.drift_figure import drift_figure
+from tlkit.mlflow_faults import without_password
 from tlkit.serving.classifier import Description
 from tlkit.serving.ensemble import member_folders
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.summary import columns
-from tlkit.tracking import run, without_password
+from tlkit.tracking import run
 
 
 @dataclass(frozen=True)

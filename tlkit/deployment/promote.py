@@ -14,7 +14,8 @@ from tlkit.deployment.tested import Shared, shared, tested
 from tlkit.errors import UserError
 from tlkit.evaluation.comparison import PairedComparison, compare_paired
 from tlkit.files import scratch_folder
-from tlkit.tracking import Registered, Tracker, register_model, run, run_of_model
+from tlkit.registry import Registered, register_model, run_of_model
+from tlkit.tracking import Tracker, run
 
 CHAMPION, CHALLENGER, REFUSED = "champion", "challenger", "refused"
 

@@ -10,10 +10,11 @@ from PIL import Image
 
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import RouteSettings
+from tlkit.registry import register_model
 from tlkit.runs import PACKAGE
 from tlkit.serving.classifier import probability_columns
 from tlkit.serving.request_log import unlogged
-from tlkit.tracking import local_model, register_model, run
+from tlkit.tracking import local_model, run
 
 
 def run_route(settings: RouteSettings) -> str:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from tlkit.config import Config
 from tlkit.errors import UserError
+from tlkit.registry import register_model
 from tlkit.runs import Data, Taken, run_phase
 from tlkit.search import study as studies
 from tlkit.search.figures import write_figures
@@ -27,7 +28,6 @@ from tlkit.tracking import (
     Tracker,
     children,
     downloaded,
-    register_model,
     set_status,
 )
 

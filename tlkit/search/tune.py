@@ -19,22 +19,14 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError
 from tlkit.lineage import best_checkpoint, refuse_seen
+from tlkit.mlflow_faults import without_password
 from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
 from tlkit.search.storage import Busy, locks, open_storage, sqlite_file
 from tlkit.search.worker import Search, settle_runs, work
-from tlkit.tracking import (
-    Tracker,
-    ended_by,
-    join,
-    run,
-    set_status,
-    store_file,
-    store_folder,
-    without_password,
-)
+from tlkit.tracking import Tracker, ended_by, join, run, set_status, store_file, store_folder
 from tlkit.training.seeding import available_cores
 
 

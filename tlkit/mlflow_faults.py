@@ -1,0 +1,85 @@
+"""What MLflow cannot do or does not have, told as a user's errors are."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from tlkit.errors import UserError, one_line
+from tlkit.files import utf8
+
+T = TypeVar("T")
+
+# MLflow's codes for what is not there, and for an id that can be none.
+NO_SUCH, NO_ID = map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE))
+
+
+@contextlib.contextmanager
+def store_faults_told() -> Iterator[None]:
+    """Turn what MLflow's store refuses or cannot do into a UserError."""
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow fails at {shown_address()}: {reason_of(error)}; see that its server answers "
+            "and that its disk has space, then give the same command again: what is stored is "
+            "taken over"
+        ) from error
+
+
+@contextlib.contextmanager
+def artifact_faults_told() -> Iterator[None]:
+    """Turn what keeps artifacts from being stored into a UserError."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"MLflow cannot keep artifacts: {reason_of(error)}; check rights and space where this "
+            "experiment's artifacts lie, or name another experiment by MLFLOW_EXPERIMENT_NAME"
+        ) from error
+
+
+def or_none(read: Callable[[], T], *codes: str) -> T | None:
+    """What `read` gives; None where the store answers with one of these codes. A store that cannot
+    tell is a UserError."""
+    with store_faults_told():
+        try:
+            return read()
+        except MlflowException as error:
+            if error.error_code not in codes:
+                raise
+            return None
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown and logged."""
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError):  # a path, or a word
+        return address
+    return url.render_as_string(hide_password=True) if url.password else address
+
+
+def shown_address() -> str:
+    """Of the tracking store, without a password."""
+    return without_password(mlflow.get_tracking_uri())
+
+
+def reason_of(error: BaseException) -> str:
+    """On one line, without the password of the tracking store's address, nor the query."""
+    said = line_of(error).replace(mlflow.get_tracking_uri(), shown_address())
+    return said.partition(" [SQL: ")[0]
+
+
+def line_of(error: BaseException) -> str:
+    """The message on one line, or the error's kind where it has none."""
+    return utf8(one_line(error)) or type(error).__name__
