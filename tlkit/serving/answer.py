@@ -104,8 +104,7 @@ def _check_amount(pictures: Sequence[bytes], views: int) -> None:
             f"{len(pictures)} pictures with {views} views each; at most {MAX_REQUEST_VIEWS} views "
             "go into a request: send fewer pictures at a time, or lower tta"
         )
-    pixels = sum(map(_pixels, pictures))
-    if len(pictures) > 1 and pixels > MAX_REQUEST_PIXELS:
+    if len(pictures) > 1 and (pixels := sum(map(_pixels, pictures))) > MAX_REQUEST_PIXELS:
         raise refused(
             f"{len(pictures)} pictures of {pixels / 1e6:,.0f} million pixels together; at most "
             f"{MAX_REQUEST_PIXELS // 10**6} million go into a request of several: send fewer at a "
