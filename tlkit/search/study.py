@@ -144,13 +144,8 @@ def sampler(seed: int, trials_so_far: int) -> TPESampler:
     )
 
 
-def settle(study: Study) -> bool:
-    """Mark trials whose worker was killed, and queue each of them once more.
-
-    Returns:
-        Whether any trial ended meanwhile.
-    """
-    before = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+def settle(study: Study) -> None:
+    """Mark trials whose worker was killed, and queue each of them once more."""
     optuna.storages.fail_stale_trials(study)
     # Optuna looks at heartbeats only; a worker killed before its first one left none.
     long_ago = datetime.now() - timedelta(seconds=GRACE_SECONDS)
@@ -158,8 +153,6 @@ def settle(study: Study) -> bool:
         begun = trial.user_attrs.get(BEGUN) == trial.number
         if not begun and (trial.datetime_start or long_ago) <= long_ago:
             give_back(study, trial.number)
-    left = {t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
-    return any(trial.number not in left for trial in before)
 
 
 def give_back(study: Study, number: int) -> None:
@@ -167,6 +160,11 @@ def give_back(study: Study, number: int) -> None:
     if not study.get_trials(deepcopy=False)[number].state.is_finished():
         study.tell(number, state=TrialState.FAIL)
     retry_once(study, study.get_trials()[number])
+
+
+def is_retry(study: Study, number: int) -> bool:
+    """Whether a trial takes the place of one that was interrupted."""
+    return bool(retry_once.retry_history(study.get_trials(deepcopy=False)[number]))
 
 
 def state(trial: FrozenTrial) -> str:

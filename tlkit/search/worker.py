@@ -82,8 +82,7 @@ def work(search: Search, deadline: float) -> None:
             with ExitStack() as turn:
                 # Counting and taking a trial is one act, or two workers would both take the last.
                 turn.enter_context(search.lock("turn"))
-                if studies.settle(study):
-                    settle_runs(study, search.parent)
+                studies.settle(study)
                 if studies.is_free(study, wanted):
                     _take(search, turn)
                     continue
@@ -115,6 +114,9 @@ def _take(search: Search, turn: ExitStack) -> None:
     def objective(trial: Trial) -> tuple[float, ...]:
         turn.close()
         taken.append(trial.number)
+        # Here rather than where we end such trials: Optuna does so too, on its way to this one.
+        if studies.is_retry(study, trial.number):
+            settle_runs(study, search.parent)
         try:
             return _attempt(search, trial)
         except KeyboardInterrupt as stop:
