@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 import torch
 from mlflow.entities import Run
 from PIL import Image
+from timm.models import register_model
+from timm.models.swin_transformer import SwinTransformer, _create_swin_transformer
 
 from tlkit.serving.reference import Reference
 from tlkit.tracking import local_model
@@ -31,6 +34,15 @@ USES_OF_A_MODEL = (
     "export",
     "compare",
 )
+
+
+@register_model
+def small_swin(pretrained: bool = False, **options: Any) -> SwinTransformer:
+    """timm has no swin for tests: its smallest has 28 million parameters, this one 50 thousand."""
+    shape = {"embed_dim": 16, "depths": (2, 3), "num_heads": (1, 2)}
+    name = "swin_tiny_patch4_window7_224"
+    return _create_swin_transformer(name, pretrained, **{**shape, **options})
+
 
 MakeFolder = Callable[..., Path]
 Entry = Callable[..., int]

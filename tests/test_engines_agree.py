@@ -1,13 +1,10 @@
 """`engine: cached` against `engine: plain`, the reference: the same training at any depth."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import make_pictures
-from timm.models import register_model
-from timm.models.swin_transformer import SwinTransformer, _create_swin_transformer
 
 from benchmarks.agreement import finetuned
 from tlkit.config import Config
@@ -26,14 +23,6 @@ SIZES = {
     "test_vit": 32,
     "small_swin": 32,
 }
-
-
-@register_model
-def small_swin(pretrained: bool = False, **options: Any) -> SwinTransformer:
-    """timm has no swin for tests: its smallest has 28 million parameters, this one 50 thousand."""
-    shape = {"embed_dim": 16, "depths": (2, 3), "num_heads": (1, 2)}
-    name = "swin_tiny_patch4_window7_224"
-    return _create_swin_transformer(name, pretrained, **{**shape, **options})
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ FAMILIES = {
     "test_convnext": 32,
     "regnetx_002": 32,
     "test_vit": 32,
-    "swin_tiny_patch4_window7_224": 64,
+    "small_swin": 64,
 }
 
 
