@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mlflow.entities import Run
 from PIL import Image
 from timm.models import register_model
@@ -104,6 +105,21 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         return make_pictures(tmp_path / name, **options)  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are files of one pixel: drawing them takes a third of a tiny run, and other tests
+    look at them."""
+    draw = Figure.savefig
+
+    def save(figure: Figure, where: Any, **options: Any) -> None:
+        if isinstance(where, Path):
+            Image.new("L", (1, 1)).save(where)
+        else:
+            draw(figure, where, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def test_an_epoch_keeps_its_length_however_few_pictures_are_left(
     assert manifest(90).thinned(fraction, 0).passes == passes
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_share_is_trained_on_in_more_passes(
     entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +56,7 @@ def test_a_share_is_trained_on_in_more_passes(
     assert asked == {(6, 4)}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_repeats_of_a_share_have_the_pictures_that_their_configuration_names(
     entry: Entry, make_folder: MakeFolder
 ) -> None:

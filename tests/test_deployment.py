@@ -43,6 +43,7 @@ def artifact(experiment: str, path: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_ensemble_is_a_model_like_any_other(
     entry: Entry, experiment: str, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
