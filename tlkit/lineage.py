@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tlkit.data.manifest import Manifest, read
 from tlkit.errors import UserError
-from tlkit.tracking import INIT_TAG, PHASE_TAG, downloaded, find_run
+from tlkit.tracking import INIT_TAG, PHASE_TAG, artifact_names, downloaded, find_run
 
 
 @contextmanager
@@ -25,6 +25,11 @@ def best_checkpoint(init_from: str) -> Iterator[Path]:
                 "kept; name a finished run of head or finetune, or use init_from=auto"
             )
         yield folder / "best"
+
+
+def has_checkpoint(run_id: str) -> bool:
+    """Whether the run still has one: artifacts can be deleted without it."""
+    return {"best.json", "best.safetensors"} <= artifact_names(run_id, "checkpoints")
 
 
 def refuse_seen(init_from: str, manifest: Manifest) -> None:

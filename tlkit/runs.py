@@ -28,7 +28,7 @@ from tlkit.evaluation.samples_figure import samples_figure
 from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
 from tlkit.files import cache_folder, disk_faults_told, scratch_folder
-from tlkit.lineage import best_checkpoint, refuse_seen
+from tlkit.lineage import best_checkpoint, has_checkpoint, refuse_seen
 from tlkit.outcome import evaluate, labels_of, write_history, write_outcome
 from tlkit.phases import (
     PHASES,
@@ -65,8 +65,8 @@ from tlkit.tracking import (
     Tracker,
     downloaded,
     find_run,
+    finished_runs,
     git_state,
-    newest_run,
     run,
 )
 from tlkit.training.batches import plain_batches
@@ -429,8 +429,9 @@ def _begin_from_head(
                 DIGEST_TAG: data.manifest.digest,
                 SETTINGS_TAG: head_settings(config, network),
             }
+            fitting = (one.run_id for one in finished_runs(tracker.experiment_id, wanted))
             head = (
-                newest_run(tracker.experiment_id, wanted)
+                next(filter(has_checkpoint, fitting), None)
                 or run_phase("head", config, data=data, parent=tracker.run_id).run_id
             )
         with best_checkpoint(head) as checkpoint:

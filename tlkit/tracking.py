@@ -421,11 +421,6 @@ def _database(uri: ParseResult) -> Path:
     return Path(unquote(uri.path).removeprefix("/")).absolute()
 
 
-def newest_run(experiment_id: str, tags: Mapping[str, str]) -> str | None:
-    """The id of the newest finished run of the experiment that carries all these tags."""
-    return next((one.run_id for one in finished_runs(experiment_id, tags)), None)
-
-
 def finished_runs(experiment_id: str, tags: Mapping[str, str]) -> Iterator[Known]:
     """The finished runs of the experiment that carry all these tags, newest first; read from the
     store a few at a time."""
@@ -442,6 +437,13 @@ def finished_runs(experiment_id: str, tags: Mapping[str, str]) -> Iterator[Known
         yield from map(_known, page)
         if not (token := page.token):
             return
+
+
+def artifact_names(run_id: str, folder: str) -> set[str]:
+    """What lies in a folder of a run's artifacts, or of one that was deleted: nothing."""
+    with artifact_faults_told():
+        found = mlflow.MlflowClient().list_artifacts(run_id, folder)
+    return {item.path.rpartition("/")[2] for item in found}
 
 
 @contextlib.contextmanager
