@@ -134,19 +134,18 @@ def test_real_size_beyond_the_declared_is_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_archives_are_refused(tmp_path: Path) -> None:
-    noise = os.urandom(50_000)
+    noise = os.urandom(5000)
+    text = noise.hex().encode()  # which is packed in fewer bytes, unlike noise
     for archive in (
-        make_zip(tmp_path / "cut.zip", {"x": noise}),
-        make_tar(tmp_path / "cut.tar.gz", {"x": noise}, "w:gz"),
-        make_tar(tmp_path / "cut.tar", {"x": noise}, "w"),
+        make_zip(tmp_path / "checksum.zip", {"x": noise}),
+        make_zip(tmp_path / "stream.zip", {"x": text}),
+        make_tar(tmp_path / "stream.tar.xz", {"x": text}, "w:xz"),
     ):
-        archive.write_bytes(archive.read_bytes()[:2000])
-        assert_refused(archive, tmp_path / "cache", r"is damaged|no archive")
-    flipped = make_zip(tmp_path / "flipped.zip", {"x": os.urandom(5000)})
-    data = bytearray(flipped.read_bytes())
-    data[2000] ^= 0xFF
-    flipped.write_bytes(data)
-    assert_refused(flipped, tmp_path / "cache", "is damaged")
+        data = bytearray(archive.read_bytes())
+        for place in range(2000, 2040):
+            data[place] ^= 0xFF
+        archive.write_bytes(data)
+        assert_refused(archive, tmp_path / "cache", "is damaged")
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,7 @@ from tlkit.data import near
 from tlkit.data.audit import AuditReport, audit
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.near import NEAR_DISTANCE, near_groups, near_hashes
-from tlkit.data.prepare import prepare
-from tlkit.data.sources import Source, SourceFile
+from tlkit.data.sources import Source, SourceFile, open_source
 from tlkit.errors import UserError
 
 
@@ -51,9 +50,8 @@ def data_set(root: Path, **counts: int) -> Path:
 def looked_at(
     root: Path, *, seed: int = 0, workers: int = 1, max_pixels: int = 10_000
 ) -> tuple[Manifest, AuditReport]:
-    return prepare(
-        str(root),
-        cache=root.parent / "cache",
+    return audit(
+        open_source(str(root), root.parent / "cache", seed),
         seed=seed,
         max_pixels=max_pixels,
         val_fraction=0.2,

@@ -11,7 +11,6 @@ from tlkit.evaluation.calibration import (
     HIGHEST,
     coverage,
     fit_temperature,
-    reliability,
     rescale,
 )
 from tlkit.evaluation.calibration_figure import calibration_figure
@@ -83,16 +82,6 @@ def test_a_temperature_that_few_pictures_suggest_is_rarely_believed() -> None:
 def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
     with pytest.raises(ValueError, match="needs"):
         fit_temperature(np.zeros(shapes[0]), np.zeros(shapes[1], dtype=int))
-
-
-def test_the_bins_are_those_of_the_calibration_error() -> None:
-    logits, labels = overconfident(500)
-    rows = softmax(logits, axis=1)
-    found = reliability(rows, labels)
-    assert found.count.sum() == 500
-    gaps = np.nan_to_num(np.abs(found.accuracy - found.confidence))
-    error = float((gaps * found.count).sum() / 500)
-    assert error == pytest.approx(expected_calibration_error(rows, labels))
 
 
 def test_abstaining_by_hand() -> None:

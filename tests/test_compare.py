@@ -360,7 +360,7 @@ def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(
     )[0].info.run_id
     assert entry("compare", "--runs", f"{one},{newest}") == 2
     err = capsys.readouterr().err
-    assert "do not have the same data" in err
+    assert "were trained on 2 sets of pictures" in err
     assert "Traceback" not in err
     assert entry("compare", "--runs", "0" * 32) == 2
     assert "no run" in capsys.readouterr().err

@@ -312,7 +312,9 @@ def asked_before(model: str) -> list[Entry]:
         known = Reference.load(folder)
     rows = zip(known.predicted, known.confidence, known.embedding, strict=True)
     return [
-        Entry(1.0, 0.01, int(label), "cat", float(confidence), [float(v) for v in embedding])
+        Entry(
+            1.0, 0.01, int(label), "cat", float(confidence), [float(v) for v in embedding], 0.5, 0.1
+        )
         for label, confidence, embedding in rows
     ]
 
@@ -321,7 +323,7 @@ def routed(share: float) -> list[Entry]:
     """Requests as a router logs them, half of them answered by each model."""
     names = ("champion", "challenger")
     return [
-        Entry(1.0, 0.01, 0, "cat", 0.9, [], names[number % 2], f"key {number}", share)
+        Entry(1.0, 0.01, 0, "cat", 0.9, [], 0.5, 0.1, names[number % 2], f"key {number}", share)
         for number in range(60)
     ]
 

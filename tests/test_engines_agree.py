@@ -8,8 +8,9 @@ from conftest import make_pictures
 
 from benchmarks.agreement import finetuned
 from tlkit.config import Config
+from tlkit.data.audit import audit
 from tlkit.data.manifest import Manifest
-from tlkit.data.prepare import prepare
+from tlkit.data.sources import open_source
 from tlkit.models.units import units
 from tlkit.phases import machine_for, prepare_phase
 from tlkit.training.kernels import float32
@@ -28,8 +29,8 @@ SIZES = {
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     folder = tmp_path_factory.mktemp("engines")
-    found, _ = prepare(
-        str(make_pictures(folder / "pictures", counts=(9, 3, 5))), cache=folder, seed=0,
+    found, _ = audit(
+        open_source(str(make_pictures(folder / "pictures", counts=(9, 3, 5))), folder, 0), seed=0,
         max_pixels=10**6, val_fraction=0.1, test_fraction=0.1, workers=1,
     )  # fmt: skip
     return found

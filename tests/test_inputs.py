@@ -7,7 +7,8 @@ import torch
 from conftest import MakeFolder
 from PIL import Image
 
-from tlkit.data.prepare import prepare
+from tlkit.data.audit import audit
+from tlkit.data.sources import open_source
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.errors import UserError
 from tlkit.features.inputs import Pictures
@@ -16,8 +17,8 @@ from tlkit.models.backbones import create_model, data_config
 
 @pytest.fixture
 def pictures(make_folder: MakeFolder, tmp_path: Path) -> Pictures:
-    manifest, _ = prepare(
-        str(make_folder()), cache=tmp_path, seed=0, max_pixels=10**6,
+    manifest, _ = audit(
+        open_source(str(make_folder()), tmp_path, 0), seed=0, max_pixels=10**6,
         val_fraction=0.1, test_fraction=0.1, workers=1,
     )  # fmt: skip
     model = create_model("test_resnet", num_classes=2, dropout=0.0, image_size=32)

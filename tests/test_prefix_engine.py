@@ -24,8 +24,9 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tlkit.data.audit import audit
 from tlkit.data.images import read_picture
-from tlkit.data.prepare import prepare
+from tlkit.data.sources import open_source
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.features import fill
 from tlkit.features import prefix as prefix_module
@@ -66,8 +67,8 @@ def prefix_of(model: nn.Module, depth: int, *also: int) -> Prefix:
 
 
 def pictures_of(root: Path, cache: Path, model: nn.Module, **changes: object) -> Pictures:
-    manifest, _ = prepare(
-        str(root), cache=cache, seed=0, max_pixels=10**6,
+    manifest, _ = audit(
+        open_source(str(root), cache, 0), seed=0, max_pixels=10**6,
         val_fraction=0.1, test_fraction=0.1, workers=1,
     )  # fmt: skip
     views = Views(Preprocessing(data_config(model)), "recipe", 0)

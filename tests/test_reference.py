@@ -175,7 +175,9 @@ def log_changed_requests(log: str, model: str) -> None:
     with local_model(model) as folder:
         known = Reference.load(folder)
     far = known.embedding + 10 * known.embedding.std(axis=0)
-    asked = [Entry(1.0, 0.1, 0, "cat", 0.9, [float(value) for value in row]) for row in far]
+    asked = [
+        Entry(1.0, 0.1, 0, "cat", 0.9, [float(value) for value in row], 0.5, 0.1) for row in far
+    ]
     open_log(log).write(asked * 10)
 
 
@@ -183,7 +185,10 @@ def log_routed_requests(log: str, outcomes: Path) -> None:
     keys = [str(number) for number in range(20)]
     pd.DataFrame({"key": keys, "success": 1}).to_csv(outcomes, index=False)
     open_log(log).write(
-        [Entry(1.0, 0.1, 0, "cat", 0.9, [], assign(key, "", 0.5), key, 0.5) for key in keys]
+        [
+            Entry(1.0, 0.1, 0, "cat", 0.9, [], 0.5, 0.1, assign(key, "", 0.5), key, 0.5)
+            for key in keys
+        ]
     )
 
 

@@ -15,7 +15,9 @@ ADDRESSES = {"sqlite": "sqlite:///{}/requests.db", "parquet": "parquet:///{}/req
 
 
 def logged(number: int, **changed: object) -> Entry:
-    usual = Entry(float(number), 0.25, number % 2, "ä", 0.75, [1.5, -2.0, float(number)])
+    usual = Entry(
+        float(number), 0.25, number % 2, "ä", 0.75, [1.5, -2.0, float(number)], 0.5, 0.125
+    )
     return replace(usual, **changed)  # type: ignore[arg-type]
 
 
@@ -27,9 +29,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_what_is_written_is_read_without_the_picture(address: str) -> None:
     entries = [
         logged(1, picture=b"\xff\xd8"),
-        logged(
-            2, served_by="champion", key="k", share=0.25, brightness=0.5, contrast=0.125, model="m"
-        ),
+        logged(2, served_by="champion", key="k", share=0.25, model="m"),
     ]
     open_log(address).write(entries)
     assert open_log(address).read() == [replace(entries[0], picture=None), entries[1]]

@@ -16,3 +16,8 @@ def one_line(error: BaseException) -> str:
     """The message alone, its lines joined by spaces; "" where there is none."""
     message = str(error).rpartition(_RAISED)[2]
     return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+def reason(error: BaseException) -> str:
+    """The message on one line, cut to 200 characters, or the error's kind where it has none."""
+    return one_line(error)[:200] or type(error).__name__

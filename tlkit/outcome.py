@@ -1,7 +1,6 @@
 """What a finished training leaves: test metrics, figures and files, in one folder."""
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from tlkit.data.images import read_picture
 from tlkit.data.manifest import Picture
 from tlkit.data.transforms import Preprocessing
-from tlkit.errors import UserError
+from tlkit.errors import UserError, reason
 from tlkit.evaluation.calibration import coverage, rescale
 from tlkit.evaluation.calibration_figure import calibration_figure
 from tlkit.evaluation.canvas import save
@@ -43,7 +42,7 @@ from tlkit.evaluation.tiles import (
 )
 from tlkit.features.compilers import with_onnxruntime
 from tlkit.features.inputs import Pictures
-from tlkit.files import short_stem
+from tlkit.files import short_stem, write_json
 from tlkit.models.baseline import BaselineCNN
 from tlkit.models.freezing import from_the_top
 from tlkit.models.units import cam_target, family
@@ -75,12 +74,14 @@ class Outcome:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`test/accuracy` and the others of the contract; loss and ece also uncalibrated."""
+        """`test/accuracy`, its interval and the others of the contract; loss and ece also
+        uncalibrated."""
         values = classification_metrics(self.probabilities, self.labels)
         before = classification_metrics(
             rescale(self.probabilities, 1 / self.temperature), self.labels
         )
         values |= {f"{name}_uncalibrated": before[name] for name in ("loss", "ece")}
+        values["accuracy_low"], values["accuracy_high"] = self.interval
         return {f"test/{name}": value for name, value in values.items()}
 
     @property
@@ -122,7 +123,7 @@ def write_history(
     folder: Path, phase: str, history: Sequence[Mapping[str, float]], best_epoch: int
 ) -> None:
     """Write what the contract has of the training."""
-    _write_json(folder / "history.json", history)
+    write_json(folder / "history.json", history)
     save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
 
 
@@ -146,15 +147,15 @@ def write_outcome(
     """
     classes = outcome.classes
     matrix = confusion(outcome.probabilities, outcome.labels)
-    _write_json(folder / "confusion_matrix.json", confusion_json(matrix, classes))
+    write_json(folder / "confusion_matrix.json", confusion_json(matrix, classes))
     report = per_class_report(outcome.probabilities, outcome.labels, classes)
-    _write_json(folder / "classification_report.json", report)
+    write_json(folder / "classification_report.json", report)
     _write_predictions(folder / "predictions.csv", outcome, columns)
     save(
         confusion_matrix(matrix, classes, f"{phase}: test pictures"),
         folder / "confusion_matrix.png",
     )
-    _write_json(folder / "calibration.json", calibration_facts(outcome))
+    write_json(folder / "calibration.json", calibration_facts(outcome))
     save(
         calibration_figure(
             outcome.probabilities,
@@ -228,7 +229,7 @@ def _write_gradcam(
     for number, (tile, heat) in enumerate(zip(tiles, check.maps, strict=True)):
         name = f"{number:02d}-{short_stem(tile.path)}.png"
         Image.fromarray(overlay(tile.picture, heat)).save(folder / "gradcam" / name)
-    _write_json(folder / "gradcam_check.json", check.as_dict())
+    write_json(folder / "gradcam_check.json", check.as_dict())
     save(
         gradcam_check_figure(check, tiles[0].picture, f"{phase}: are the heat maps to be trusted?"),
         folder / "gradcam_check.png",
@@ -245,8 +246,8 @@ def _compiled(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
         layers = with_onnxruntime(model, example, torch.get_num_threads())
         layers(example)
     except Exception as error:  # whatever the exporter and ONNX Runtime come up with
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        print(f"heat maps are tested uncompiled, for compiling failed: {reason}", file=sys.stderr)
+        said = f"heat maps are tested uncompiled, for compiling failed: {reason(error)}"
+        print(said, file=sys.stderr)
         return model
     return layers
 
@@ -271,9 +272,8 @@ def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
     except (AttributeError, RuntimeError, UserError, ValueError) as error:
         if isinstance(model, BaselineCNN) or family(model) is not None:
             raise
-        reason = " ".join(str(error).split())[:200]
         raise NoHeatMaps(
-            f"this backbone has no heat maps ({reason}); all else works without them"
+            f"this backbone has no heat maps ({reason(error)}); all else works without them"
         ) from error
 
 
@@ -303,7 +303,3 @@ def _write_predictions(path: Path, outcome: Outcome, columns: Sequence[str]) -> 
         for picture, row in zip(outcome.pictures, outcome.probabilities, strict=True):
             label, predicted = outcome.classes[picture.label], outcome.classes[int(row.argmax())]
             writer.writerow([picture.path, label, predicted, *(f"{value:.9g}" for value in row)])
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

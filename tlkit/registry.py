@@ -17,15 +17,11 @@ def register_model(run_id: str, name: str) -> str:
     Raises:
         UserError: the registry fails.
     """
+    of_run = f"name = '{name}' and run_id = '{run_id}'"
     with store_faults_told():
-        return _registered(run_id, name)
-
-
-def _registered(run_id: str, name: str) -> str:
-    known = mlflow.search_model_versions(filter_string=f"name = '{name}' and run_id = '{run_id}'")
-    if known:
-        return str(known[0].version)
-    return str(mlflow.register_model(f"runs:/{run_id}/model", name).version)
+        known = mlflow.search_model_versions(filter_string=of_run)
+        found = known[0] if known else mlflow.register_model(f"runs:/{run_id}/model", name)
+    return str(found.version)
 
 
 def run_of_model(address: str) -> str:

@@ -1,6 +1,5 @@
 """The assembler: a phase, from its configuration to a logged result."""
 
-import json
 import platform
 import shutil
 import sys
@@ -17,17 +16,17 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from tlkit.config import Config
-from tlkit.data.audit import AuditReport
+from tlkit.data.audit import AuditReport, audit
 from tlkit.data.manifest import Manifest
-from tlkit.data.prepare import prepare
 from tlkit.data.samples import samples
+from tlkit.data.sources import open_source
 from tlkit.errors import UserError
 from tlkit.evaluation.calibration import fit_temperature
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.samples_figure import samples_figure
 from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
-from tlkit.files import cache_folder, disk_faults_told, scratch_folder
+from tlkit.files import cache_folder, disk_faults_told, scratch_folder, write_json
 from tlkit.lineage import best_checkpoint, has_checkpoint, refuse_seen
 from tlkit.outcome import evaluate, labels_of, write_history, write_outcome
 from tlkit.phases import (
@@ -44,6 +43,7 @@ from tlkit.phases import (
     train_phase,
 )
 from tlkit.serving.classifier import Classifier, probability_columns
+from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.light import light
 from tlkit.serving.reference import Reference, reference
 from tlkit.serving.request_log import unlogged
@@ -109,9 +109,8 @@ class Taken:
 
 def prepare_data(config: Config) -> Data:
     """Find, audit and split the pictures that the configuration names; say what was found."""
-    manifest, report = prepare(
-        config.data,
-        cache=cache_folder() / "data",
+    manifest, report = audit(
+        open_source(config.data, cache_folder() / "data", config.pictures_seed),
         seed=config.pictures_seed,
         max_pixels=config.max_pixels,
         val_fraction=config.val_fraction,
@@ -205,15 +204,12 @@ def run_phase(
         temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
         classifier = network.classifier.calibrated(temperature)
         outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
-        low, high = outcome.interval
         metrics = {
             "val/best_accuracy": result.best["val/accuracy"],
             "val/best_loss": result.best["val/loss"],
             "val/best_epoch": float(result.best_epoch),
             "temperature": temperature,
             **outcome.metrics,
-            "test/accuracy_low": low,
-            "test/accuracy_high": high,
             "parameters/trainable": float(network.parameters(trainable=True)),
             "parameters/total": float(network.parameters(trainable=False)),
             **(report.metrics if report else {"time/prefix_seconds": 0.0}),
@@ -223,7 +219,7 @@ def run_phase(
         tracker.metrics(metrics)
         lit = _light(pictures, config.batch_size)
         said = reference(features, softmax(logits / temperature, axis=1), lit)
-        _log_model(tracker, classifier, said, data.manifest)
+        log_model(tracker, classifier, said, data.manifest)
         write_history(folder, phase, result.history, result.best_epoch)
         trust = write_outcome(
             folder,
@@ -252,7 +248,8 @@ def _train(
     tracker: Tracker,
     checkpoints: Path,
 ) -> tuple[Result, Report | None, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Train, and look at the validation pictures; the store is closed when this returns."""
+    """Train, and look at the validation pictures; what was mapped of the store, and its copy on a
+    GPU, is let go when this returns."""
     trained = train_phase(
         phase,
         config,
@@ -402,7 +399,7 @@ def _log_inputs(
         "packages": {name: version(name) for name in SERVING_PACKAGES},
         "git": git_state(PACKAGE),
     }
-    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+    write_json(folder / "environment.json", environment)
     (folder / "data").mkdir()
     data.manifest.write(folder / "data" / "manifest.csv")
     (folder / "data" / "audit.json").write_text(data.report.to_json(), encoding="utf-8")
@@ -440,13 +437,14 @@ def _begin_from_head(
     return network
 
 
-def _log_model(
-    tracker: Tracker, classifier: Classifier, said: Reference, manifest: Manifest
+def log_model(
+    tracker: Tracker, model: Classifier | Ensemble, said: Reference, manifest: Manifest
 ) -> None:
+    """Log the model with its reference, and a test picture as an example of a request."""
     example = (manifest.root / manifest.of("test")[0].path).read_bytes()
     columns = probability_columns(manifest.classes)
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-        classifier.save(Path(folder))
+        model.save(Path(folder))
         said.save(Path(folder))
         code = PACKAGE / "serving" / "pyfunc.py"
         with unlogged():

@@ -128,6 +128,16 @@ class Tracker:
         with artifact_faults_told():
             mlflow.log_artifacts(str(folder), under, run_id=self.run_id)
 
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """An empty folder whose content becomes artifacts when the block ends well.
+
+        Raises as `artifacts`.
+        """
+        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
+            yield Path(name)
+            self.artifacts(Path(name))
+
     def dataset(self, name: str, root: Path, digest: str) -> None:
         """Log the data set as an input of the run, under our own digest of its content."""
         with warnings.catch_warnings():
@@ -463,7 +473,7 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
             kind = found.data.tags.get(PHASE_TAG, "some other program's")
             raise UserError(
                 f"run {run_id} ({kind}, {found.info.status}) has no artifact {path} "
-                f"({reason_of(error)}); name a finished run of head or finetune"
+                f"({reason_of(error)}); name a run that has it"
             ) from None
         yield Path(local)
 

@@ -13,26 +13,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from tlkit.data.images import UnreadablePicture, read_bytes, read_picture
 from tlkit.data.manifest import Picture
-from tlkit.data.transforms import Preprocessing, Views
+from tlkit.data.transforms import Views
 from tlkit.errors import UserError
 
 
 @dataclass(frozen=True)
-class Plain:
-    """The one plain view of a validation or test picture."""
-
-    preprocessing: Preprocessing
-
-    def __call__(self, image: Image, sha256: str) -> Tensor:
-        return self.preprocessing(image)
-
-
-@dataclass(frozen=True)
 class OneView:
-    """View `view` of a training picture."""
+    """A picture in one view, None for the plain one."""
 
     views: Views
-    view: int
+    view: int | None
 
     def __call__(self, image: Image, sha256: str) -> Tensor:
         return self.views(image, sha256, self.view)
@@ -53,14 +43,14 @@ class SeveralViews:
 
 @dataclass(frozen=True)
 class PictureDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures in the order given, rendered plain, as one of their views, or as several.
+    """Pictures in the order given, each in one view or in several.
 
     Items are (what `render` gives, int64 scalar label).
     """
 
     root: Path
     pictures: Sequence[Picture]
-    render: Plain | OneView | SeveralViews
+    render: OneView | SeveralViews
     max_pixels: int
 
     def __len__(self) -> int:
@@ -95,7 +85,7 @@ def loader(
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),
         pin_memory=pin,
-        # Its own: the loader would draw from the generator that dropout draws from.
+        # One of its own, or the loader would draw from the generator that dropout draws from.
         generator=torch.Generator(),
         worker_init_fn=_one_thread,
     )

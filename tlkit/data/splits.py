@@ -4,8 +4,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from tlkit.errors import UserError
-
 # Pictures that look alike stay together up to so many, and up to this share of their class:
 # what is larger (flat drawings, a film) is no picture saved again, and would fill a split.
 MAX_TOGETHER, SHARE_TOGETHER = 10, 0.1
@@ -63,14 +61,7 @@ def hold_out(
     that comes first where they have two. The order in which pictures are taken is that of a hash of
     seed and group, so neither their names nor their order matter, and a few pictures more move only
     a few.
-
-    Raises UserError for fractions that are not positive or leave nothing to train on.
     """
-    if min(fractions.values()) <= 0 or sum(fractions.values()) >= 1:
-        raise UserError(
-            f"cannot hold out {dict(fractions)} of the pictures; each fraction is over 0 and their "
-            "sum under 1; change val_fraction or test_fraction"
-        )
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)

@@ -138,12 +138,12 @@ class Views:
     def _steps(self) -> tuple[Step, Step]:
         return _AUGMENTATIONS[self.augment](self.preprocessing)
 
-    def picture(self, picture: Image.Image, sha256: str, view: int) -> Image.Image:
-        """View `view` of an RGB picture whose content has the hash `sha256`."""
+    def picture(self, picture: Image.Image, sha256: str, view: int | None) -> Image.Image:
+        """One of `pictures`."""
         [result] = self.pictures(picture, sha256, [view])
         return result
 
-    def __call__(self, picture: Image.Image, sha256: str, view: int) -> Tensor:
+    def __call__(self, picture: Image.Image, sha256: str, view: int | None) -> Tensor:
         """As `picture`, to a float32 tensor (3, H, W), normalised."""
         return self.preprocessing.tensor(self.picture(picture, sha256, view))
 

@@ -1,8 +1,6 @@
 """Read a router's log: which model does better, and how many requests are still needed."""
 
 import csv
-import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from tlkit.deployment.logs import opened, seconds_of
 from tlkit.deployment.settings import AbtestSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.sequential import SequentialTest, needed_trials, sequential_difference
-from tlkit.files import expanded
+from tlkit.files import expanded, write_json
 from tlkit.mlflow_faults import without_password
 from tlkit.summary import columns
 from tlkit.tracking import run
@@ -64,11 +62,10 @@ def run_abtest(settings: AbtestSettings) -> str:
             values = {"difference": test.difference, "low": test.low, "high": test.high}
             tracker.metrics({f"abtest/{name}": value for name, value in values.items()})
         tracker.tags({"tlkit.winner": test.winner or "none yet"})
-        with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+        with tracker.folder() as folder:
             facts = {"share": share, "arms": {name: asdict(arm) for name, arm in arms.items()}}
             facts["test"] = {k: None if v != v else v for k, v in asdict(test).items()}
-            (Path(folder) / "abtest.json").write_text(json.dumps(facts, indent=2) + "\n")
-            tracker.artifacts(Path(folder))
+            write_json(folder / "abtest.json", facts)
         table = _table(arms)
         tracker.describe(f"{said}\n\n```\n{table}\n```")
     return f"{table}\n{said}"

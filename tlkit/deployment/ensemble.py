@@ -1,8 +1,6 @@
 """Several trained models as one, judged on the pictures that they were judged on, and logged."""
 
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,12 +20,11 @@ from tlkit.models.features import last_features, stacked
 from tlkit.outcome import Outcome, labels_of, write_outcome
 from tlkit.phases import machine_for
 from tlkit.registry import register_model, run_of_model
-from tlkit.runs import PACKAGE, Data, data_of, log_dataset
+from tlkit.runs import Data, data_of, log_dataset, log_model
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.light import light_seen
 from tlkit.serving.reference import reference
-from tlkit.serving.request_log import unlogged
 from tlkit.serving.stream import classify_files
 from tlkit.summary import PhaseResult, table
 from tlkit.tracking import INIT_TAG, Tracker, find_run, run
@@ -125,14 +122,10 @@ def _evaluate_and_log(
     temperature = first.description.temperature if len(ensemble.members) == 1 else 1.0
     outcome = Outcome(test, rows, labels_of(test), manifest.classes, temperature)
     log_dataset(tracker, config, data)
-    columns = probability_columns(manifest.classes)
-    low, high = outcome.interval
     metrics = {
         "val/best_accuracy": float((on_val.argmax(axis=1) == labels_of(val)).mean()),
         "temperature": temperature,
         **outcome.metrics,
-        "test/accuracy_low": low,
-        "test/accuracy_high": high,
         "parameters/trainable": 0.0,
         "parameters/total": float(
             sum(p.numel() for member in ensemble.members for p in member.model.parameters())
@@ -140,14 +133,8 @@ def _evaluate_and_log(
     }
     # The model before the figures, of which one may fail.
     tracker.metrics(metrics)
-    with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-        folder = Path(name)
-        ensemble.save(folder)
-        reference(stacked(features).numpy(), on_val, np.concatenate(light)).save(folder)
-        example = (manifest.root / test[0].path).read_bytes()
-        code = PACKAGE / "serving" / "pyfunc.py"
-        with unlogged():
-            tracker.model({"classifier": folder}, code, PACKAGE, columns, {"image": example})
+    said = reference(stacked(features).numpy(), on_val, np.concatenate(light))
+    log_model(tracker, ensemble, said, manifest)
     preprocessing = Preprocessing(first.description.preprocessing)
     pictures = Pictures(
         manifest=manifest,
@@ -157,15 +144,14 @@ def _evaluate_and_log(
         workers=machine_for(config).workers,
         pin=False,
     )
-    with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-        folder = Path(name)
+    with tracker.folder() as folder:
         trust = write_outcome(
             folder, outcome, first, pictures,
-            phase="ensemble", columns=columns, device=torch.device("cpu"),
+            phase="ensemble", columns=probability_columns(manifest.classes),
+            device=torch.device("cpu"),
         )  # fmt: skip
         (folder / "data").mkdir()
         manifest.write(folder / "data" / "manifest.csv")
         config.write(folder / "config.yaml")
-        tracker.artifacts(folder)
     tracker.metrics(trust)
     return metrics | trust

@@ -1,8 +1,6 @@
 """Write a model as ONNX, and check it against PyTorch on pictures."""
 
-import json
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from tlkit.data.images import UnreadablePicture, read_bytes
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import ExportSettings
 from tlkit.errors import UserError
-from tlkit.files import cache_folder, disk_faults_told, output_folder
+from tlkit.files import cache_folder, disk_faults_told, output_folder, write_json
 from tlkit.models.onnx import INPUT, write_onnx
 from tlkit.serving.ensemble import Ensemble
 from tlkit.tracking import run
@@ -57,8 +55,7 @@ def run_export(settings: ExportSettings) -> str:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)
         inputs = _inputs(ensemble, [given.root / name for name in given.names[:CHECKED]])
-        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-            folder = Path(name)
+        with tracker.folder() as folder:
             export(ensemble, folder)
             difference = largest_difference(ensemble, folder / "model.onnx", inputs)
             if difference > TOLERANCE:
@@ -66,7 +63,6 @@ def run_export(settings: ExportSettings) -> str:
                     f"ONNX Runtime differs from PyTorch by {difference:.2g} on {len(inputs)} "
                     f"pictures; at most {TOLERANCE:g} is wanted, so nothing was written"
                 )
-            tracker.artifacts(folder)
             if output is not None:
                 with disk_faults_told(output):
                     shutil.copytree(folder, output, dirs_exist_ok=True)
@@ -97,7 +93,7 @@ def export(ensemble: Ensemble, folder: Path) -> None:
         "preprocessing": kinds[0],
         "members": [asdict(member.description) for member in ensemble.members],
     }
-    (folder / "model.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "model.json", facts)
 
 
 def largest_difference(ensemble: Ensemble, file: Path, inputs: Tensor) -> float:

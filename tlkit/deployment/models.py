@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, reason
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.ensemble import Ensemble
 from tlkit.tracking import local_model
@@ -42,8 +42,7 @@ def opened_model(address: str) -> Iterator[Path]:
         try:
             yield folder
         except (OSError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
             raise UserError(
-                f"model={address} is no model of this suite ({reason}); give the model that a "
-                "run of baseline, head or finetune left: runs:/RUN_ID/model"
+                f"model={address} is no model of this suite ({reason(error)}); give the model "
+                "that a run of baseline, head or finetune left: runs:/RUN_ID/model"
             ) from error

@@ -1,10 +1,7 @@
 """Compare a window of served requests with the validation pictures, and alarm."""
 
-import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,8 +10,9 @@ from tlkit.deployment.models import opened_model
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.canvas import save
-from tlkit.evaluation.drift import LIGHT, Finding, Sample, drift, psi_reading
+from tlkit.evaluation.drift import Finding, Sample, drift, psi_reading
 from tlkit.evaluation.drift_figure import drift_figure
+from tlkit.files import write_json
 from tlkit.mlflow_faults import without_password
 from tlkit.serving.classifier import Description
 from tlkit.serving.ensemble import member_folders
@@ -73,13 +71,10 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
         findings = drift(reference, window, len(classes), alpha=settings.alpha)
         alarm = any(finding.alarm for finding in findings)
         title = f"the newest {len(window)} requests against {len(reference)} validation pictures"
-        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-            folder = Path(name)
+        with tracker.folder() as folder:
             save(drift_figure(reference, window, findings, classes, title), folder / "drift.png")
             facts = [asdict(finding) for finding in findings]
-            text = json.dumps({"alarm": alarm, "findings": facts}, indent=2)
-            (folder / "drift.json").write_text(text + "\n", encoding="utf-8")
-            tracker.artifacts(folder)
+            write_json(folder / "drift.json", {"alarm": alarm, "findings": facts})
         for finding in findings:
             slug = finding.name.replace(" ", "_")
             tracker.metrics(
@@ -87,7 +82,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
             )
         tracker.metrics({"drift/alarm": float(alarm), "drift/requests": float(len(window))})
         verdict = _verdict(findings, settings.alpha)
-        remark = "".join(f" {text}" for text in _remarks(findings, requests))
+        remark = "".join(f" {text}" for text in _remarks(requests))
         link = tracker.artifact_link("drift.png")
         tracker.describe(f"**{verdict}**{remark}\n\n{title}.\n\n![drift]({link})")
     return MonitorReport(f"{title}\n{_table(findings)}\n{verdict}{remark}", alarm)
@@ -98,8 +93,8 @@ def _watched(model: str) -> Watched:
         classes = Description.load(member_folders(folder)[0]).classes
         if not (folder / REFERENCE_FILE).exists():
             raise UserError(
-                f"model={model} has no reference (it is of before that was saved); watch the model "
-                "of a newer run of baseline, head, finetune or ensemble"
+                f"model={model} has no reference; watch the model that a run of baseline, head, "
+                "finetune or ensemble left"
             )
         known = Reference.load(folder)
         sample = Sample(known.predicted, known.confidence, known.embedding, known.light)
@@ -107,8 +102,8 @@ def _watched(model: str) -> Watched:
 
 
 def _requests(settings: MonitorSettings, watched: Watched) -> Requests:
-    """Those of the model that is watched, and those that do not say whose they are: an earlier
-    version logged them."""
+    """Those of the model that is watched, and those that do not say whose they are: a model
+    without a reference answered them."""
     served_by = None if settings.served_by == "any" else settings.served_by
     log, since = without_password(settings.log), seconds_of(settings.since)
     model = watched.identity
@@ -147,14 +142,11 @@ def _check(entries: Sequence[Entry], watched: Watched, log: str) -> None:
 
 
 def _sample(entries: Sequence[Entry]) -> Sample:
-    light = [
-        (entry.brightness, entry.contrast) for entry in entries if entry.brightness is not None
-    ]
     return Sample(
         np.array([entry.predicted for entry in entries]),
         np.array([entry.confidence for entry in entries]),
         np.array([list(entry.embedding) for entry in entries]).reshape(len(entries), -1),
-        np.array(light, dtype=np.float64).reshape(-1, len(LIGHT)),
+        np.array([(entry.brightness, entry.contrast) for entry in entries]),
     )
 
 
@@ -173,7 +165,7 @@ def _table(findings: Sequence[Finding]) -> str:
     return columns(rows)
 
 
-def _remarks(findings: Sequence[Finding], requests: Requests) -> list[str]:
+def _remarks(requests: Requests) -> list[str]:
     """Sentences on what the look did not take in, or could not tell."""
     said = []
     unnamed = sum(entry.model is None for entry in requests.entries)
@@ -181,13 +173,8 @@ def _remarks(findings: Sequence[Finding], requests: Requests) -> list[str]:
         said.append(f"Requests that another model answered, left out: {requests.others:,}.")
     if unnamed:
         said.append(
-            f"Of {unnamed:,} of these requests it is not known which model answered: an earlier "
-            "version logged them."
-        )
-    if not {*LIGHT} <= {finding.name for finding in findings}:
-        said.append(
-            "Brightness and contrast are not compared: the model, or what logged these requests, "
-            "is of before they were kept."
+            f"Of {unnamed:,} of these requests it is not known which model answered: it has no "
+            "reference."
         )
     return said
 

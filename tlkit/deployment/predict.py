@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,15 +52,13 @@ def run_predict(settings: PredictSettings) -> str:
     with run("predict", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)
-        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-            folder = Path(name)
+        with tracker.folder() as folder:
             tally = _classify(folder, ensemble, given, settings)
             if tally.known:
                 title = "predict: pictures in folders called after a class"
                 figure = confusion_matrix(tally.confusion, ensemble.classes, title)
                 save(figure, folder / "confusion_matrix.png")
             tracker.metrics(tally.metrics())
-            tracker.artifacts(folder)
             if output is not None:
                 with disk_faults_told(output):
                     shutil.copytree(folder, output, dirs_exist_ok=True)

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from filelock import FileLock
 
@@ -13,7 +11,7 @@ from tlkit.deployment.settings import PromoteSettings
 from tlkit.deployment.tested import Shared, shared, tested
 from tlkit.errors import UserError
 from tlkit.evaluation.comparison import PairedComparison, compare_paired
-from tlkit.files import scratch_folder
+from tlkit.files import scratch_folder, write_json
 from tlkit.registry import Registered, register_model, run_of_model
 from tlkit.tracking import Tracker, run
 
@@ -99,10 +97,8 @@ def _compared(
     found = compare_paired(both.candidate, both.reference, both.labels, confidence=confidence)
     facts = asdict(found) | {"pictures": len(both.names), "left_out": both.left_out}
     tracker.metrics({f"promote/{name}": float(value) for name, value in facts.items()})
-    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-        text = json.dumps({**versions, **facts}, indent=2)
-        (Path(folder) / "comparison.json").write_text(text + "\n", encoding="utf-8")
-        tracker.artifacts(Path(folder))
+    with tracker.folder() as folder:
+        write_json(folder / "comparison.json", {**versions, **facts})
     return decide(found, confidence)
 
 

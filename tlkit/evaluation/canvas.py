@@ -97,8 +97,8 @@ def draw_picture(
         figure.add_artist(outline)
 
 
-def panels(figure: Figure, count: int, height: float, bottom: float = 0.0) -> list[Axes]:
-    """Axes side by side in a band of `height` inches that begins `bottom` inches up.
+def panels(figure: Figure, count: int, height: float) -> list[Axes]:
+    """Axes side by side in a band of `height` inches at the foot of a figure.
 
     Their margins are fixed, with room for a label and numbers of seven characters: an automatic
     layout measures every text twice, which takes as long as drawing it.
@@ -110,8 +110,8 @@ def panels(figure: Figure, count: int, height: float, bottom: float = 0.0) -> li
         count,
         left=left / width,
         right=1 - right / width,
-        bottom=(bottom + below) / full,
-        top=(bottom + height - above) / full,
+        bottom=below / full,
+        top=(height - above) / full,
         wspace=between / ((width - left - right - between * (count - 1)) / count),
     )
     return [figure.add_subplot(grid[0, place]) for place in range(count)]

@@ -8,7 +8,7 @@ burst or film are not, and alarm too often.
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,8 +39,7 @@ class Sample:
 
     predicted: integer (n,). confidence: float (n,) in 0..1, of the predicted class. embedding:
     float (n, k), the pooled features along the first k principal directions of the validation
-    features; k may be 0. light: float (m, 2) in 0..1, brightness and contrast of those of the
-    pictures that have them; m may be 0.
+    features; k may be 0. light: float (m, 2) in 0..1, brightness and contrast of m of the pictures.
 
     Raises ValueError where these do not fit or are not finite.
     """
@@ -48,7 +47,7 @@ class Sample:
     predicted: NDArray[np.integer]
     confidence: NDArray[np.floating]
     embedding: NDArray[np.floating]
-    light: NDArray[np.floating] = field(default_factory=lambda: np.empty((0, 2)))
+    light: NDArray[np.floating]
 
     def __post_init__(self) -> None:
         n = len(self)
@@ -103,8 +102,6 @@ class Finding:
 def drift(reference: Sample, window: Sample, classes: int, *, alpha: float = 0.01) -> list[Finding]:
     """Class mix, confidence, brightness, contrast and embedding of `window` against `reference`.
 
-    Brightness and contrast are left out where one of the two has none.
-
     classes: predictions are 0..classes-1. alpha: without drift, the highest rate of looks with any
     alarm at all, 0.001..0.5. The rate is a mean over references: looks at one and the same
     reference share its luck, the more so the smaller it is beside the window: of 20 references of
@@ -156,7 +153,7 @@ def numeric_pairs(
         }
 
     old, new = numbers(reference), numbers(window)
-    return [(name, old[name], new[name]) for name in old if len(old[name]) and len(new[name])]
+    return [(name, old[name], new[name]) for name in old]
 
 
 def population_stability_index(reference_counts: ArrayLike, window_counts: ArrayLike) -> float:

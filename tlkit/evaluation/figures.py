@@ -47,38 +47,20 @@ _WORST = 3
 _MOST = 100
 
 
-def curves(
-    history: Sequence[Mapping[str, float]], title: str, best_epoch: int | None = None
-) -> Figure:
+def curves(history: Sequence[Mapping[str, float]], title: str, best_epoch: int) -> Figure:
     """Loss, accuracy and learning rates (log scale) over epochs, train against validation.
 
-    history: one mapping per epoch with "epoch" and any of "train/loss", "val/loss",
-    "train/accuracy", "val/accuracy" (0..1), "lr/head", "lr/backbone". A panel without values is
-    left out. best_epoch: the epoch whose weights were kept; None takes the lowest "val/loss",
-    the first of equals, and marks nothing where there is none.
-
-    Raises ValueError where the history holds none of these keys.
+    history: one mapping per epoch with "epoch", "train/loss", "val/loss", "train/accuracy",
+    "val/accuracy" (0..1), "lr/head" and, where it trains, "lr/backbone". best_epoch: the epoch
+    whose weights were kept.
     """
-    shown = {
-        name: [line for line in lines if any(line[0] in row for row in history)]
-        for name, lines in _PANELS.items()
-    }
-    shown = {name: lines for name, lines in shown.items() if lines}
-    if not shown:
-        raise ValueError(f"nothing to draw in a history of {len(history)} epochs")
-    if best_epoch is None:
-        losses = [
-            (row["val/loss"], row["epoch"])
-            for row in history
-            if math.isfinite(row.get("val/loss", math.nan))
-        ]
-        best_epoch = int(min(losses)[1]) if losses else None
-    width = 4.7 * len(shown)
+    width = 4.7 * len(_PANELS)
     heading = Heading(title, [], width)
     figure = blank(width, 4 + heading.height)
     heading.draw(figure)
-    for ax, (name, lines) in zip(panels(figure, len(shown), 4), shown.items(), strict=True):
-        _draw_panel(ax, name, lines, history, best_epoch)
+    for ax, (name, lines) in zip(panels(figure, len(_PANELS), 4), _PANELS.items(), strict=True):
+        there = [line for line in lines if line[0] in history[0]]
+        _draw_panel(ax, name, there, history, best_epoch)
     return figure
 
 
@@ -87,14 +69,14 @@ def _draw_panel(
     name: str,
     lines: Sequence[tuple[str, str, str, str, str]],
     history: Sequence[Mapping[str, float]],
-    best_epoch: int | None,
+    best_epoch: int,
 ) -> None:
     is_rate = name == "learning rate"
     for key, label, colour, style, marker in lines:
-        points = {int(row["epoch"]): row[key] for row in history if key in row}
+        points = {int(row["epoch"]): row[key] for row in history}
         if is_rate:
             label += f": highest {max(points.values()):.2g}"
-        elif best_epoch in points:
+        else:
             best = points[best_epoch]
             label += f": {percent(best) if name == 'accuracy' else f'{best:.3f}'}"
             ax.plot(best_epoch, best, "o", ms=13, mfc="none", mec=colour, mew=1.5)
@@ -102,33 +84,30 @@ def _draw_panel(
             marker = ""
         x, y = list(points), list(points.values())
         ax.plot(x, y, style, color=colour, marker=marker, ms=5, lw=1.8, label=label)
-    if best_epoch is not None:
-        ax.axvline(best_epoch, color=DIM, lw=1.2, ls=":")
+    ax.axvline(best_epoch, color=DIM, lw=1.2, ls=":")
     epochs = [int(row["epoch"]) for row in history]
     ax.set(title=name, xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
     ax.xaxis.set_major_locator(
         FixedLocator(epochs) if len(epochs) <= 12 else MaxNLocator(integer=True)
     )
     if is_rate:
-        _log_axis(ax, [row[key] for row in history for key, *_ in lines if key in row])
+        _log_axis(ax, [row[key] for row in history for key, *_ in lines])
     if name == "loss":  # "1.0941" says more than "+1.094" beside the title
         ax.ticklabel_format(axis="y", useOffset=False)
     if name == "accuracy":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-    heading = None if is_rate or best_epoch is None else f"at the best epoch, {best_epoch}"
+    heading = None if is_rate else f"at the best epoch, {best_epoch}"
     ax.legend(title=heading, title_fontsize=9, fontsize=9, framealpha=0.85, edgecolor="none")
 
 
 def _log_axis(ax: Axes, rates: Sequence[float]) -> None:
-    """Whole decades, so that a constant rate has a labelled tick too; a rate of 0 has no log."""
-    positive = [rate for rate in rates if rate > 0]
-    if positive:
-        low, high = math.log10(min(positive)), math.log10(max(positive))
-        ax.set_yscale("log")
-        ax.set_ylim(10 ** math.floor(low) / 1.6, 10 ** math.ceil(high) * 1.6)
-        ax.yaxis.set_minor_locator(NullLocator())
+    """Whole decades, so that a constant rate has a labelled tick too."""
+    low, high = math.log10(min(rates)), math.log10(max(rates))
+    ax.set_yscale("log")
+    ax.set_ylim(10 ** math.floor(low) / 1.6, 10 ** math.ceil(high) * 1.6)
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def confusion_matrix(matrix: NDArray[np.integer], classes: Sequence[str], title: str) -> Figure:

@@ -18,6 +18,8 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from tlkit.evaluation.calibration import reliability
+
 ROW_SUM_TOLERANCE = 1e-3
 SUMMARY_ROWS = ("accuracy", "macro avg", "weighted avg")
 
@@ -32,15 +34,8 @@ def classification_metrics(
     `auroc` is nan where the labels hold a single class: it is not defined there.
     """
     probabilities, labels = _checked(probabilities, labels)
-    predicted = probabilities.argmax(axis=1)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, predicted, average="weighted", zero_division=0
-    )
     return {
-        "accuracy": float(np.mean(predicted == labels)),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
+        **metrics_of_confusion(confusion(probabilities, labels)),
         "loss": _log_loss(probabilities, labels),
         "ece": expected_calibration_error(probabilities, labels),
         "auroc": _auroc(probabilities, labels),
@@ -67,8 +62,6 @@ def confusion(
 
 def confusion_json(matrix: NDArray[np.integer], classes: Sequence[str]) -> dict[str, Any]:
     """The confusion matrix as JSON can hold it, with the meaning of its axes."""
-    if matrix.shape != (len(classes), len(classes)):
-        raise ValueError(f"matrix {matrix.shape} does not fit {len(classes)} classes")
     return {
         "classes": list(classes),
         "matrix": matrix.tolist(),
@@ -130,13 +123,9 @@ def expected_calibration_error(
     """
     if bins < 1:
         raise ValueError(f"bins = {bins}: needs at least 1")
-    probabilities, labels = _checked(probabilities, labels)
-    confidences = probabilities.max(axis=1)
-    hits = (probabilities.argmax(axis=1) == labels).astype(np.float64)
-    inner_edges = np.arange(1, bins) / bins
-    bin_of = np.digitize(confidences, inner_edges, right=True)
-    gaps = np.bincount(bin_of, weights=hits - confidences, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    found = reliability(*_checked(probabilities, labels), bins)
+    gaps = np.abs(found.accuracy - found.confidence)
+    return float(np.nansum(found.count * gaps) / len(labels))
 
 
 def _log_loss(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

@@ -114,11 +114,7 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
 
     tiles: the mistakes to show. wrong: how many mistakes there are in all, on `total` pictures;
     the heading says both, also where there are none.
-
-    Raises ValueError for a tile that is no mistake, or for more tiles than `wrong`.
     """
-    if any(tile.true == tile.predicted for tile in tiles) or len(tiles) > wrong:
-        raise ValueError(f"{len(tiles)} tiles, not all of them among the {wrong} mistakes")
     if wrong == 0:
         remark = f"no mistakes on {total} pictures"
     elif wrong == 1:

@@ -1,8 +1,6 @@
 """Runs against one another on the same test pictures: a run called `compare`, and its report."""
 
 import csv
-import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +14,7 @@ from tlkit.evidence.page import Report, write_report
 from tlkit.evidence.pairs import Pair, compare_all, verdict
 from tlkit.evidence.settings import CompareSettings
 from tlkit.evidence.shown import show_mistakes, show_side_by_side
+from tlkit.files import write_json
 from tlkit.runs import data_of, log_dataset
 from tlkit.tracking import Tracker, run
 
@@ -55,11 +54,9 @@ def run_compare(settings: CompareSettings) -> str:
             ),
             mistakes=show_mistakes(runs, data.manifest, config.max_pixels),
         )
-        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-            folder = Path(name)
+        with tracker.folder() as folder:
             write_report(report, folder / "report.html")
             _write_files(folder, runs, pairs, costs, report.verdict)
-            tracker.artifacts(folder)
         _log(tracker, runs, pairs, report.verdict)
     return f"{report.verdict}\nThe report: artifact report.html of run {tracker.run_id}"
 
@@ -82,7 +79,7 @@ def _write_files(
             for pair in pairs
         ],
     }
-    (folder / "comparison.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "comparison.json", content)
     with (folder / "pictures.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "right_by", *(f"right_{one.name}" for one in runs)])

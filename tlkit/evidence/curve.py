@@ -1,7 +1,6 @@
 """Learning from less: accuracy against the number of training pictures, as a run called `curve`."""
 
 import csv
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,11 +79,9 @@ def run_curve(config: Config) -> str:
             for phase in PHASES
         }
         said = _said(curves)
-        with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-            folder = Path(name)
+        with tracker.folder() as folder:
             save(learning_curves(curves), folder / "curve.png")
             _write(folder / "curve.csv", points)
-            tracker.artifacts(folder)
         for point in points:
             tracker.metrics({f"{point.phase}/test_accuracy": point.accuracy}, step=point.pictures)
         link = tracker.artifact_link("curve.png")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tlkit.data.datasets import OneView, PictureDataset, Plain, SeveralViews, loader
+from tlkit.data.datasets import OneView, PictureDataset, SeveralViews, loader
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.transforms import AUGMENTATION_REVISION, Views
 from tlkit.features.prefix import PASS, Frozen
@@ -47,7 +47,7 @@ class Pictures:
 
     def plain(self, split: str, batches: Batches) -> Iterator[Batch]:
         """Pictures of a split in their plain view: float32 (N, 3, H, W) and int64 (N,)."""
-        return self._load(self.manifest.of(split), Plain(self.views.preprocessing), batches)
+        return self._load(self.manifest.of(split), OneView(self.views, None), batches)
 
     def several(
         self, split: str, views: Sequence[int | None], batches: Batches
@@ -62,7 +62,7 @@ class Pictures:
     def _load(
         self,
         pictures: tuple[Picture, ...],
-        render: Plain | OneView | SeveralViews,
+        render: OneView | SeveralViews,
         batches: Batches,
     ) -> Iterator[Batch]:
         dataset = PictureDataset(self.manifest.root, pictures, render, self.max_pixels)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tlkit.data.transforms import Preprocessing
+from tlkit.errors import reason
 from tlkit.features.compilers import (
     INDUCTOR,
     ONNX_RUNTIME,
@@ -262,7 +263,7 @@ class Prefix:
         try:
             list(self.outputs(inputs, start, [depth for depth in depths if depth < start]))
         except Exception as error:  # whatever the compiler of this machine comes up with
-            return " ".join(str(error).split())[:200] or type(error).__name__
+            return reason(error)
         return ""
 
     def rows(self, outputs: Tensor) -> Tensor:

@@ -131,8 +131,8 @@ class Entry:
         self.key = key
         self.path = path
         # The records, by slot, of the rows that this process has checked, or written itself; zeros
-        # for others. Of an entry that another process began anew, they hold for a row of the same
-        # content in the same slot alone, which is then not checked again.
+        # for others. Where another process began the entry anew, a row of the same content in the
+        # same slot still counts as checked.
         self._checked = bytearray()
 
     def read(self, names: Sequence[str]) -> Rows:

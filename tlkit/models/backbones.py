@@ -10,7 +10,7 @@ from timm.data.config import resolve_data_config
 from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, reason
 
 # What architectures raise for a size that they cannot take.
 _MISFITS = (
@@ -172,10 +172,9 @@ def _check_size(model: nn.Module, backbone: str, image_size: int) -> None:
 def _misfit(backbone: str, image_size: int, error: Exception) -> UserError:
     config = timm.get_pretrained_cfg(backbone)
     own = f"its own size, {config.input_size[-1]}" if config else "its own size"
-    reason = " ".join(str(error).split())[:150] or type(error).__name__
     return UserError(
-        f"image_size={image_size} does not fit backbone={backbone} ({reason}); leave it out for "
-        + own
+        f"image_size={image_size} does not fit backbone={backbone} ({reason(error)}); "
+        f"leave it out for {own}"
     )
 
 

@@ -19,7 +19,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, reason
 from tlkit.files import expanded
 from tlkit.models.backbones import architecture, build, classifier_path
 from tlkit.models.units import units
@@ -142,7 +142,7 @@ def _read_safetensors(path: Path) -> Any:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
-            f"weights={path} cannot be read as safetensors ({_first_line(error)}); "
+            f"weights={path} cannot be read as safetensors ({reason(error)}); "
             "the file is damaged or another format: get it again"
         ) from error
 
@@ -168,7 +168,7 @@ def _read_pickle(path: Path) -> Any:
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError) as error:
         raise UserError(
-            f"weights={path} cannot be read ({_first_line(error)}); "
+            f"weights={path} cannot be read ({reason(error)}); "
             "the file is damaged or another format: get it again"
         ) from error
 
@@ -252,7 +252,7 @@ def _from_hub(model: nn.Module, backbone: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"weights=auto: those of backbone={backbone} could not be loaded from timm's hub "
-            f"({_first_line(error)}); {ways_out}"
+            f"({reason(error)}); {ways_out}"
         ) from error
     return donor.state_dict()
 
@@ -279,7 +279,3 @@ def _reachable(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

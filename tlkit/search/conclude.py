@@ -2,7 +2,6 @@
 
 import csv
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -65,12 +64,10 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
     settle_runs(study, parent)
     if not studies.is_running(study):  # elsewhere, where the time given is longer
         _end_what_was_killed(parent, own)
-    with tempfile.TemporaryDirectory(prefix="tlkit-") as name:
-        folder = Path(name)
+    with parent.folder() as folder:
         _write_trials(folder / "trials.csv", study, search.space)
         search.space.of_trial(best).write(folder / "best.yaml")
         captions = write_figures(study, folder, _objectives(search.config))
-        parent.artifacts(folder)
     summary = _summary(study, best, search.config)
     chosen = [best]
     default = studies.default_trial(study)

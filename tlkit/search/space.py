@@ -50,7 +50,10 @@ _REFUSED = {
         "a trial trains the backbone, not the baseline",
     ),
     **dict.fromkeys(
-        ("init_from", "engine", "device", "threads", "loader_workers"),
+        (
+            *("init_from", "engine", "device", "compile", "threads", "loader_workers"),
+            *("store_gigabytes", "clear"),
+        ),
         "it says how a trial is computed, not what is trained",
     ),
     **dict.fromkeys(

@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, reason
 
 # A worker that was killed is noticed after this long, and its trial is tried again once.
 HEARTBEAT_SECONDS, GRACE_SECONDS = 5, 20
@@ -163,9 +163,8 @@ def _url(address: str) -> URL:
 
 
 def _unreachable(url: URL, error: BaseException) -> UserError:
-    reason = " ".join(str(error.__cause__ or error).split())[:200]
     shown = url.render_as_string(hide_password=True)
     return UserError(
-        f"storage={shown} cannot be used: {reason}; "
+        f"storage={shown} cannot be used: {reason(error.__cause__ or error)}; "
         "check that the server runs and the name is right, or use storage=auto"
     )

@@ -137,8 +137,8 @@ def _take(search: Search, turn: ExitStack) -> None:
         for number in taken:
             studies.give_back(study, number)
         raise
-    # Optuna's answers where another worker has ended the trial: to a report, to an error and to a
-    # result.
+    # What Optuna raises where another worker has ended the trial meanwhile: on a report, on an
+    # error and on a result.
     except (UpdateFinishedTrialError, ValueError, AssertionError):
         trials = study.get_trials(deepcopy=False)
         if not any(studies.state(trials[number]) == "interrupted" for number in taken):

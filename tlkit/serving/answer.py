@@ -271,10 +271,10 @@ class Served:
                     self.ensemble.classes[best],
                     float(row[best]),
                     [float(value) for value in embedding[index]],
+                    float(light[index, 0]),
+                    float(light[index, 1]),
                     **(vars(routes[index]) if routes else {}),
                     picture=asked.pictures[index] if with_pictures else None,
-                    brightness=float(light[index, 0]),
-                    contrast=float(light[index, 1]),
                     model=self.model,
                 )
             )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tlkit.data.images import read_picture
 from tlkit.data.transforms import Preprocessing, Views
+from tlkit.files import write_json
 from tlkit.models.backbones import create_model, to_channels_last
 from tlkit.models.baseline import BaselineCNN
 from tlkit.serving.predict import predict_probabilities
@@ -79,8 +80,7 @@ class Classifier:
     def save(self, folder: Path) -> None:
         """Write the two files into an existing folder."""
         save_model(self.model, str(folder / WEIGHTS_FILE))
-        text = json.dumps(asdict(self.description), indent=2)
-        (folder / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / DESCRIPTION_FILE, asdict(self.description))
 
     @classmethod
     def load(cls, folder: Path) -> "Classifier":

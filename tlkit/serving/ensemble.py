@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from tlkit.data.images import UnreadablePicture, read_picture
+from tlkit.files import write_json
 from tlkit.serving.classifier import BATCH, Classifier
 
 ENSEMBLE_FILE = "ensemble.json"
@@ -81,8 +82,7 @@ class Ensemble:
         for name, member in zip(names, self.members, strict=True):
             (folder / name).mkdir()
             member.save(folder / name)
-        text = json.dumps({"members": names}, indent=2)
-        (folder / ENSEMBLE_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / ENSEMBLE_FILE, {"members": names})
 
     @classmethod
     def load(cls, folder: Path) -> "Ensemble":

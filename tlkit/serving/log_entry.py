@@ -21,9 +21,8 @@ class Entry:
         share: of the requests that the challenger is to get, for a router.
         picture: its bytes, where they are to be logged.
         brightness: mean of the luma that the network sees, 0..1.
-        contrast: its standard deviation; like the brightness, None in logs of earlier versions.
-        model: which one answered, as `identity` names it; None where it has no reference, and in
-            logs of earlier versions.
+        contrast: its standard deviation.
+        model: which one answered, as `identity` names it; None where it has no reference.
     """
 
     time: float
@@ -32,10 +31,10 @@ class Entry:
     class_name: str
     confidence: float
     embedding: Sequence[float]
+    brightness: float
+    contrast: float
     served_by: str | None = None
     key: str | None = None
     share: float | None = None
     picture: bytes | None = None
-    brightness: float | None = None
-    contrast: float | None = None
     model: str | None = None

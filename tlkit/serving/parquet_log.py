@@ -23,12 +23,12 @@ _SCHEMA = pa.schema(
         "class_name": pa.string(),
         "confidence": pa.float64(),
         "embedding": pa.list_(pa.float64()),
+        "brightness": pa.float64(),
+        "contrast": pa.float64(),
         "served_by": pa.string(),
         "key": pa.string(),
         "share": pa.float64(),
         "picture": pa.binary(),
-        "brightness": pa.float64(),
-        "contrast": pa.float64(),
         "model": pa.string(),
     }
 )

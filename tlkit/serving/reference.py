@@ -1,7 +1,7 @@
 """What a model said of its validation pictures: what later requests are compared with."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,7 @@ class Reference:
         predicted: int64 (n,).
         confidence: float64 (n,) in 0..1, after calibration.
         embedding: float64 (n, k).
-        light: float64 (m, 2), brightness and contrast of m <= n of the pictures; none of them for
-            a model that was saved before they were kept.
+        light: float64 (m, 2), brightness and contrast of m <= n of the pictures.
     """
 
     mean: NDArray[np.float64]
@@ -33,7 +32,7 @@ class Reference:
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float64]
     embedding: NDArray[np.float64]
-    light: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
+    light: NDArray[np.float64]
 
     def project(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Features (n, d) as embeddings, float64 (n, k)."""

@@ -1,14 +1,12 @@
 """The request log in a database: SQLite or PostgreSQL."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import (
     Column,
     ColumnElement,
-    Connection,
     Float,
     Integer,
     LargeBinary,
@@ -16,7 +14,7 @@ from sqlalchemy import (
     String,
     Table,
 )
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import JSON
 
@@ -36,12 +34,10 @@ _requests = Table(
     Column("key", String(MAX_KEY), index=True),
     Column("share", Float),
     Column("picture", LargeBinary),
-    Column("brightness", Float),
-    Column("contrast", Float),
+    Column("brightness", Float, nullable=False),
+    Column("contrast", Float, nullable=False),
     Column("model", String(255)),
 )
-# What a table that an earlier version made does not have.
-_LATER = ("brightness", "contrast", "model")
 
 
 class SqlLog:
@@ -72,19 +68,11 @@ class SqlLog:
         self._made = True
 
     def _make(self) -> None:
-        """The table, and columns that it lacks; by several servers at once, maybe."""
+        """The table, if it is not there; by several servers at once, maybe."""
         with self._engine.begin() as connection:
             connection.execute(CreateTable(_requests, if_not_exists=True))
             for index in _requests.indexes:
                 connection.execute(CreateIndex(index, if_not_exists=True))
-            missing = _missing(connection)
-        for name in missing:
-            kind = _requests.c[name].type.compile(self._engine.dialect)
-            # Another server may have been faster; whatever else is wrong, the next entry says.
-            with suppress(DBAPIError), self._engine.begin() as connection:
-                connection.execute(
-                    sqlalchemy.text(f"ALTER TABLE {_requests.name} ADD COLUMN {name} {kind}")
-                )
 
     def read(
         self,
@@ -102,14 +90,12 @@ class SqlLog:
             served_by: only those that this model of a router answered.
             model: only those of this model, and those that do not say whose they are.
         """
+        columns = [column for column in _requests.c if column.name not in ("id", "picture")]
+        query = sqlalchemy.select(*columns).where(*_wanted(since, served_by))
+        if model is not None:
+            query = query.where(_requests.c.model.is_(None) | (_requests.c.model == model))
+        query = query.order_by(_requests.c.id.desc()).limit(last)
         with self._engine.connect() as connection:
-            missing = _missing(connection)
-            unread = {"id", "picture", *missing}
-            columns = [column for column in _requests.c if column.name not in unread]
-            query = sqlalchemy.select(*columns).where(*_wanted(since, served_by))
-            if model is not None and "model" not in missing:
-                query = query.where(_requests.c.model.is_(None) | (_requests.c.model == model))
-            query = query.order_by(_requests.c.id.desc()).limit(last)
             rows = list(connection.execute(query).mappings())
         return [Entry(**row) for row in reversed(rows)]
 
@@ -118,8 +104,6 @@ class SqlLog:
         wanted = (*_wanted(since, served_by), _requests.c.model != model)
         query = sqlalchemy.select(sqlalchemy.func.count(_requests.c.id)).where(*wanted)
         with self._engine.connect() as connection:
-            if "model" in _missing(connection):
-                return 0
             return int(connection.execute(query).scalar_one())
 
     def assignments(self, *, since: float = 0.0) -> list[tuple[str, str, float]]:
@@ -142,12 +126,3 @@ def _wanted(since: float, served_by: str | None) -> list[ColumnElement[bool]]:
     """Entries from a time on, and of one of a router's models where that is named."""
     wanted = [_requests.c.time >= since]
     return wanted if served_by is None else [*wanted, _requests.c.served_by == served_by]
-
-
-def _missing(connection: Connection) -> list[str]:
-    """Columns that a table which an earlier version made lacks."""
-    inspector = sqlalchemy.inspect(connection)
-    if not inspector.has_table(_requests.name):
-        return []
-    present = {column["name"] for column in inspector.get_columns(_requests.name)}
-    return [name for name in _LATER if name not in present]
