@@ -94,7 +94,7 @@ def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
 def _compared(
     both: Shared, confidence: float, versions: Mapping[str, str | None], tracker: Tracker
 ) -> Verdict:
-    found = compare_paired(both.candidate, both.reference, both.labels, confidence=confidence)
+    found = compare_paired(both.candidate, both.reference, confidence=confidence)
     facts = asdict(found) | {"pictures": len(both.names), "left_out": both.left_out}
     tracker.metrics({f"promote/{name}": float(value) for name, value in facts.items()})
     with tracker.folder() as folder:

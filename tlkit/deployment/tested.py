@@ -51,14 +51,12 @@ class Shared:
 
     Attributes:
         names: sha256 of each picture.
-        labels: int64 (n,), for stratification alone.
         candidate: bool (n,), whether the first run was right.
         reference: bool (n,), whether the second one was.
         left_out: how many test pictures only one of them has.
     """
 
     names: tuple[str, ...]
-    labels: NDArray[np.int64]
     candidate: NDArray[np.bool_]
     reference: NDArray[np.bool_]
     left_out: int
@@ -76,20 +74,17 @@ def shared(candidate: Tested, reference: Tested) -> Shared:
             f"runs {candidate.run_id} and {reference.run_id} share no test picture; "
             "train the candidate on data whose test split holds the champion's"
         )
-    truths = [candidate.said[name][0] for name in names]
-    if truths != [reference.said[name][0] for name in names]:
+    if any(candidate.said[name][0] != reference.said[name][0] for name in names):
         raise UserError(
             f"runs {candidate.run_id} and {reference.run_id} give a picture to different classes; "
             "models of the same classes wanted"
         )
-    classes = {name: index for index, name in enumerate(sorted(set(truths)))}
 
     def right(of: Tested) -> NDArray[np.bool_]:
         return np.array([of.said[name][0] == of.said[name][1] for name in names])
 
     return Shared(
         names,
-        np.array([classes[truth] for truth in truths], dtype=np.int64),
         right(candidate),
         right(reference),
         len(set(candidate.said) ^ set(reference.said)),

@@ -34,7 +34,6 @@ class PairedComparison:
 def compare_paired(
     candidate: NDArray[np.bool_],
     reference: NDArray[np.bool_],
-    labels: NDArray[np.integer],
     *,
     confidence: float = 0.95,
     repeats: int = 10_000,
@@ -42,34 +41,28 @@ def compare_paired(
 ) -> PairedComparison:
     """Two classifiers on the same n >= 1 pictures.
 
-    candidate, reference: bool (n,), whether each was right. labels: integer (n,), the true class.
-    The interval is the percentile bootstrap (Efron & Tibshirani 1993, section 13.3) of pictures
-    within their classes, both answers to a picture kept together. It is approximate, too narrow
-    for classes of few pictures. The tests are exact (McNemar 1947, with the binomial distribution
-    of the pictures that one of the two got right); both p-values are 1 where there is none.
+    candidate, reference: bool (n,), whether each was right. The interval is the percentile
+    bootstrap (Efron & Tibshirani 1993, section 13.3) of all pictures, both answers to a picture
+    kept together; drawn within their classes, it would be far too narrow for classes of few
+    pictures. It is approximate, and without width where no picture tells the two apart. The tests
+    are exact (McNemar 1947, with the binomial distribution of the pictures that one of the two got
+    right); both p-values are 1 where there is none.
     """
-    _check(candidate, reference, labels)
+    _check(candidate, reference)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}: needs 0 < confidence < 1")
     if repeats < 1:
         raise ValueError(f"repeats = {repeats}: needs at least 1")
-    n = len(labels)
+    n = len(candidate)
     gains = candidate.astype(np.int64) - reference
-    _, class_of = np.unique(labels, return_inverse=True)
-    # Rows are classes; columns count the pictures that only the reference got right, that both or
-    # neither did, and that only the candidate did.
-    table = np.bincount(3 * class_of + gains + 1, minlength=3 * (class_of.max() + 1)).reshape(-1, 3)
-
-    # Drawing a class's pictures with replacement draws these three counts, and they are enough.
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros(repeats, dtype=np.int64)
-    for row in table:
-        worse, _, better = rng.multinomial(row.sum(), row / row.sum(), size=repeats).T
-        drawn += better - worse
+    # The pictures that only the reference got right, that both or neither did, and that only the
+    # candidate did. Drawing pictures with replacement draws these three counts.
+    counts = np.bincount(gains + 1, minlength=3)
+    worse, _, better = np.random.default_rng(seed).multinomial(n, counts / n, size=repeats).T
     tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn / n, [tail, 1 - tail])
+    low, high = np.quantile((better - worse) / n, [tail, 1 - tail])
 
-    only_reference, _, only_candidate = (int(count) for count in table.sum(axis=0))
+    only_reference, _, only_candidate = (int(count) for count in counts)
     discordant = only_candidate + only_reference
     p_value = p_better = 1.0
     if discordant:
@@ -130,18 +123,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _check(
-    candidate: NDArray[np.bool_], reference: NDArray[np.bool_], labels: NDArray[np.integer]
-) -> None:
+def _check(candidate: NDArray[np.bool_], reference: NDArray[np.bool_]) -> None:
     if candidate.ndim != 1 or not candidate.size:
         raise ValueError(f"candidate has shape {candidate.shape}: needs (n >= 1,)")
-    n = len(candidate)
-    for name, array, kind, words in (
-        ("candidate", candidate, np.bool_, "bool"),
-        ("reference", reference, np.bool_, "bool"),
-        ("labels", labels, np.integer, "integers"),
-    ):
-        if array.shape != (n,):
-            raise ValueError(f"{name} has shape {array.shape}: needs ({n},), the candidate's")
-        if not np.issubdtype(array.dtype, kind):
-            raise ValueError(f"{name} is {array.dtype}: needs {words}")
+    if reference.shape != candidate.shape:
+        raise ValueError(
+            f"reference has shape {reference.shape}: needs {candidate.shape}, the candidate's"
+        )
+    for name, array in (("candidate", candidate), ("reference", reference)):
+        if array.dtype != np.bool_:
+            raise ValueError(f"{name} is {array.dtype}: needs bool")

@@ -40,7 +40,7 @@ class Pair:
 def compare_all(runs: Sequence[Gathered]) -> list[Pair]:
     """Every two of the runs, the later one as the candidate."""
     twos = list(combinations(runs, 2))
-    found = [compare_paired(b.right, a.right, a.labels) for a, b in twos]
+    found = [compare_paired(b.right, a.right) for a, b in twos]
     adjusted = holm([each.p_value for each in found])
     return [
         Pair(
