@@ -69,6 +69,12 @@ def test_pairs_are_those_of_statsmodels() -> None:
     assert [pair.p_holm for pair in pairs] == pytest.approx(list(adjusted))
 
 
+def test_what_is_asked_for_each_picture_is_computed_once() -> None:
+    one = three_runs()[0]
+    assert one.right is one.right
+    assert one.predicted is one.predicted
+
+
 def test_the_verdict_names_what_is_better_and_what_is_not_told_apart() -> None:
     runs = three_runs()
     text = verdict(runs, compare_all(runs))

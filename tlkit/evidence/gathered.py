@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,13 @@ class Gathered:
     history: Sequence[Mapping[str, float]]
     check: Mapping[str, Any]
 
-    @property
+    @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """int64 (n,)."""
         predicted: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return predicted
 
-    @property
+    @cached_property
     def right(self) -> NDArray[np.bool_]:
         """bool (n,)."""
         return np.equal(self.predicted, self.labels)
