@@ -8,6 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
+from tlkit import outcome
+from tlkit.evaluation.calibration import rescale
 from tlkit.evaluation.metrics import (
     accuracy_interval,
     classification_metrics,
@@ -51,6 +53,23 @@ def test_metrics_equal_scikit_learn(classes: int) -> None:
     assert seen["auroc"] == pytest.approx(
         sk.roc_auc_score(labels, scores, multi_class="ovr", average="weighted")
     )
+
+
+def test_a_run_computes_its_test_metrics_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, labels = predictions(300, 3)
+    before = classification_metrics(rescale(probabilities, 1 / 1.7), labels)
+    computed = []
+
+    def counted(*data: NDArray[np.generic]) -> dict[str, float]:
+        computed.append(data)
+        return classification_metrics(*data)
+
+    monkeypatch.setattr(outcome, "classification_metrics", counted)
+    tested = outcome.Outcome([], probabilities, labels, ["a", "b", "c"], 1.7)
+    for name in ("loss", "ece"):
+        assert tested.metrics[f"test/{name}_uncalibrated"] == pytest.approx(before[name])
+        assert tested.metrics[f"test/{name}"] != pytest.approx(before[name])
+    assert len(computed) == 1
 
 
 def test_weighted_averages_by_hand() -> None:

@@ -4,6 +4,7 @@ import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from tlkit.evaluation.metrics import (
     classification_metrics,
     confusion,
     confusion_json,
+    expected_calibration_error,
+    log_loss,
     per_class_report,
 )
 from tlkit.evaluation.tiles import (
@@ -72,15 +75,14 @@ class Outcome:
     classes: Sequence[str]
     temperature: float
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, float]:
         """`test/accuracy`, its interval and the others of the contract; loss and ece also
         uncalibrated."""
         values = classification_metrics(self.probabilities, self.labels)
-        before = classification_metrics(
-            rescale(self.probabilities, 1 / self.temperature), self.labels
-        )
-        values |= {f"{name}_uncalibrated": before[name] for name in ("loss", "ece")}
+        before = rescale(self.probabilities, 1 / self.temperature)
+        values["loss_uncalibrated"] = log_loss(before, self.labels)
+        values["ece_uncalibrated"] = expected_calibration_error(before, self.labels)
         values["accuracy_low"], values["accuracy_high"] = self.interval
         return {f"test/{name}": value for name, value in values.items()}
 

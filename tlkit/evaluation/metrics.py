@@ -36,7 +36,7 @@ def classification_metrics(
     probabilities, labels = _checked(probabilities, labels)
     return {
         **metrics_of_confusion(confusion(probabilities, labels)),
-        "loss": _log_loss(probabilities, labels),
+        "loss": log_loss(probabilities, labels),
         "ece": expected_calibration_error(probabilities, labels),
         "auroc": _auroc(probabilities, labels),
     }
@@ -128,7 +128,9 @@ def expected_calibration_error(
     return float(np.nansum(found.count * gaps) / len(labels))
 
 
-def _log_loss(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+def log_loss(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Mean negative log-likelihood, in nats."""
+    probabilities, labels = _checked(probabilities, labels)
     of_truth = probabilities[np.arange(len(labels)), labels]
     # A probability of 0 would make one picture's loss infinite, and the mean with it.
     return float(-np.log(np.clip(of_truth, np.finfo(np.float64).eps, 1.0)).mean())
