@@ -314,7 +314,13 @@ def test_the_newest_run_of_all_says_which_data_are_compared(experiment: str) -> 
 
 
 def test_predictions_come_back_whatever_the_names(experiment: str, tmp_path: Path) -> None:
-    rows = [{"path": "test/odd\r\n.png", "label": "c\nd", "predicted": 'a|b,"\n'}]
+    names = ["c\nd", 'a|b,"\n', "NA", "01"]
+    values = [f"probability_{name}" for name in names]
+    rows = [
+        {"path": f"test/odd\r\n{place}.png", "label": name, "predicted": names[place - 1]}
+        | dict(zip(values, np.roll([0.123456789, 0, 1, 1e-300], place), strict=True))
+        for place, name in enumerate(names)
+    ]
     left = tmp_path / "left"
     left.mkdir()
     with (left / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
@@ -323,7 +329,7 @@ def test_predictions_come_back_whatever_the_names(experiment: str, tmp_path: Pat
         writer.writerows(rows)
     with tracking.run("head", system_metrics=False) as tracker:
         tracker.artifacts(left)
-    assert predictions(tracker.run_id) == rows
+    assert predictions(tracker.run_id).to_dict("records") == rows
 
 
 def test_points_of_a_learning_curve_are_not_the_newest(

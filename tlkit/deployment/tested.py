@@ -1,15 +1,18 @@
 """What runs said of their test pictures, for a comparison on those that they share."""
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from tlkit.data.manifest import read
 from tlkit.errors import UserError
 from tlkit.tracking import downloaded
+
+_NAMES = ("path", "label", "predicted")
 
 
 @dataclass(frozen=True)
@@ -28,21 +31,25 @@ def tested(run_id: str) -> Tested:
     """
     with downloaded(run_id, "data/manifest.csv") as path:
         hashes = {picture.path: picture.sha256 for picture in read(path, Path()).of("test")}
-    said = {hashes[row["path"]]: (row["label"], row["predicted"]) for row in predictions(run_id)}
-    return Tested(run_id, said)
+    rows = predictions(run_id, _NAMES).itertuples(index=False)
+    return Tested(run_id, {hashes[row.path]: (row.label, row.predicted) for row in rows})
 
 
-def predictions(run_id: str) -> list[dict[str, str]]:
-    """The rows of a run's `predictions.csv`.
+def predictions(run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A run's `predictions.csv`, all of it or these columns: names as text, probabilities as the
+    very numbers that are written there.
 
     Raises:
         UserError: no such run, or one that left none.
     """
-    with (
-        downloaded(run_id, "predictions.csv") as path,
-        path.open(encoding="utf-8", newline="") as file,  # a name may hold any line break
-    ):
-        return list(csv.DictReader(file))
+    with downloaded(run_id, "predictions.csv") as path:
+        return pd.read_csv(
+            path,
+            usecols=columns,
+            dtype=dict.fromkeys(_NAMES, str),  # a class may be called 01,
+            keep_default_na=False,  # or NA
+            float_precision="round_trip",
+        )
 
 
 @dataclass(frozen=True)

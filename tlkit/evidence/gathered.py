@@ -176,17 +176,17 @@ def gather(runs: Sequence[Known]) -> list[Gathered]:
 
 def _gather(one: Known, name: str) -> Gathered:
     phase = one.tags[PHASE_TAG]
-    rows = predictions(one.run_id)
-    columns = [column for column in rows[0] if column.startswith("probability_")]
+    table = predictions(one.run_id)
+    columns = [column for column in table if column.startswith("probability_")]
     classes = [column.removeprefix("probability_") for column in columns]
     return Gathered(
         name=name,
         phase=phase,
         run_id=one.run_id,
         metrics=one.metrics,
-        paths=tuple(row["path"] for row in rows),
-        labels=np.array([classes.index(row["label"]) for row in rows], dtype=np.int64),
-        probabilities=np.array([[float(row[column]) for column in columns] for row in rows]),
+        paths=tuple(table["path"]),
+        labels=np.array([classes.index(label) for label in table["label"]], dtype=np.int64),
+        probabilities=table[columns].to_numpy(np.float64),
         temperature=one.metrics.get("temperature", 1.0),
         history=[] if phase == "ensemble" else _json(one.run_id, "history.json"),
         check=_json(one.run_id, "gradcam_check.json", missing={}),
