@@ -8,6 +8,7 @@ import pytest
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, hypergeom, ks_2samp
+from sklearn.decomposition import PCA
 from test_figures import AWKWARD, assert_legible, words
 
 from tlkit.evaluation.drift import (
@@ -18,6 +19,8 @@ from tlkit.evaluation.drift import (
     quantile_stability_index,
 )
 from tlkit.evaluation.drift_figure import drift_figure
+from tlkit.serving.reference import DIRECTIONS
+from tlkit.serving.reference import reference as reference_of
 
 CLASSES = 5
 LOOKS = 200
@@ -40,6 +43,34 @@ def rows(of: Sample, chosen: NDArray[np.integer]) -> Sample:
     return Sample(
         of.predicted[chosen], of.confidence[chosen], of.embedding[chosen], of.light[chosen]
     )
+
+
+@pytest.mark.parametrize("pictures", [400, 25])
+def test_a_reference_sums_features_up_in_their_principal_directions(
+    pictures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = np.random.default_rng(0).normal(size=(pictures, 40)) * np.geomspace(100, 1, 40)
+    expected = PCA(DIRECTIONS, svd_solver="full").fit(features).components_
+    tall = []
+    plain = np.linalg.svd
+
+    def svd(matrix: NDArray[np.float64], **options: bool) -> object:
+        tall.append(len(matrix) > matrix.shape[1])
+        return plain(matrix, **options)
+
+    monkeypatch.setattr(np.linalg, "svd", svd)
+    found = reference_of(features, np.full((pictures, 2), 0.5), np.zeros((0, 2)))
+    np.testing.assert_allclose(np.abs(found.directions.T @ expected.T), np.eye(8), atol=1e-9)
+    np.testing.assert_array_equal(found.embedding, found.project(features))
+    assert tall == [False]  # thousands of pictures would take minutes
+
+
+@pytest.mark.parametrize("pictures", [1, 30])
+def test_a_reference_of_features_that_are_all_the_same(pictures: int) -> None:
+    found = reference_of(np.ones((pictures, 20)), np.full((pictures, 2), 0.5), np.zeros((0, 2)))
+    kept = found.directions.shape[1]
+    np.testing.assert_allclose(found.directions.T @ found.directions, np.eye(kept), atol=1e-12)
+    assert not found.embedding.any()
 
 
 def alarms(reference: Sample, window: Sample, classes: int = CLASSES) -> list[str]:

@@ -69,7 +69,13 @@ def reference(
     """For features (n, d), calibrated probabilities (n, classes), and light (m, 2)."""
     rows = np.asarray(features, dtype=np.float64)
     mean = rows.mean(axis=0)
-    _, _, directions = np.linalg.svd(rows - mean, full_matrices=False)
+    centred = rows - mean
+    # The product, (d, d), has the same directions: less work where there are more pictures.
+    _, _, directions = (
+        np.linalg.svd(centred.T @ centred, hermitian=True)
+        if len(rows) > len(mean)
+        else np.linalg.svd(centred, full_matrices=False)
+    )
     # The sign of a direction is free; fixed, the same training gives the same file.
     largest = np.abs(directions).argmax(axis=1)
     signs = np.sign(directions[np.arange(len(directions)), largest])
@@ -79,6 +85,6 @@ def reference(
         kept,
         probabilities.argmax(axis=1).astype(np.int64),
         probabilities.max(axis=1).astype(np.float64),
-        (rows - mean) @ kept,
+        centred @ kept,
         light,
     )
