@@ -86,7 +86,9 @@ def test_a_curve_is_a_point_for_each_phase_and_share(
     entry: Entry, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = str(make_folder())
-    assert entry("curve", "--data", pictures, "--fractions", "1, 0.5", "--head_lr", "0.02") == 0
+    shares = "1, 0.5, 0.49, 0.48"  # the last three of which are the same 6 pictures a class
+    assert entry("curve", "--data", pictures, "--fractions", shares, "--head_lr", "0.02") == 0
+    assert "just the pictures of a larger one: 0.49, 0.48." in capsys.readouterr().out
     runs = {run.info.run_id: run for run in mlflow.search_runs(output_format="list")}
     (parent,) = (run for run in runs.values() if run.info.run_name == "curve")
     children = [run for run in runs.values() if run is not parent]

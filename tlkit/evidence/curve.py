@@ -37,6 +37,9 @@ class Point:
 def run_curve(config: Config) -> str:
     """Train each phase on each of the `fractions`, `seeds` times, as children of one run.
 
+    Where classes are small, several fractions may give the very same pictures: of those the largest
+    alone is trained on, and the rest are told.
+
     Returns:
         The accuracies as a table, and what they say.
 
@@ -54,11 +57,18 @@ def run_curve(config: Config) -> str:
         log_dataset(tracker, config, data)
         build_network("head", config, data.manifest.classes)  # refuses before the baseline
         points: list[Point] = []
+        left_out: list[str] = []
+        seeds = range(config.seed, config.seed + config.seeds)
         # The larger part first: it holds the smaller ones, whose outputs are then stored.
         for fraction in reversed(config.fractions_in_order):
+            parts = [thinned(data, fraction, seed) for seed in seeds]
+            pictures = len(parts[0].manifest.of("train"))  # and in the others as many
+            if points and points[-1].pictures == pictures:
+                left_out.append(f"{fraction:g}")
+                continue
             for phase in PHASES:
                 results = []
-                for seed in range(config.seed, config.seed + config.seeds):
+                for seed, part in zip(seeds, parts, strict=True):
                     one = replace(
                         config,
                         seed=seed,
@@ -66,9 +76,8 @@ def run_curve(config: Config) -> str:
                         data_seed=config.pictures_seed,
                         train_fraction=fraction,
                     )
-                    part = thinned(data, fraction, seed)
                     results.append(run_phase(phase, one, data=part, parent=tracker.run_id).metrics)
-                points.append(_point(phase, len(part.manifest.of("train")), results))
+                points.append(_point(phase, pictures, results))
         points.sort(key=lambda point: (point.pictures, PHASES.index(point.phase)))
         curves = {
             phase: [
@@ -79,6 +88,11 @@ def run_curve(config: Config) -> str:
             for phase in PHASES
         }
         said = _said(curves)
+        if left_out:
+            rest = ", ".join(left_out)
+            said += (
+                f"\nFractions left out, for they give just the pictures of a larger one: {rest}."
+            )
         with tracker.folder() as folder:
             save(learning_curves(curves), folder / "curve.png")
             _write(folder / "curve.csv", points)
