@@ -515,8 +515,8 @@ EXIT_CODES: Mapping[int, str] = {
 }
 
 VARIABLES: Mapping[str, str] = {
-    "TLKIT_CACHE": "folder for downloads, unpacked archives, drawn pictures and stored outputs; "
-    "unset: the user's cache folder",
+    "TLKIT_CACHE": "folder for downloads, unpacked archives, drawn pictures, stored outputs "
+    "and what audits saw; unset: the user's cache folder",
     "TLKIT_REQUEST_LOG": "where a served model logs what it is asked, `sqlite:///FILE`, "
     "`postgresql+psycopg://USER@HOST/NAME` or `parquet:///FOLDER`; `none`: nowhere; "
     "unset: nowhere, and a router to `requests.db` in its folder",

@@ -22,6 +22,7 @@ from PIL import Image
 from tlkit.data import manifest as manifests
 from tlkit.data import near
 from tlkit.data.audit import AuditReport, audit
+from tlkit.data.images import read_picture
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.near import NEAR_DISTANCE, near_groups, near_hashes
 from tlkit.data.sources import Source, SourceFile, open_source
@@ -57,12 +58,13 @@ def looked_at(
         val_fraction=0.2,
         test_fraction=0.2,
         workers=workers,
+        looks=root.parent / "looks",
     )
 
 
-def refused(root: Path, reason: str) -> None:
+def refused(root: Path, reason: str, max_pixels: int = 10_000) -> None:
     with pytest.raises(UserError, match=reason) as error:
-        looked_at(root)
+        looked_at(root, max_pixels=max_pixels)
     assert "\n" not in str(error.value)
 
 
@@ -173,6 +175,33 @@ def test_report_and_manifest_repeat_for_any_number_of_workers(tmp_path: Path) ->
     assert parsed["quarantined"] == [{"path": "cat/empty.jpg", "reason": "empty file"}]
     assert parsed["summary"] == report.summary
     assert str(tmp_path) not in report.to_json()
+
+
+def test_a_second_audit_decodes_what_changed_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = data_set(tmp_path / "d", all=60)  # 120: more than are written at once
+    Image.new("RGB", (64, 64), "red").save(root / "cat" / "flat.png")
+    (root / "cat" / "text.jpg").write_text("no picture")
+    decoded = []
+
+    def counted(data: bytes, max_pixels: int) -> Image.Image:
+        decoded.append(data)
+        return read_picture(data, max_pixels)
+
+    monkeypatch.setattr("tlkit.data.looks.read_picture", counted)
+    first = looked_at(root, workers=3)
+    assert len(decoded) == 122
+    assert looked_at(root, workers=3) == first
+    assert decoded[122:] == [b"no picture"]
+    photo(1000).save(root / "cat" / "3.jpg")
+    changed, _ = looked_at(root)
+    assert len(decoded) == 125
+    assert changed.digest != first[0].digest
+    refused(root, "no readable picture", max_pixels=5000)
+    monkeypatch.setattr("tlkit.data.looks._PACKAGES", ("numpy",))
+    looked_at(root)
+    assert len(decoded) == 125 + 2 * 122
 
 
 def test_hashes_are_those_of_the_imagehash_package(tmp_path: Path) -> None:
@@ -445,7 +474,7 @@ def test_ctrl_c_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: pytest.M
         time.sleep(0.02)
         return photo(len(calls))
 
-    monkeypatch.setattr("tlkit.data.audit.read_picture", slow)
+    monkeypatch.setattr("tlkit.data.looks.read_picture", slow)
     # A shell ignores the signal for what it runs in the background, such as this test.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -465,6 +494,7 @@ def test_source_without_files(tmp_path: Path) -> None:
             val_fraction=0.1,
             test_fraction=0.1,
             workers=1,
+            looks=tmp_path / "looks",
         )
 
 
@@ -540,5 +570,6 @@ def test_source_files_need_not_be_on_one_level(tmp_path: Path) -> None:
         val_fraction=0.2,
         test_fraction=0.2,
         workers=2,
+        looks=tmp_path / "other looks",
     )
     assert manifest.digest == looked_at(root)[0].digest

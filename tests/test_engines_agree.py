@@ -31,7 +31,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     folder = tmp_path_factory.mktemp("engines")
     found, _ = audit(
         open_source(str(make_pictures(folder / "pictures", counts=(9, 3, 5))), folder, 0), seed=0,
-        max_pixels=10**6, val_fraction=0.1, test_fraction=0.1, workers=1,
+        max_pixels=10**6, val_fraction=0.1, test_fraction=0.1, workers=1, looks=folder / "looks",
     )  # fmt: skip
     return found
 

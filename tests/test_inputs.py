@@ -19,7 +19,7 @@ from tlkit.models.backbones import create_model, data_config
 def pictures(make_folder: MakeFolder, tmp_path: Path) -> Pictures:
     manifest, _ = audit(
         open_source(str(make_folder()), tmp_path, 0), seed=0, max_pixels=10**6,
-        val_fraction=0.1, test_fraction=0.1, workers=1,
+        val_fraction=0.1, test_fraction=0.1, workers=1, looks=tmp_path / "looks",
     )  # fmt: skip
     model = create_model("test_resnet", num_classes=2, dropout=0.0, image_size=32)
     views = Views(Preprocessing(data_config(model)), "recipe", 0)

@@ -69,7 +69,7 @@ def prefix_of(model: nn.Module, depth: int, *also: int) -> Prefix:
 def pictures_of(root: Path, cache: Path, model: nn.Module, **changes: object) -> Pictures:
     manifest, _ = audit(
         open_source(str(root), cache, 0), seed=0, max_pixels=10**6,
-        val_fraction=0.1, test_fraction=0.1, workers=1,
+        val_fraction=0.1, test_fraction=0.1, workers=1, looks=cache / "looks",
     )  # fmt: skip
     views = Views(Preprocessing(data_config(model)), "recipe", 0)
     pictures = Pictures(manifest, views, count=2, max_pixels=10**6, workers=0, pin=False)

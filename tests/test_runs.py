@@ -409,7 +409,7 @@ def test_finetune_takes_the_frozen_outputs_from_what_head_stored(
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_cache_is_shown_and_cleared(
-    entry: Entry, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+    entry: Entry, make_folder: MakeFolder, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert entry("head", "--data", str(make_folder())) == 0
     capsys.readouterr()
@@ -418,8 +418,11 @@ def test_the_cache_is_shown_and_cleared(
     # The pooled features of two splits, and the cut that finetune will want.
     assert shown.count("test_resnet") == 4
     assert "4 entries" in shown
+    assert re.search(r"0\.\d MB of at most 1,074 MB on what the audit saw .*looks.sqlite$", shown)
+    assert (own_cache / "looks.sqlite").exists()
     assert entry("cache", "--clear", "yes") == 0
     assert "Freed" in capsys.readouterr().out
+    assert not (own_cache / "looks.sqlite").exists()
     assert entry("cache") == 0
     assert "0 entries, 0.0 MB" in capsys.readouterr().out
 

@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from tlkit.config import Config
 from tlkit.data.audit import AuditReport, audit
+from tlkit.data.looks import MAX_BYTES
 from tlkit.data.manifest import Manifest
 from tlkit.data.samples import samples
 from tlkit.data.sources import open_source
@@ -75,6 +76,9 @@ from tlkit.training.loop import Result
 
 PACKAGE = Path(__file__).parent
 
+# In the cache: the file that remembers what audits saw.
+LOOKS = "looks.sqlite"
+
 # Validation pictures whose brightness and contrast the reference holds.
 MOST_LIT = 500
 
@@ -116,6 +120,7 @@ def prepare_data(config: Config) -> Data:
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
         workers=machine_for(config).workers,
+        looks=cache_folder() / LOOKS,
     )
     print(of_audit(report), file=sys.stderr)
     return thinned(Data(manifest, report), config.train_fraction, config.pictures_seed)
@@ -331,16 +336,26 @@ def run_suite(config: Config) -> list[PhaseResult]:
 
 
 def run_cache(config: Config) -> str:
-    """Show the stored outputs of frozen parts, as a run called `cache`, and delete them if wanted.
+    """Show the stored outputs of frozen parts and what audits saw, as a run called `cache`, and
+    delete both if wanted.
 
     Returns:
         The listing, and what was freed.
     """
     with run("cache", system_metrics=False) as tracker:
         store = open_store(cache_folder() / "features", config.store_gigabytes)
-        listing = of_store(store)
+        looks = cache_folder() / LOOKS
+        size = looks.stat().st_size if looks.exists() else 0
+        listing = (
+            f"{of_store(store)}\n{size / 1e6:,.1f} MB of at most {MAX_BYTES / 1e6:,.0f} MB on what "
+            f"the audit saw in pictures in {looks}"
+        )
         if config.clear == "yes":
-            listing += f"\nFreed {store.clear() / 1e6:,.1f} MB."
+            freed = store.clear()
+            with suppress(OSError):  # Windows: in use; or another user's
+                looks.unlink(missing_ok=True)
+                freed += size
+            listing += f"\nFreed {freed / 1e6:,.1f} MB."
         tracker.describe(f"```\n{listing}\n```")
     return listing
 

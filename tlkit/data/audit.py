@@ -10,13 +10,12 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
-from tlkit.data.images import SUFFIXES, UnreadablePicture, read_bytes, read_picture
+from tlkit.data.images import SUFFIXES, UnreadablePicture, read_bytes
+from tlkit.data.looks import Looks
 from tlkit.data.manifest import SPLITS, Manifest, Picture
 from tlkit.data.near import near_groups, near_hashes
 from tlkit.data.sources import Source, SourceFile
@@ -26,7 +25,6 @@ from tlkit.files import utf8
 
 MAX_UNREADABLE = 0.1
 MAX_IMBALANCE = 10
-FLAT = 3.0  # grey levels, standard deviation at 32x32: less holds nothing a hash could tell apart
 MAX_LISTED = 1000  # near pairs; a film cut into frames has millions
 
 
@@ -117,13 +115,15 @@ def audit(
     val_fraction: float,
     test_fraction: float,
     workers: int,
+    looks: Path,
 ) -> tuple[Manifest, AuditReport]:
     """Read every file once, and keep what can be trained on.
 
     Unreadable files are left out. Of the same content in two splits the copy in test stays, then
     the one in val. A split that the source does not have is drawn from the training pictures
     (`hold_out_alike`), `val_fraction` or `test_fraction` of them. `workers` threads read; the
-    result does not depend on their number.
+    result does not depend on their number, nor on `looks`, the file that remembers what an earlier
+    audit saw in the same content.
 
     Raises UserError for fewer than two classes, a class without a readable picture or missing from
     a split, and more than MAX_UNREADABLE of the files unreadable.
@@ -135,7 +135,7 @@ def audit(
             f"{source.root} has {found}; two classes or more are needed; check that each class has "
             "a folder of its own"
         )
-    seen, unreadable = _read_all(source, max_pixels, workers)
+    seen, unreadable = _read_all(source, max_pixels, workers, looks)
     _refuse_unreadable(source, classes, seen, unreadable)
     kept, dropped = _without_leaks(seen)
     fractions = _missing(source, {"val": val_fraction, "test": test_fraction})
@@ -200,20 +200,20 @@ def _report(
 
 
 def _read_all(
-    source: Source, max_pixels: int, workers: int
+    source: Source, max_pixels: int, workers: int, looks: Path
 ) -> tuple[list[_Seen], list[tuple[SourceFile, str]]]:
     """The readable pictures, and the other files with the reason why not."""
 
     def read(file: SourceFile) -> _Seen | tuple[SourceFile, str]:
         try:
-            return _see(source.root, file, max_pixels)
+            return _see(source.root, file, max_pixels, remembered)
         except UnreadablePicture as error:
             return file, str(error)
 
     # Threads, because Pillow lets go of the interpreter while it decodes: 1,400 photos on 2 cores
     # took 2.6 s, against 2.0 s with forked and 4.5 s with spawned processes. A ThreadPool, because
     # Ctrl-C does not wait for its queue.
-    with ThreadPool(max(1, workers)) as pool:
+    with Looks(looks, max_pixels) as remembered, ThreadPool(max(1, workers)) as pool:
         results = list(
             tqdm(
                 pool.imap(read, source.files, chunksize=8),
@@ -227,19 +227,15 @@ def _read_all(
     return seen, [result for result in results if not isinstance(result, _Seen)]
 
 
-def _see(root: Path, file: SourceFile, max_pixels: int) -> _Seen:
+def _see(root: Path, file: SourceFile, max_pixels: int, remembered: Looks) -> _Seen:
     if utf8(file.path) != file.path:
         raise UnreadablePicture("its name is not UTF-8")
     if "\r" in file.path:
         raise UnreadablePicture("its name has a carriage return")
     data = read_bytes(root / file.path, max_pixels)
-    picture = read_picture(data, max_pixels)
-    small = picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
-    look = None
-    if np.asarray(small).std() >= FLAT:
-        bits = imagehash.phash(small).hash  # 8x8 of the lowest frequencies of 32x32 pixels
-        look = int.from_bytes(np.packbits(bits).tobytes())
-    return _Seen(file, sha256(data).hexdigest(), picture.format or "", look)
+    digest = sha256(data).hexdigest()
+    look = remembered.of(data, digest)
+    return _Seen(file, digest, look.content, look.bits)
 
 
 def _refuse_unreadable(
