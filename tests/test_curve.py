@@ -23,9 +23,13 @@ def manifest(count: int) -> Manifest:
     return Manifest(Path(), ("a", "b", "c"), tuple(pictures))
 
 
-def test_a_share_is_stratified_and_holds_the_smaller_ones() -> None:
+def test_a_share_is_stratified_and_holds_the_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = manifest(90)
-    some, more = whole.thinned(0.1, 0), whole.thinned(0.5, 0)
+    walks, of = [], Manifest.of
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "of", lambda self, split: walks.append(split) or of(self, split))
+        some, more = whole.thinned(0.1, 0), whole.thinned(0.5, 0)
+    assert len(walks) == 2 * 3  # and not one more for each class
     assert some.counts()["train"] == {"a": 3, "b": 3, "c": 3}
     assert set(some.of("train")) < set(more.of("train")) < set(whole.of("train"))
     assert some.of("val") == whole.of("val")

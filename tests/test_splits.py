@@ -86,6 +86,24 @@ def test_a_picture_copied_often_stays_for_training_where_others_can_be_held_out(
         assert sorted(splits[5:]) == ["test", "val"]
 
 
+class Compared(str):
+    """A label that counts how often it is compared."""
+
+    times = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return str.__eq__(self, other)
+
+
+def test_each_picture_is_looked_at_once_however_many_classes() -> None:
+    labels = [Compared(index % 100) for index in range(1000)]
+    splits = hold_out(labels, [str(index) for index in range(1000)], FRACTIONS, seed=0)
+    assert Counter(splits) == {"train": 600, "val": 200, "test": 200}
+    assert Compared.times <= 1000
+
+
 def test_one_split_alone() -> None:
     splits = hold_out(["cat"] * 10, [str(index) for index in range(10)], {"val": 0.1}, seed=0)
     assert Counter(splits) == {"val": 1, "train": 9}

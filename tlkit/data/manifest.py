@@ -65,8 +65,10 @@ class Manifest:
         that it keeps about its length: what differs is what there is to learn from, not how long
         is learned."""
         kept = [picture for picture in self.pictures if picture.split != "train"]
-        for label in range(len(self.classes)):
-            members = [picture for picture in self.of("train") if picture.label == label]
+        of_class: list[list[Picture]] = [[] for _ in self.classes]
+        for picture in self.of("train"):
+            of_class[picture.label].append(picture)
+        for members in of_class:
             # By content, so that neither names nor other pictures change who is drawn.
             members.sort(key=lambda p: hashlib.sha256(f"{seed} {p.sha256}".encode()).digest())
             kept += members[: max(1, round(fraction * len(members)))]

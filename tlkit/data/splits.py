@@ -65,16 +65,18 @@ def hold_out(
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    owner = {group: min(labels[index] for index in indices) for group, indices in members.items()}
+    queues: dict[str, list[str]] = {}
+    for group, indices in members.items():
+        queues.setdefault(min(labels[index] for index in indices), []).append(group)
     splits = ["train"] * len(labels)
-    for label in sorted(set(owner.values())):
-        queue = [group for group in members if owner[group] == label]
+    for queue in queues.values():
         queue.sort(key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
         total = sum(len(members[group]) for group in queue)
         for place, (split, fraction) in enumerate(fractions.items()):
             kept = len(fractions) - place
-            for group in _take(queue, members, _share(fraction, total), kept):
-                queue.remove(group)
+            taken = set(_take(queue, members, _share(fraction, total), kept))
+            queue = [group for group in queue if group not in taken]
+            for group in taken:
                 for index in members[group]:
                     splits[index] = split
     return splits
