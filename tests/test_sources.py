@@ -85,6 +85,17 @@ def test_one_folder_a_class_with_folders_below(tmp_path: Path) -> None:
     }
 
 
+def test_a_folder_of_classes_may_have_the_same_folders_in_each(tmp_path: Path) -> None:
+    names = [f"d/train/{label}/images/1.jpg" for label in "abc"]
+    names += [f"d/val/{label}/{side}/1.jpg" for label in "abc" for side in ("left", "right")]
+    fill(tmp_path, names)
+    assert found(opened(tmp_path / "d", tmp_path)) == {
+        (name.removeprefix("d/"), name.split("/")[2], name.split("/")[1]) for name in names
+    }
+    without_splits = opened(tmp_path / "d" / "train", tmp_path)
+    assert found(without_splits) == {(f"{label}/images/1.jpg", label, None) for label in "abc"}
+
+
 def test_kaggle_names_with_an_unlabelled_test_folder(tmp_path: Path) -> None:
     names = ["train/cat.0.jpg", "train/dog.0.jpg", "train/dog.12.jpg", "test1/1.jpg", "notes.csv"]
     source = opened(fill(tmp_path / "d", names), tmp_path)
@@ -201,7 +212,7 @@ def test_bad_layouts(tmp_path: Path) -> None:
     (fill(tmp_path / "e", ["train/cat/1.jpg", "train/dog/2.jpg"]) / "train" / "bird").mkdir()
     told(tmp_path / "e", tmp_path, r"class folder .*bird is empty")
     names = [f"{split}/{label}/1.jpg" for split in ("training", "testing") for label in "ab"]
-    told(fill(tmp_path / "f", names), tmp_path, "if they are splits, call them train")
+    told(fill(tmp_path / "f", names), tmp_path, "hold the folders a, b; .* splits, call them train")
     fill(tmp_path / "h", [f"{label}/1.jpg" for label in ("bike", "bus", "car", "tram", "train")])
     told(tmp_path / "h", tmp_path, r"not used are bike, bus, car, \.\.\.: expected are train, val")
     told(tmp_path / "h", tmp_path, "where train is a class and no split, put .* a folder train")

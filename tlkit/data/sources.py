@@ -168,7 +168,7 @@ def _read_classes(
             f"the class folder {folder / empty[0]} is empty; every class needs pictures in every "
             "split; add some, or remove the folder if it is no class"
         )
-    else:
+    elif split is None:
         _refuse_hidden_splits(folder, list(classes))
     if names and classes:
         where = "the top folder" if folder == root else f"{folder.relative_to(root).as_posix()}/"
@@ -253,13 +253,14 @@ def _refuse_doubles(root: Path, folders: list[str]) -> None:
 
 
 def _refuse_hidden_splits(folder: Path, classes: list[str]) -> None:
-    """Folders that all hold the same folders and no files are splits by another name."""
+    """Folders that all hold the same folders, two or more, and no files are splits by another name.
+    One alone, as in CLASS/images/1.jpg, is no class: there would be nothing to tell it from."""
     inner = [visible_entries(folder / name) for name in classes]
     if len(inner) > 1 and not any(files for _, files in inner):
         shared = set.intersection(*(set(folders) for folders, _ in inner))
-        if shared:
+        if len(shared) > 1:
             raise UserError(
-                f"the folders {', '.join(classes[:3])} of {folder} all hold a folder "
-                f"{min(shared)}; expected are {LAYOUTS}; if they are splits, call them train, val "
-                "and test, if they are classes, put the pictures straight into them"
+                f"the folders {_some(classes)} of {folder} all hold the folders "
+                f"{_some(sorted(shared))}; expected are {LAYOUTS}; if they are splits, call them "
+                "train, val and test, if they are classes, put them into a folder train"
             )
