@@ -149,7 +149,7 @@ def write_outcome(
     """
     classes = outcome.classes
     matrix = confusion(outcome.probabilities, outcome.labels)
-    write_json(folder / "confusion_matrix.json", confusion_json(matrix, classes))
+    (folder / "confusion_matrix.json").write_text(confusion_json(matrix, classes), encoding="utf-8")
     report = per_class_report(outcome.probabilities, outcome.labels, classes)
     write_json(folder / "classification_report.json", report)
     _write_predictions(folder / "predictions.csv", outcome, columns)

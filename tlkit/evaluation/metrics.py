@@ -5,6 +5,7 @@ Every function takes `probabilities`, float (n, c) with rows that sum to 1, and 
 predicted class is the most probable one, the first of equals.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,14 +61,19 @@ def confusion(
     return np.asarray(matrix, dtype=np.int64)
 
 
-def confusion_json(matrix: NDArray[np.integer], classes: Sequence[str]) -> dict[str, Any]:
-    """The confusion matrix as JSON can hold it, with the meaning of its axes."""
-    return {
-        "classes": list(classes),
-        "matrix": matrix.tolist(),
-        "rows": "true",
-        "columns": "predicted",
-    }
+def confusion_json(matrix: NDArray[np.integer], classes: Sequence[str]) -> str:
+    """The confusion matrix as JSON, with the meaning of its axes; a row a line, for 1,000 classes
+    have a million counts."""
+    rows = ",\n    ".join(json.dumps(row) for row in matrix.tolist())
+    return f"""{{
+  "classes": {json.dumps(list(classes))},
+  "matrix": [
+    {rows}
+  ],
+  "rows": "true",
+  "columns": "predicted"
+}}
+"""
 
 
 def metrics_of_confusion(matrix: NDArray[np.integer]) -> dict[str, float]:
