@@ -68,14 +68,25 @@ def drift_figure(
     differ most.
 
     findings: what `drift` says of the two samples. Beyond 15 classes the 12 whose shares differ
-    most are shown, the others as one. A panel with an alarm says so and stands in a heavy frame.
+    most are drawn, and what the others have together is said: its bar would make theirs invisible.
+    A panel with an alarm says so and stands in a heavy frame.
     """
     by_name = {finding.name: finding for finding in findings}
     pairs = numeric_pairs(reference, window)
     directions = [name for name, *_ in pairs[len(pairs) - reference.directions :]]
     calm = sorted(directions, key=lambda name: by_name[name].p_value)[_DIRECTIONS:]
     drawn = [pair for pair in pairs if pair[0] not in calm]
-    names, shares = _shown(reference, window, classes)
+    n = len(classes)
+    shares = np.stack([np.bincount(s.predicted, minlength=n) / len(s) for s in (reference, window)])
+    shown = _differing_most(shares)
+    names = [shorten(classes[i], *_NAME) for i in shown]
+    remarks = _remarks(reference, window, findings)
+    if len(shown) < n:
+        of_reference, of_window = 100 * np.delete(shares, shown, axis=1).sum(axis=1)
+        remarks.append(
+            f"Of {n:,} classes the {len(shown)} that differ most are drawn; the others have "
+            f"{of_reference:.1f} % of the reference and {of_window:.1f} % of the window."
+        )
 
     columns = min(_COLUMNS, len(drawn))
     rows = math.ceil(len(drawn) / columns)
@@ -83,7 +94,7 @@ def drift_figure(
     width = widest + 0.3 + _MIX_WIDTH + columns * (_LABELS + _PANEL[0])
     mix_height = _ROW * len(names) + 1.1
     body = max(rows * _PANEL[1], mix_height)
-    heading = Heading(title, _remarks(reference, window, findings), width)
+    heading = Heading(title, remarks, width)
     height = _LEGEND + body + heading.height
     figure = blank(width, height)
     heading.draw(figure)
@@ -92,7 +103,7 @@ def drift_figure(
     )
     grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[_MIX_WIDTH, *columns * _PANEL[:1]])
     mix = figure.add_subplot(grid[: math.ceil(mix_height / _PANEL[1]), 0])
-    _draw_mix(mix, names, shares, len(classes))
+    _draw_mix(mix, names, shares[:, shown])
     _say(mix, by_name[CLASS_MIX])
     for i, (name, old, new) in enumerate(drawn):
         ax = figure.add_subplot(grid[i // columns, 1 + i % columns])
@@ -102,31 +113,21 @@ def drift_figure(
     return figure
 
 
-def _shown(
-    reference: Sample, window: Sample, classes: Sequence[str]
-) -> tuple[list[str], NDArray[np.float64]]:
-    """Names and shares (2, names) of the classes that have a bar."""
-    n = len(classes)
-    shares = np.stack([np.bincount(s.predicted, minlength=n) / len(s) for s in (reference, window)])
-    names = [shorten(name, *_NAME) for name in classes]
+def _differing_most(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The classes, of shares (2, classes), that have a bar; of few all, in their order."""
+    n = shares.shape[1]
     if n <= _MANY_CLASSES:
-        return names, shares
-    order = np.argsort(-np.abs(shares[1] - shares[0]), kind="stable")
-    first, others = order[:_SHOWN_OF_MANY], order[_SHOWN_OF_MANY:]
-    kept = [*(names[i] for i in first), f"{len(others)} others"]
-    return kept, np.column_stack([shares[:, first], shares[:, others].sum(axis=1)])
+        return np.arange(n)
+    return np.argsort(-np.abs(shares[1] - shares[0]), kind="stable")[:_SHOWN_OF_MANY]
 
 
-def _draw_mix(ax: Axes, names: Sequence[str], shares: NDArray[np.float64], classes: int) -> None:
+def _draw_mix(ax: Axes, names: Sequence[str], shares: NDArray[np.float64]) -> None:
     places = np.arange(len(names))
     for offset, of_sample, style in zip((-0.2, 0.2), shares, _BARS, strict=True):
         ax.barh(places + offset, of_sample, 0.38, lw=0, **style)
     ax.set_yticks(places, names, fontsize=_NAME[1], **PLAIN)
     ax.tick_params(axis="y", length=0)
-    label = "share of the predictions"
-    if classes > _MANY_CLASSES:
-        label += f"; of {classes} classes the {_SHOWN_OF_MANY} that differ most"
-    ax.set_xlabel(label, fontsize=_TEXT)
+    ax.set_xlabel("share of the predictions", fontsize=_TEXT)
     room = 0.6 + max(0, _FEWEST_ROWS - len(names)) / 2
     ax.set(ylim=(len(names) - 1 + room, -room), xlim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(5))
