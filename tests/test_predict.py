@@ -59,12 +59,12 @@ def test_what_cannot_be_read_is_listed_and_stops_nothing(
 ) -> None:  # fmt: skip
     folder = tmp_path / "mixed"
     (folder / "deep").mkdir(parents=True)
-    good = trained.pictures / "test" / "dog" / "1.png"
-    (folder / "deep" / "good.png").write_bytes(good.read_bytes())
+    picture = (trained.pictures / "test" / "dog" / "1.png").read_bytes()
+    (folder / "deep" / "good.png").write_bytes(picture)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
     (folder / "notes, and more.txt").write_text("hello")
     if sys.platform == "linux":  # where a name may be of any bytes
-        (folder / os.fsdecode(b"latin\xe9.png")).write_bytes(good.read_bytes())
+        (folder / os.fsdecode(b"latin\xe9.png")).write_bytes(picture)
     output = tmp_path / "out"
     arguments = ("--model", trained.model(), "--images", str(folder), "--output", str(output))
     assert entry("predict", *arguments) == 0
@@ -79,9 +79,12 @@ def test_what_cannot_be_read_is_listed_and_stops_nothing(
     document = json.loads((output / "predictions.json").read_text())
     by_path = {item["path"]: item for item in document}
     assert by_path["broken.jpg"]["error"]
-    assert sum(by_path["deep/good.png"]["probabilities"].values()) == pytest.approx(1)
-    table = pd.read_csv(output / "predictions.csv")
-    assert list(table.columns) == ["path", "predicted", "probability_cat", "probability_dog"]
+    good = by_path["deep/good.png"]
+    assert sum(good["probabilities"].values()) == pytest.approx(1)
+    [row] = csv.DictReader((output / "predictions.csv").open())
+    assert list(row) == ["path", "predicted", "probability_cat", "probability_dog"]
+    for name, value in good["probabilities"].items():
+        assert value == float(row[f"probability_{name}"])
     assert entry("predict", *arguments) == 2
     assert re.search(r"output=.*out holds .* already", capsys.readouterr().err)
     assert artifact(experiment, "predictions.csv").exists()
