@@ -378,11 +378,9 @@ def half_broken(root: Path) -> None:
         path.write_bytes(path.read_bytes()[:100])
 
 
-def only_picture_is_huge(root: Path) -> None:
-    for path in root.glob("*/dog"):
-        path.rename(root.parent / f"gone-{path.parent.name}")
-    (root / "train" / "dog").mkdir()
-    (root / "train" / "dog" / "0.png").write_bytes(huge_png())
+def all_dogs_are_huge(root: Path) -> None:
+    for path in root.glob("*/dog/*"):
+        path.write_bytes(huge_png())
 
 
 def val_without_dogs(root: Path) -> None:
@@ -404,13 +402,13 @@ def all_dogs_copied_to_test(root: Path) -> None:
         (one_class, "one class only, 'cat'; two"),
         (
             unreadable_class,
-            r"class 'dog' of .* has no readable picture \(test/dog/0.jpg: empty file",
+            r"no readable picture of 1 of 2 classes \('dog'\): test/dog/0.jpg: empty file",
         ),
         (half_broken, r"11 of 22 files .* cannot be read .*: truncated.*; allowed are 10%"),
-        (only_picture_is_huge, r"class 'dog' .*: 50000x50000 is over the limit of 10000 pixels"),
-        (val_without_dogs, r"val has no picture of the class 'dog' \(2 of other classes\).*remove"),
-        (train_without_dogs, r"train has no picture of the class 'dog'.*; add some$"),
-        (all_dogs_copied_to_test, r"train has no picture .*'dog' .* 6 unreadable or doubled"),
+        (all_dogs_are_huge, r"\('dog'\): .*: 50000x50000 is over the limit of 10000 pixels"),
+        (val_without_dogs, r"val has too few pictures of 1 of 2 classes \('dog'\): 0 of .*remove"),
+        (train_without_dogs, r"train has too few pictures of 1 of 2 .*; add some$"),
+        (all_dogs_copied_to_test, r"train has too few .*'dog', where 1 .* 6 unreadable or doubled"),
     ],
 )
 def test_what_cannot_be_trained_on_stops(
@@ -426,12 +424,24 @@ def test_one_name_in_two_unicode_forms_is_told(tmp_path: Path) -> None:
     root = data_set(tmp_path / "d", train=6, val=2, test=3)
     for split, name in (("train", "cafe\u0301"), ("val", "caf\u00e9"), ("test", "caf\u00e9")):
         (root / split / "dog").rename(root / split / name)
-    refused(root, r"'caf\\xe9' and 'cafe\\u0301' look alike .*rename the folders of one")
+    refused(root, r"'cafe\\u0301' and 'caf\\xe9' look alike .*rename the folders of one")
 
 
-def test_too_few_to_split_stops(tmp_path: Path) -> None:
-    root = data_set(tmp_path / "d", all=2)
-    refused(root, r"test has no picture of the class 'cat'.*three different ones at least")
+def test_too_few_to_split_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = data_set(tmp_path / "d", all=4)
+    for label in "abcd":
+        (root / label).mkdir()
+        for name in ("1.jpg", "2.jpg"):
+            copy(root / "cat" / "0.jpg", root / label / name)
+    with monkeypatch.context() as patch:
+        patch.delattr("tlkit.data.audit.read_bytes")
+        few = r"train has too few pictures of 4 of 6 classes \('a', 'b', 'c', \.\.\.\): 2 of 'a', "
+        refused(root, few + "where 3 .* a class needs 3 different ones, for train, val, test$")
+    for label in "abcd":
+        copy(root / "cat" / "0.jpg", root / label / "3.jpg")
+    refused(root, r"has too few pictures of 4 of 6 classes .*: 0 of .*, where 1 .* different ones")
 
 
 def test_ten_per_cent_unreadable_is_allowed_and_more_is_not(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ CASES: list[Any] = [
     (empty_folder, "empty"),
     pytest.param(
         empty_class_that_is_not_utf8,
-        "is empty",
+        "no file (caf?)",
         marks=pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere"),
     ),
     (one_class, "one class"),

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import combinations
@@ -125,8 +125,9 @@ def audit(
     result does not depend on their number, nor on `looks`, the file that remembers what an earlier
     audit saw in the same content.
 
-    Raises UserError for fewer than two classes, a class without a readable picture or missing from
-    a split, and more than MAX_UNREADABLE of the files unreadable.
+    Raises UserError for fewer than two classes and for classes with too few files to be in every
+    split, both before anything is read, for a class without a readable picture or missing from a
+    split after all, and more than MAX_UNREADABLE of the files unreadable.
     """
     classes = tuple(sorted({file.label for file in source.files}))
     if len(classes) < 2:
@@ -135,17 +136,19 @@ def audit(
             f"{source.root} has {found}; two classes or more are needed; check that each class has "
             "a folder of its own"
         )
+    fractions = _missing(source, {"val": val_fraction, "test": test_fraction})
+    _refuse_few_files(source, classes, fractions)
     seen, unreadable = _read_all(source, max_pixels, workers, looks)
     _refuse_unreadable(source, classes, seen, unreadable)
     kept, dropped = _without_leaks(seen)
-    fractions = _missing(source, {"val": val_fraction, "test": test_fraction})
     kept = _with_held_out(kept, fractions, seed)
     label_of = {name: label for label, name in enumerate(classes)}
     pictures = [
         Picture(one.file.path, label_of[one.file.label], one.split, one.sha256) for one in kept
     ]
     manifest = Manifest(source.root, classes, tuple(pictures))
-    _refuse_missing_class(manifest.counts(), fractions, len(unreadable) + len(dropped))
+    for split, counts in manifest.counts().items():
+        _refuse_few(counts, split, 1, fractions, len(unreadable) + len(dropped))
     drawn = fractions if any(file.split for file in source.files) else ()
     return manifest, _report(source, manifest, drawn, seen, unreadable, kept, dropped)
 
@@ -245,19 +248,24 @@ def _refuse_unreadable(
     unreadable: Sequence[tuple[SourceFile, str]],
 ) -> None:
     readable = {one.file.label for one in seen}
-    for label in classes:
-        if label not in readable:
-            of_class = [(file, reason) for file, reason in unreadable if file.label == label]
-            raise UserError(
-                f"the class {label!r} of {source.root} has no readable picture "
-                f"({_first(of_class)}); every class needs some; repair or replace them"
-            )
+    if without := [label for label in classes if label not in readable]:
+        of_them = [(file, reason) for file, reason in unreadable if file.label not in readable]
+        raise UserError(
+            f"{source.root} has no readable picture of {_some(without, classes)}: "
+            f"{_first(of_them)}; every class needs some; repair or replace them"
+        )
     if len(unreadable) > MAX_UNREADABLE * len(source.files):
         raise UserError(
             f"{len(unreadable)} of {len(source.files)} files in {source.root} cannot be read as "
             f"pictures ({_first(unreadable)}); allowed are {MAX_UNREADABLE:.0%}; repair or remove "
             "them"
         )
+
+
+def _some(labels: Sequence[str], classes: Collection[str]) -> str:
+    """How many classes, and the first of them."""
+    first = ", ".join(map(repr, labels[:3])) + (", ..." if len(labels) > 3 else "")
+    return f"{len(labels)} of {len(classes)} classes ({first})"
 
 
 def _first(unreadable: Sequence[tuple[SourceFile, str]]) -> str:
@@ -310,37 +318,47 @@ def _with_held_out(kept: Sequence[_Seen], fractions: Mapping[str, float], seed: 
     ]
 
 
-def _refuse_missing_class(
-    counts: Mapping[str, Mapping[str, int]], drawn: Iterable[str], left_out: int
+def _refuse_few_files(source: Source, classes: Sequence[str], drawn: Collection[str]) -> None:
+    """What is known before anything is read: how many files there are to split."""
+    given = Counter((file.split or "train", file.label) for file in source.files)
+    for split in SPLITS:
+        if split not in drawn:
+            least = 1 + len(drawn) if split == "train" else 1
+            _refuse_few({label: given[split, label] for label in classes}, split, least, drawn)
+
+
+def _refuse_few(
+    counts: Mapping[str, int], split: str, least: int, drawn: Collection[str], left_out: int = 0
 ) -> None:
-    for split, classes in counts.items():
-        for label, number in classes.items():
-            if number:
-                continue
-            others = f"{sum(classes.values())} of other classes"
-            without = f", {left_out} unreadable or doubled files left out" if left_out else ""
-            raise UserError(
-                f"{split} has no picture of the class {label!r} ({others}{without}); every class "
-                f"must be in every split; {_way_out(split, label, classes, drawn)}"
-            )
-
-
-def _way_out(split: str, label: str, classes: Iterable[str], drawn: Iterable[str]) -> str:
-    twins = [name for name in classes if name != label and _alike(name, label)]
-    if twins:
-        return (
-            f"{label!a} and {twins[0]!a} look alike and are written in two ways (Unicode NFD, as "
-            "macOS has it, and NFC), which are two classes; rename the folders of one of them"
+    few = [label for label, number in counts.items() if number < least]
+    if few:
+        without = f", {left_out} unreadable or doubled files left out" if left_out else ""
+        raise UserError(
+            f"{split} has too few pictures of {_some(few, counts)}: {counts[few[0]]} of "
+            f"{few[0]!r}, where {least} would be the least{without}; every class must be in every "
+            f"split; {_way_out(split, few, counts, drawn)}"
         )
-    if split in drawn:
-        return f"add pictures of {label!r}: three different ones at least, for train, val and test"
+
+
+def _way_out(
+    split: str, few: Collection[str], classes: Iterable[str], drawn: Collection[str]
+) -> str:
+    forms: defaultdict[str, list[str]] = defaultdict(list)
+    for label in classes:
+        forms[normalize("NFC", label)].append(label)
+    for twins in forms.values():
+        if len(twins) > 1 and not set(few).isdisjoint(twins):
+            return (
+                f"{twins[0]!a} and {twins[1]!a} look alike and are written in two ways (Unicode "
+                "NFD, as macOS has it, and NFC), which are two classes; rename the folders of one "
+                "of them"
+            )
+    if split in drawn or (split == "train" and drawn):
+        places = ("train", *drawn)
+        return f"add more: a class needs {len(places)} different ones, for {', '.join(places)}"
     if split != "train":
         return f"add some, or remove the {split} folder to have {split} drawn from train"
     return "add some"
-
-
-def _alike(name: str, other: str) -> bool:
-    return normalize("NFC", name) == normalize("NFC", other)
 
 
 def _class_warnings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:

@@ -165,8 +165,9 @@ def _read_classes(
         names = [name for name in names if not _LABEL_IN_NAME.fullmatch(name)]
     elif empty := [name for name, files in classes.items() if not files]:
         raise UserError(
-            f"the class folder {folder / empty[0]} is empty; every class needs pictures in every "
-            "split; add some, or remove the folder if it is no class"
+            f"{len(empty)} of {len(classes)} class folders in {folder} hold no file "
+            f"({_some(empty)}); every class needs pictures in every split; add some, or remove "
+            "what is no class"
         )
     elif split is None:
         _refuse_hidden_splits(folder, list(classes))
