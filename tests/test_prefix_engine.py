@@ -743,7 +743,7 @@ def test_inductor_compiles_however_many_parts_a_process_has(
         compiled += 1
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", lambda run, **_: compile_(run, backend=count))
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic: compile_(run, backend=count))
     for _ in range(12):
         with_inductor(nn.Linear(2, 2))(torch.zeros(1, 2))
     assert compiled == 12

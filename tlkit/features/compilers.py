@@ -29,7 +29,7 @@ ONNX_RUNTIME, OPENVINO, INDUCTOR = "onnxruntime", "openvino", "inductor"
 
 def compiler_for(device: torch.device, dtype: torch.dtype) -> str:
     """On a CPU ONNX Runtime for float32 and OpenVINO for bfloat16, the fastest that were measured
-    (docs/PERFORMANCE.md), neither of which needs a C++ compiler; on a GPU Inductor."""
+    (docs/PERFORMANCE.md), neither of which needs a C compiler; on a GPU Inductor."""
     if device.type != "cpu":
         return INDUCTOR
     return ONNX_RUNTIME if dtype == torch.float32 else OPENVINO
@@ -64,8 +64,9 @@ def with_inductor(layers: nn.Module) -> Layers:
     # Dynamo counts what it compiled by code object, and after eight for one of them (all modules
     # share theirs) it leaves the rest uncompiled without an error. So each has its own.
     run.__code__ = run.__code__.replace()
-    # Frozen weights are constants: batch norms are folded into the convolutions.
-    compiled: Layers = torch.compile(run, dynamic=False, options={"freezing": True})
+    # Without Inductor's `freezing`: as an option it does nothing, for Dynamo asks a global setting,
+    # and with that Dynamo and sys.modules keep the weights of every part as long as the process.
+    compiled: Layers = torch.compile(run, dynamic=False)
     return compiled
 
 
