@@ -147,7 +147,7 @@ def main() -> None:
     config = Config.load(None, flags)
     machine = machine_for(config)
     keep_freed_memory()
-    seed_everything(config.seed, machine.threads)
+    seed_everything(config.seed, machine.threads, machine.device)
     network = build_network("finetune", config, ("one", "other"))
     model = network.classifier.model.to(machine.device, memory_format=torch.channels_last)
     size = network.classifier.description.preprocessing["input_size"]

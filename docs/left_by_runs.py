@@ -522,6 +522,6 @@ VARIABLES: Mapping[str, str] = {
     "unset: nowhere, and a router to `requests.db` in its folder",
     "TLKIT_LOG_PICTURES": "`1`: it logs the pictures too",
     "MLFLOW_RUN_ID": "set by `mlflow run`: the run that it began, which becomes ours",
-    "CUBLAS_WORKSPACE_CONFIG": "set to `:4096:8` on a GPU where it is unset, so that the same "
-    "command gives the same bits",
+    "CUBLAS_WORKSPACE_CONFIG": "set to `:4096:8` on a GPU where it is unset, so that matrix "
+    "products repeat themselves there",
 }

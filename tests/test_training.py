@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlkit.errors import UserError
+from tlkit.serving.predict import predict_probabilities
 from tlkit.training.batches import epoch_batches, plain_batches
 from tlkit.training.checkpoints import load_checkpoint, save_checkpoint
 from tlkit.training.loop import Objective, Result, fit
 from tlkit.training.optimizer import Schedule, adamw, learning_rates
 from tlkit.training.precision import resolve_device, resolve_precision
+from tlkit.training.seeding import seed_everything
 
 CPU = torch.device("cpu")
 
@@ -292,3 +294,45 @@ def test_a_gpu_without_bfloat16_does_not_emulate_it(
 def test_cuda_where_there_is_none_says_what_to_use() -> None:
     with pytest.raises(UserError, match="use device=cpu or auto"):
         resolve_device("cuda")
+
+
+@pytest.fixture
+def settings() -> Iterator[Callable[[], list[object]]]:
+    """Reads what torch computes by; it is put back afterwards."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before, allowed = [one.fp32_precision for one in (cudnn.conv, cudnn.rnn)], cudnn.allow_tf32
+    threads, repeatable = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield lambda: [
+        *(one.fp32_precision for one in (cudnn.conv, cudnn.rnn, matmul)),
+        cudnn.allow_tf32, matmul.allow_tf32, torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+    ]  # fmt: skip
+    cudnn.allow_tf32 = allowed
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
+    torch.set_float32_matmul_precision("highest")
+    torch.use_deterministic_algorithms(repeatable)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("matrices", ["highest", "high"])
+def test_a_gpu_is_told_to_repeat_itself_in_full_float32_and_a_cpu_nothing(
+    matrices: str, settings: Callable[[], list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    torch.set_float32_matmul_precision(matrices)
+    before = settings()
+    seed_everything(0, 1, CPU)
+    assert settings() == before
+    seed_everything(0, 1, torch.device("cuda"))
+    # Read by the older settings too, which raise where they disagree with the newer ones.
+    assert settings() == ["ieee", "ieee", "ieee", False, False, "highest", True]
+
+
+@pytest.mark.usefixtures("settings")
+def test_predictions_leave_alone_what_a_process_computes_by() -> None:
+    # After which torch's older settings raise where they are read.
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    rows = predict_probabilities(nn.Flatten(), [torch.zeros(2, 3, 1, 1)], CPU)
+    assert rows.shape == (2, 3)
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"

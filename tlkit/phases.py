@@ -223,7 +223,7 @@ def prepare_phase(
     Raises UserError as `build_network` does.
     """
     keep_freed_memory()
-    seed_everything(config.seed, machine.threads)
+    seed_everything(config.seed, machine.threads, machine.device)
     network = build_network(phase, config, manifest.classes)
     return network, pictures_for(config, manifest, network, machine)
 
@@ -351,7 +351,7 @@ def train_phase(
         also: as `start_engine` takes it.
     """
     # Again, so that nothing depends on what was computed before.
-    seed_everything(config.seed, machine.threads)
+    seed_everything(config.seed, machine.threads, machine.device)
     result = load_result(checkpoints)
     epochs = 0 if result else getattr(config, f"{phase}_epochs")
     engine = start_engine(config, network, pictures, machine, epochs, also)

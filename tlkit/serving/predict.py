@@ -16,8 +16,9 @@ def predict_probabilities(
 ) -> NDArray[np.float64]:
     """Softmax of logits / temperature for each picture, float64 (N, classes), rows summing to 1.
 
-    Always in full float32, whatever precision training used: a picture gets the same numbers from
-    whoever asks. The mode of the model is left as found.
+    Always in float32, whatever precision training used: a picture gets the same numbers from
+    whoever asks. (On a GPU `training.seeding` has seen to it that this is no TF32.) The mode of the
+    model is left as found.
 
     Args:
         model: on `device`; maps float32 (n, 3, H, W) to logits.
@@ -27,7 +28,7 @@ def predict_probabilities(
     model.eval()
     rows: list[Tensor] = []
     try:
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.no_grad():
             for batch in batches:
                 inputs = batch.to(device, memory_format=torch.channels_last, non_blocking=True)
                 logits = model(inputs).double()
