@@ -733,6 +733,14 @@ def test_the_compiler_follows_from_device_and_precision() -> None:
     assert compiler_for(torch.device("cuda"), torch.float32) == INDUCTOR
 
 
+def test_cards_of_two_kinds_share_no_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix, keys = replace(prefix_of(model_of(), 2), device=torch.device("cuda")), []
+    for name in ("one card", "another", "one card"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        keys.append(prefix.key(2, {}))
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_inductor_compiles_however_many_parts_a_process_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -203,7 +203,7 @@ class Prefix:
             "pooled": depth == 0,
             "weights": self._hashes[depth],
             "rendition": dict(rendition),
-            "device": self.device.type,
+            "device": _name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "compiled": self.compiled and compiler_version(self.compiler),
             "packages": _versions(),
@@ -282,6 +282,11 @@ class Prefix:
     def _channels_first(self) -> bool:
         """Whether the maps between units are (N, C, H, W)."""
         return getattr(self.model, "output_fmt", "NCHW") == "NCHW"
+
+
+def _name(device: torch.device) -> str:
+    """What computes: cards of two kinds choose other kernels."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @lru_cache  # each reads a file, and a run asks a hundred times
