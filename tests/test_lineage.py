@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tlkit import tracking
+from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.errors import UserError
 from tlkit.lineage import refuse_seen
+from tlkit.phases import Machine, build_network, head_settings
 from tlkit.tracking import INIT_TAG
 
 pytestmark = pytest.mark.usefixtures("experiment")
@@ -85,3 +88,21 @@ def test_one_that_is_gone_is_told_and_the_others_are_asked(
         refuse_seen(run_id, manifest(tmp_path, train="a", val="v", test="t"))
     with pytest.raises(UserError, match=f"no run {'1' * 32}"):
         refuse_seen("1" * 32, manifest(tmp_path, train="a", val="v", test="t"))
+
+
+def test_a_head_is_the_same_by_what_it_was_computed_in_and_not_by_what_was_asked() -> None:
+    configs = [
+        Config.load(None, {"backbone": "test_resnet", "weights": "none", "precision": precision})
+        for precision in ("fp32", "auto")
+    ]
+    network = build_network("head", configs[0], ("cat", "dog"))
+    asked, auto = (
+        [
+            head_settings(config, network, Machine(torch.device(device), dtype, True, 1, 0))
+            for device in ("cpu", "cuda")
+            for dtype in (torch.float32, torch.bfloat16)
+        ]
+        for config in configs
+    )
+    assert asked == auto
+    assert len(set(asked)) == 4

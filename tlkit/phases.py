@@ -65,7 +65,6 @@ HEAD_KEYS = (
     "early_stopping",
     "engine",
     "compile",
-    "precision",
     "threads",
     "seed",
     "pictures_seed",
@@ -88,6 +87,11 @@ class Machine:
     fast_kernels: bool
     threads: int
     workers: int
+
+    @property
+    def numbers(self) -> str:
+        """The kind of device, and the format it computes in: another one gives other digits."""
+        return f"{self.device.type}, {self.dtype}"
 
 
 def machine_for(config: Config) -> Machine:
@@ -186,9 +190,10 @@ def build_network(phase: str, config: Config, classes: tuple[str, ...]) -> Netwo
     )
 
 
-def head_settings(config: Config, network: Network) -> str:
+def head_settings(config: Config, network: Network, machine: Machine) -> str:
     """A hash over all that a head depends on besides the data."""
-    values = {key: getattr(config, key) for key in HEAD_KEYS} | {"weights": network.weights}
+    values = {key: getattr(config, key) for key in HEAD_KEYS}
+    values |= {"weights": network.weights, "numbers": machine.numbers}
     if config.augment != "none":
         values["augmentation_revision"] = AUGMENTATION_REVISION
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -193,9 +193,9 @@ def run_phase(
         machine = machine_for(config)
         network, pictures = prepare_phase(phase, config, data.manifest, machine)
         _log_inputs(tracker, folder, config, data, pictures, machine)
-        tracker.tags({SETTINGS_TAG: head_settings(config, network)})
+        tracker.tags({SETTINGS_TAG: head_settings(config, network, machine)})
         if phase == "finetune":
-            network = _begin_from_head(tracker, config, data, network, trained)
+            network = _begin_from_head(tracker, config, data, network, machine, trained)
         checkpoints, elsewhere = folder / "checkpoints", 0.0
         if trained is None:
             checkpoints.mkdir()
@@ -426,7 +426,12 @@ def _log_inputs(
 
 
 def _begin_from_head(
-    tracker: Tracker, config: Config, data: Data, network: Network, trained: Taken | None
+    tracker: Tracker,
+    config: Config,
+    data: Data,
+    network: Network,
+    machine: Machine,
+    trained: Taken | None,
 ) -> Network:
     if trained is not None and (trained.folder / "head").exists():
         head = trained.run_id
@@ -439,7 +444,7 @@ def _begin_from_head(
             wanted = {
                 PHASE_TAG: "head",
                 DIGEST_TAG: data.manifest.digest,
-                SETTINGS_TAG: head_settings(config, network),
+                SETTINGS_TAG: head_settings(config, network, machine),
             }
             fitting = (one.run_id for one in finished_runs(tracker.experiment_id, wanted))
             head = (

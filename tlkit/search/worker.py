@@ -234,7 +234,7 @@ def computed_by(config: Config) -> str:
     """What the last digits of a training depend on besides the keys that its study is about."""
     machine = machine_for(config)
     return (
-        f"{config.engine} engine, {machine.device}, {machine.dtype}, {machine.threads} threads, "
+        f"{config.engine} engine, {machine.numbers}, {machine.threads} threads, "
         f"compile {config.compile}, torch {version('torch')}"
     )
 
