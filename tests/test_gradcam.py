@@ -245,6 +245,15 @@ def test_networks_whose_class_token_comes_late_have_maps(name: str) -> None:
     assert bool(maps.any())
 
 
+def test_a_card_that_is_full_is_no_network_without_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: nn.Module) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tlkit.outcome.cam_target", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        heat_maps(nn.Flatten(), torch.zeros(1, 3, 4, 4), torch.tensor([0]))
+
+
 def test_a_network_without_a_last_map_says_so() -> None:
     model = create_model("coat_lite_tiny", num_classes=2, dropout=0.0, image_size=64).eval()
     with pytest.raises(NoHeatMaps, match="no heat maps"):

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import timm
+import torch
 import yaml
 from conftest import Entry, MakeFolder, make_pictures, run_entry
 from mlflow.entities import Run
@@ -518,6 +519,20 @@ def test_seeds_of_random_backbones_have_heads_of_their_own(
     other = ("--data_seed", "0", "--seed", "1", "--init_from", begun[0])
     assert entry("finetune", *recipe, *other) == 2
     assert "was trained with weights" in capsys.readouterr().err
+
+
+def test_a_card_that_is_full_is_told_in_a_line(
+    entry: Entry, experiment: str, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tlkit.runs.prepare_phase", fail)
+    assert entry("head", "--data", str(make_folder(counts=(4, 2, 2)))) == 2
+    said = "the card's memory is full; lower batch_size"
+    assert f"error: {said}" in capsys.readouterr().err
+    assert said in by_name(experiment)["head"].data.tags["mlflow.note.content"]
 
 
 def test_names_as_long_as_a_file_may_have_and_figures_that_fail_cost_no_model(

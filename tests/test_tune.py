@@ -22,6 +22,7 @@ import mlflow
 import optuna
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import ROOT, SMOKE, Entry, make_pictures, run_entry
 from mlflow.entities import Run
@@ -30,6 +31,7 @@ from PIL import Image
 
 from tlkit import tracking
 from tlkit.config import Config
+from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError
 from tlkit.runs import Taken, prepare_data
 from tlkit.search import conclude, worker
@@ -276,6 +278,17 @@ def test_a_trial_trains_where_there_are_no_test_pictures_at_all(
 
 
 @pytest.mark.slow
+def test_a_trial_too_large_for_the_card_says_what_takes_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tlkit.search.trial.prepare_phase", fail)
+    with pytest.raises(UserError, match="the card's memory is full; lower batch_size"):
+        train_trial(Config(), Manifest(tmp_path, (), ()), lambda *_: None, tmp_path)
+
+
 def test_the_parent_carries_the_best_and_all_trials(tuned: Tuned) -> None:
     parent, best = tuned.parent, tuned.best
     number = int(parent.data.tags["tlkit.best_trial"])

@@ -272,7 +272,8 @@ def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
         layer, to_grid = cam_target(model)
         return grad_cam(model, layer, inputs, classes, to_grid)
     except (AttributeError, RuntimeError, UserError, ValueError) as error:
-        if isinstance(model, BaselineCNN) or family(model) is not None:
+        known = isinstance(model, BaselineCNN) or family(model) is not None
+        if known or isinstance(error, torch.OutOfMemoryError):
             raise
         raise NoHeatMaps(
             f"this backbone has no heat maps ({reason(error)}); all else works without them"

@@ -70,6 +70,7 @@ from tlkit.tracking import (
     git_state,
     run,
 )
+from tlkit.training.allocator import full_cards_told
 from tlkit.training.batches import plain_batches
 from tlkit.training.checkpoints import load_result
 from tlkit.training.loop import Result
@@ -188,7 +189,11 @@ def run_phase(
         UserError: the configuration, the data or the machine do not allow it.
     """
     started = time.perf_counter()
-    with run(phase, parent=parent) as tracker, _work_folder(tracker) as folder:
+    with (
+        run(phase, parent=parent) as tracker,
+        full_cards_told(),
+        _work_folder(tracker) as folder,
+    ):
         data = data or prepare_data(config)
         machine = machine_for(config)
         network, pictures = prepare_phase(phase, config, data.manifest, machine)

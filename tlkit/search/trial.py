@@ -20,6 +20,7 @@ from tlkit.phases import (
     train_phase,
 )
 from tlkit.serving.classifier import Classifier
+from tlkit.training.allocator import full_cards_told
 
 Log = Callable[[Mapping[str, float], int], object]
 
@@ -48,6 +49,7 @@ class Score:
     report: Report | None
 
 
+@full_cards_told()
 def train_trial(
     config: Config,
     manifest: Manifest,
@@ -66,7 +68,8 @@ def train_trial(
         also: depths that other trials may have, whose inputs are stored on the way.
 
     Raises:
-        UserError: the configuration cannot be trained, or its loss is not finite.
+        UserError: the configuration cannot be trained, its loss is not finite, or a card's memory
+            is full.
     """
     started = time.perf_counter()
     machine = machine_for(config)

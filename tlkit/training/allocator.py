@@ -1,7 +1,13 @@
-"""Memory for large tensors on a CPU, kept instead of given back and faulted in again."""
+"""Memory for tensors: a CPU's is kept instead of given back, a card's that is full is told."""
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from tlkit.errors import UserError
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -18,3 +24,15 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def full_cards_told() -> Iterator[None]:
+    """Turn the want of a card's memory into a UserError that says what takes less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the card's memory is full; lower batch_size and raise accumulate by as much, "
+            "lower image_size, or use device=cpu"
+        ) from error
