@@ -290,6 +290,38 @@ def test_a_gpu_without_bfloat16_does_not_emulate_it(
     assert resolve_precision("auto", torch.device("cuda")) == dtype
 
 
+@pytest.mark.parametrize(
+    ("card", "known", "runs"),
+    [
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((7, 5), ["sm_75", "sm_80"], True),
+        ((8, 6), ["sm_75", "sm_80"], True),
+        ((8, 0), ["sm_75", "sm_86"], False),
+        ((12, 0), ["sm_90", "sm_100"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((9, 0), ["sm_90a", "compute_120"], True),
+        ((9, 4), ["gfx942"], True),
+        ((9, 0), [], True),
+    ],
+)
+def test_a_card_that_torch_has_no_code_for_is_passed_over_and_told(
+    card: tuple[int, int], known: list[str], runs: bool, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: known)
+    if runs:
+        assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda")
+        assert not capsys.readouterr().err
+        return
+    said = f"this torch has code for {', '.join(known)} and the card is sm_{card[0]}{card[1]}"
+    assert [resolve_device("auto") for _ in range(2)] == [CPU, CPU]
+    assert capsys.readouterr().err == f"device=auto: computing on the CPU, for {said}\n"
+    with pytest.raises(UserError, match=f"device=cuda: {said}; use device=cpu or auto"):
+        resolve_device("cuda")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none_says_what_to_use() -> None:
     with pytest.raises(UserError, match="use device=cpu or auto"):

@@ -195,7 +195,9 @@ class Config(Settings):
         "auto: half of (free disk + what is stored already)",
     )
     clear: str = choice("no", "yes: the entry point cache deletes what is stored", "no", "yes")
-    device: str = choice("auto", "auto: cuda where there is one", "auto", "cpu", "cuda")
+    device: str = choice(
+        "auto", "auto: cuda where there is one that torch has code for", "auto", "cpu", "cuda"
+    )
     precision: str = choice(
         "auto", "auto: bf16 where the hardware has it, else fp32", "auto", "fp32", "bf16"
     )

@@ -1,7 +1,9 @@
 """Number formats: float32 everywhere, bfloat16 where the hardware computes in it."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 
@@ -10,16 +12,44 @@ from tlkit.training.kernels import FastKernels
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` to a device.
+    """`auto`, `cpu` or `cuda` to a device; `auto` says why it passes over a card.
 
     Raises:
-        UserError: `cuda` was asked for and torch sees none.
+        UserError: `cuda` was asked for, and torch sees none or has no code for it.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: torch sees no CUDA device; use device=cpu or auto")
-    return torch.device(device)
+    if device == "cpu":
+        return torch.device("cpu")
+    seen = torch.cuda.is_available()
+    fault = _card_fault() if seen else "torch sees no CUDA device"
+    if not fault:
+        return torch.device("cuda")
+    if device == "cuda":
+        raise UserError(f"device=cuda: {fault}; use device=cpu or auto")
+    if seen:
+        _tell(f"device=auto: computing on the CPU, for {fault}")
+    return torch.device("cpu")
+
+
+def _card_fault() -> str:
+    """Why this torch cannot compute on the card, or nothing: code for a card (sm_XY) runs on those
+    of its generation from its number on, code to be compiled (compute_XY) on all later ones."""
+    card, known = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+    for name in known:
+        kind, _, digits = name.partition("_")
+        if kind not in ("sm", "compute"):
+            return ""  # ROCm, whose names tell no order
+        own = divmod(int(digits.rstrip("af")), 10)
+        if own <= card and (kind == "compute" or own[0] == card[0]):
+            return ""
+    if not known:
+        return ""  # a build that does not say
+    return f"this torch has code for {', '.join(known)} and the card is sm_{card[0]}{card[1]}"
+
+
+@lru_cache
+def _tell(what: str) -> None:
+    """Once a process, which resolves its device many times."""
+    print(what, file=sys.stderr)
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
