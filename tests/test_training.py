@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tlkit.errors import UserError
 from tlkit.serving.predict import predict_probabilities
@@ -167,12 +168,40 @@ def test_early_stopping_waits_for_the_best_epoch_and_keeps_it() -> None:
     assert [epoch for name, epoch in kept if name == "last"] == [0, 1, 2, 3, 4]
 
 
-def test_a_loss_that_is_not_finite_stops_and_says_where() -> None:
-    broken = model()
-    with torch.no_grad():
-        broken[0].weight.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"training loss at epoch 0, step 0 is nan"):
-        train(broken)
+@pytest.mark.parametrize("step", [0, 49, 50, 51, 139])
+def test_a_loss_that_is_not_finite_is_told_with_its_step_and_soon(step: int) -> None:
+    net, taken = model(), []
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(140):
+            taken.append(number)
+            bad = epoch == 1 and number == step
+            yield torch.full((2, 6), math.nan if bad else 0.0), torch.zeros(2, dtype=torch.int64)
+
+    optimizer = torch.optim.SGD([{"params": net.parameters(), "role": "head"}], lr=0.1)
+    with pytest.raises(UserError, match=rf"training loss at epoch 1, step {step} is nan"):
+        fit(
+            net, net.train, batches, lambda: {"val/loss": 1.0}, optimizer,
+            Schedule(optimizer, "plateau", epochs=2, steps_per_epoch=140, warmup_epochs=0),
+            epochs=2, steps_per_epoch=140, objective=Objective(), accumulate=1, early_stopping=0,
+            device=CPU, dtype=torch.float32, fast_kernels=True, log=lambda metrics, epoch: None,
+            keep=lambda *_: None, description="test",
+        )  # fmt: skip
+    assert len(taken) - 140 - step <= 51
+
+
+def test_no_batch_waits_for_its_loss() -> None:
+    read: list[bool] = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is torch.ops.aten._local_scalar_dense.default:
+                read.append(True)
+            return func(*args, **(kwargs or {}))
+
+    with Count():
+        train(model(), epochs=1, batch_size=4)
+    assert len(read) <= 2  # the sum of what was right, and the loss of validation
 
 
 def test_a_validation_loss_that_is_not_finite_stops() -> None:

@@ -445,7 +445,7 @@ def _fit(
         ),
         epochs=epochs,
         steps_per_epoch=steps,
-        objective=Objective(config.label_smoothing, _class_weights(config, manifest, machine)),
+        objective=Objective(config.label_smoothing, _class_weights(config, manifest)),
         accumulate=config.accumulate,
         early_stopping=config.early_stopping,
         device=machine.device,
@@ -461,13 +461,14 @@ def validation_metrics(
     engine: Engine, batches: list[list[int]], machine: Machine
 ) -> dict[str, float]:
     """`val/loss`, cross-entropy without smoothing or class weights, and `val/accuracy`."""
-    loss, correct, seen = 0.0, 0, 0
-    objective = Objective()
+    objective, seen = Objective(), 0
+    loss = torch.zeros((), dtype=torch.float64, device=machine.device)
+    correct = torch.zeros((), dtype=torch.int64, device=machine.device)
     for logits, labels in _validate(engine, batches, machine):
-        loss += float(objective.total(logits, labels))
-        correct += int((logits.argmax(1) == labels).sum())
+        loss += objective.total(logits, labels)
+        correct += (logits.argmax(1) == labels).sum()
         seen += len(labels)
-    return {"val/loss": loss / seen, "val/accuracy": correct / seen}
+    return {"val/loss": float(loss) / seen, "val/accuracy": int(correct) / seen}
 
 
 def _validate(
@@ -476,7 +477,8 @@ def _validate(
     """Logits and labels of the validation pictures, on the device."""
     engine.trained.eval()
     for raw_inputs, raw_labels in engine.inputs.validation(batches):
-        inputs, labels = raw_inputs.to(machine.device), raw_labels.to(machine.device)
+        inputs = raw_inputs.to(machine.device, non_blocking=True)
+        labels = raw_labels.to(machine.device, non_blocking=True)
         # Not around the loop: a generator's caller would run without gradients too.
         kernels = machine.fast_kernels
         with torch.no_grad(), autocast(machine.device, machine.dtype, fast_kernels=kernels):
@@ -484,9 +486,9 @@ def _validate(
         yield logits, labels
 
 
-def _class_weights(config: Config, manifest: Manifest, machine: Machine) -> torch.Tensor | None:
+def _class_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
     if config.class_weights == "none":
         return None
     counts = torch.tensor(list(manifest.counts()["train"].values()), dtype=torch.float32)
     # As scikit-learn's "balanced": the mean weight of a picture is 1.
-    return (counts.sum() / (len(counts) * counts)).to(machine.device)
+    return counts.sum() / (len(counts) * counts)

@@ -16,6 +16,10 @@ from tlkit.training.precision import autocast
 
 Batch = tuple[Tensor, Tensor]
 
+# Batches after which their losses are read. Each reading waits for the card, which has nothing to
+# do until the next batch comes; a training whose loss is not finite goes on for so long at most.
+_READ = 50
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -23,7 +27,7 @@ class Objective:
 
     Attributes:
         label_smoothing: probability spread evenly over all classes, 0 to 1.
-        class_weights: float32 (classes,), or None for equal weights.
+        class_weights: float32 (classes,), on the CPU; None for equal weights.
     """
 
     label_smoothing: float = 0.0
@@ -31,10 +35,11 @@ class Objective:
 
     def total(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The sum over the batch, float32 scalar; divide by `weight` for torch's mean."""
+        weights = self.class_weights
         return F.cross_entropy(
             logits.float(),
             labels,
-            weight=self.class_weights,
+            weight=None if weights is None else weights.to(logits.device, non_blocking=True),
             label_smoothing=self.label_smoothing,
             reduction="sum",
         )
@@ -91,7 +96,7 @@ def fit(
     Args:
         model: maps a batch of inputs to logits, float (N, classes).
         train_mode: puts the trained part in training mode and the frozen part in eval mode.
-        batches: epoch to its batches of (inputs, int64 labels), on any device.
+        batches: epoch to its batches of inputs, on any device, and int64 labels, on the CPU.
         validate: gives at least "val/loss"; called after each epoch, without gradients.
         schedule: moves the rates of `optimizer`.
         steps_per_epoch: batches an epoch, for the progress bar.
@@ -103,7 +108,7 @@ def fit(
             the epoch is the best so far.
 
     Raises:
-        UserError: a loss is not finite; names the epoch and the step.
+        UserError: a loss is not finite; names the epoch and the step, at most 50 steps later.
     """
     started = time.perf_counter()
     history: list[dict[str, float]] = []
@@ -114,7 +119,9 @@ def fit(
         for epoch in range(epochs):
             train_mode()
             rates = learning_rates(optimizer)
-            loss_sum, weight_sum, correct, seen = 0.0, 0.0, 0, 0
+            loss_sum, weight_sum, seen, step = 0.0, 0.0, 0, 0
+            correct = torch.zeros((), dtype=torch.int64, device=device)
+            unread: list[Tensor] = []
             for group in _groups(batches(epoch), accumulate):
                 group_weight = sum(objective.weight(labels) for _, labels in group)
                 optimizer.zero_grad(set_to_none=True)
@@ -125,17 +132,20 @@ def fit(
                         logits = model(inputs)
                     loss = objective.total(logits, labels)
                     (loss / group_weight).backward()  # type: ignore[no-untyped-call]
-                    step = progress.n - epoch * steps_per_epoch
-                    loss_sum += _finite(loss.item(), f"training loss at epoch {epoch}, step {step}")
-                    correct += int((logits.argmax(1) == labels).sum())
+                    if len(unread) == _READ:
+                        loss_sum = _plus(loss_sum, unread, epoch, step)
+                    unread.append(loss.detach())
+                    step += 1
+                    correct += (logits.argmax(1) == labels).sum()
                     seen += len(labels)
                     progress.update()
                 weight_sum += group_weight
                 optimizer.step()
                 schedule.after_step()
+            loss_sum = _plus(loss_sum, unread, epoch, step)
             metrics = {
                 "train/loss": loss_sum / weight_sum,
-                "train/accuracy": correct / seen,
+                "train/accuracy": int(correct) / seen,
                 **validate(),
                 **rates,
             }
@@ -162,6 +172,14 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterable[Sequence[Batch]]:
             group = []
     if group:
         yield group
+
+
+def _plus(total: float, unread: list[Tensor], epoch: int, step: int) -> float:
+    """The sum and, one by one, the losses of the batches before `step`, which leave the list."""
+    for number, value in enumerate(torch.stack(unread).cpu().tolist(), step - len(unread)):
+        total += _finite(value, f"training loss at epoch {epoch}, step {number}")
+    unread.clear()
+    return total
 
 
 def _finite(value: float, what: str) -> float:
