@@ -191,14 +191,14 @@ def _with_compiler(
     found = _read(store, compiled, renditions)
     if not _absent(found):
         return compiled
-    size = renditions[0].pictures.views.preprocessing.config["input_size"]
     left = _absent(_read(store, prefix, renditions))
-    if compiling == "auto" and not prefix.pays_to_compile(left, size):
+    if compiling == "auto" and not prefix.pays_to_compile(left):
         return prefix
     rendition, rows = next(both for both in zip(renditions, found, strict=True) if both[1].missing)
     every = rendition.names
     names = [every[index] for index in rows.missing]
     start, stored = _nearest(store, compiled, rendition, names, compiled.depth)
+    size = rendition.pictures.views.preprocessing.config["input_size"]
     example = torch.zeros(1, *size) if stored is None else compiled.inputs(stored.gather([0]))
     if fault := compiled.compile_fault(example, start):
         print(f"frozen part: runs uncompiled, for compiling failed: {fault}", file=sys.stderr)

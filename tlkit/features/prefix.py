@@ -1,8 +1,7 @@
 """The frozen part of a network: what it computes, and all that its outputs depend on."""
 
 import hashlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -33,12 +32,11 @@ from tlkit.models.units import units
 # picture alone, whichever pictures were computed with it, before or after a restart.
 PASS = 32
 
-# Inductor takes about this long, and saves about this share of the time of a pass; both measured
-# (docs/PERFORMANCE.md). So it pays when the passes take longer than their quotient.
-_COMPILE_SECONDS, _COMPILE_SAVES = 30, 0.35
-
-# Pictures below which compiling never pays: ONNX Runtime and OpenVINO take a few seconds.
-_LEAST, _LEAST_FOR_INDUCTOR = 200, 500
+# Outputs from which on compiling pays; by their number and no clock, for the same command is to
+# give the same bits. ONNX Runtime and OpenVINO take a few seconds. Inductor takes 30 s and saves a
+# third of each pass (on a CPU, docs/PERFORMANCE.md), so that passes have to take 90 s. At 29 ms a
+# pass, a guess for a card, these do.
+_LEAST, _LEAST_FOR_INDUCTOR = 200, 100_000
 
 _PACKAGES = ("torch", "torchvision", "timm", "pillow")
 
@@ -232,26 +230,9 @@ class Prefix:
                 x = self._run(x, above, depth)
             yield x[:count]
 
-    def pays_to_compile(self, pictures: int, size: Sequence[int]) -> bool:
-        """Whether `pictures` take so long that compiling saves time; Inductor has to be asked by
-        two passes.
-
-        Args:
-            size: (3, H, W) of a picture.
-        """
-        if self.compiler != INDUCTOR:
-            # By their number and no clock: the same command is to give the same bits.
-            return pictures >= _LEAST
-        if pictures < _LEAST_FOR_INDUCTOR:
-            return False
-        zeros = torch.zeros(PASS, *size)
-        seconds = []
-        for _ in range(2):  # the first one allocates
-            started = time.perf_counter()
-            for output in self.outputs(zeros, self.whole, [self.depth]):
-                output.cpu()
-            seconds.append(time.perf_counter() - started)
-        return pictures / PASS * seconds[-1] * _COMPILE_SAVES > _COMPILE_SECONDS
+    def pays_to_compile(self, count: int) -> bool:
+        """Whether so many outputs take so long that compiling saves time."""
+        return count >= (_LEAST_FOR_INDUCTOR if self.compiler == INDUCTOR else _LEAST)
 
     def compile_fault(self, inputs: Tensor, start: int) -> str:
         """Compile by a pass; why that is not possible here, or nothing.
