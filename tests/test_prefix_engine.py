@@ -461,7 +461,7 @@ def test_outputs_that_stay_on_the_device_are_the_same(
     pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mapped, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
-    monkeypatch.setattr(fill, "_fits", lambda device, size: size > 0)
+    monkeypatch.setattr(fill, "_fits", lambda device, size, sharing: size > 0)
     resident, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     assert torch.equal(training(mapped), training(resident))
 
@@ -731,6 +731,16 @@ def test_the_compiler_follows_from_device_and_precision() -> None:
     assert compiler_for(CPU, torch.float32) == ONNX_RUNTIME
     assert compiler_for(CPU, torch.bfloat16) == OPENVINO
     assert compiler_for(torch.device("cuda"), torch.float32) == INDUCTOR
+
+
+@pytest.mark.parametrize(("sharing", "most"), [(1, 499), (2, 249)])
+def test_outputs_that_stay_on_a_card_leave_half_of_it_to_training(
+    sharing: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    assert fill._fits(torch.device("cuda"), most, sharing)
+    assert not fill._fits(torch.device("cuda"), most + 1, sharing)
+    assert not fill._fits(CPU, 0, sharing)
 
 
 def test_cards_of_two_kinds_share_no_outputs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,13 @@ def start_engine(
         )
     store = open_store(cache_folder() / "features", config.store_gigabytes)
     inputs, report = stored_inputs(
-        store, part, pictures, epochs, config.compile, epochs_to_come=config.finetune_epochs
+        store,
+        part,
+        pictures,
+        epochs,
+        config.compile,
+        epochs_to_come=config.finetune_epochs,
+        sharing=config.workers,
     )
     return Engine(trained, mode, inputs, report)
 

@@ -85,6 +85,7 @@ def stored_inputs(
     compiling: str = "off",
     *,
     epochs_to_come: int = 0,
+    sharing: int = 1,
 ) -> tuple[StoredInputs, Report]:
     """What a suffix trains on: every output that is not in the store is computed and put there.
 
@@ -97,6 +98,7 @@ def stored_inputs(
         epochs_to_come: of a run after this one, which trains on the outputs at the cuts
             `prefix.also`. Views that it needs are stored too where they can be rendered beside
             this run's.
+        sharing: processes that train at the same time, on one device.
     """
     started = time.perf_counter()
     report = Report()
@@ -144,7 +146,7 @@ def stored_inputs(
     report.bytes = sum(
         int((rows.slots >= 0).sum()) * rows.mapped[0].nbytes for rows in found if len(rows.mapped)
     )
-    if isinstance(prefix, Prefix) and _fits(prefix.device, report.bytes):
+    if isinstance(prefix, Prefix) and _fits(prefix.device, report.bytes, sharing):
         found = [rows.to(prefix.device) for rows in found]
     outputs = [
         Outputs(rendition, prefix, rows) for rendition, rows in zip(renditions, found, strict=True)
@@ -165,9 +167,10 @@ def _torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fits(device: torch.device, size: int) -> bool:
-    """Whether so many bytes may stay on a GPU, which leaves half of what is free to training."""
-    return device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // 2
+def _fits(device: torch.device, size: int, sharing: int) -> bool:
+    """Whether so many bytes may stay on a GPU: half of what is free is left to training, and of the
+    other half each process takes its share, for all may look at the same time."""
+    return device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // (2 * sharing)
 
 
 def _read(store: Store, prefix: Frozen, renditions: Sequence[Rendition]) -> list[Rows]:
