@@ -23,7 +23,7 @@ def pictures(make_folder: MakeFolder, tmp_path: Path) -> Pictures:
     )  # fmt: skip
     model = create_model("test_resnet", num_classes=2, dropout=0.0, image_size=32)
     views = Views(Preprocessing(data_config(model)), "recipe", 0)
-    return Pictures(manifest, views, count=2, max_pixels=10**6, workers=0, pin=False)
+    return Pictures(manifest, views, count=2, max_pixels=10**6, workers=0, for_gpu=False)
 
 
 def test_the_number_of_workers_changes_nothing(pictures: Pictures) -> None:

@@ -72,7 +72,7 @@ def pictures_of(root: Path, cache: Path, model: nn.Module, **changes: object) ->
         val_fraction=0.1, test_fraction=0.1, workers=1, looks=cache / "looks",
     )  # fmt: skip
     views = Views(Preprocessing(data_config(model)), "recipe", 0)
-    pictures = Pictures(manifest, views, count=2, max_pixels=10**6, workers=0, pin=False)
+    pictures = Pictures(manifest, views, count=2, max_pixels=10**6, workers=0, for_gpu=False)
     return replace(pictures, **changes)  # type: ignore[arg-type]
 
 
@@ -513,7 +513,9 @@ def test_a_process_evicts_what_it_does_not_need_any_more(pictures: Pictures, sto
 
 def test_gathering_ahead_changes_nothing(pictures: Pictures, store: Store) -> None:
     inputs, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
-    ahead = replace(inputs.views[0], rendition=Rendition(replace(pictures, pin=True), "train", 0))
+    ahead = replace(
+        inputs.views[0], rendition=Rendition(replace(pictures, for_gpu=True), "train", 0)
+    )
     assert torch.equal(training(inputs), training(replace(inputs, views=(ahead,))))
 
 

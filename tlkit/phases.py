@@ -244,7 +244,7 @@ def pictures_for(
         count=config.views,
         max_pixels=config.max_pixels,
         workers=machine.workers,
-        pin=machine.device.type == "cuda",
+        for_gpu=machine.device.type == "cuda",
     )
 
 

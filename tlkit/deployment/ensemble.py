@@ -142,7 +142,7 @@ def _evaluate_and_log(
         count=config.views,
         max_pixels=config.max_pixels,
         workers=machine_for(config).workers,
-        pin=False,
+        for_gpu=False,
     )
     with tracker.folder() as folder:
         trust = write_outcome(

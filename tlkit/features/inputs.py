@@ -26,7 +26,8 @@ class Pictures:
         views: of the training pictures; validation and test pictures have one plain view.
         count: how many views there are; epoch e trains on view e mod `count`.
         workers: processes that decode.
-        pin: whether batches go to page-locked memory, for a GPU.
+        for_gpu: whether a GPU takes the batches. They go to page-locked memory then, and stored
+            outputs are gathered ahead of it.
     """
 
     manifest: Manifest
@@ -34,7 +35,7 @@ class Pictures:
     count: int
     max_pixels: int
     workers: int
-    pin: bool
+    for_gpu: bool
 
     @property
     def different(self) -> int:
@@ -66,7 +67,7 @@ class Pictures:
         batches: Batches,
     ) -> Iterator[Batch]:
         dataset = PictureDataset(self.manifest.root, pictures, render, self.max_pixels)
-        return iter(loader(dataset, batches, workers=self.workers, pin=self.pin))
+        return iter(loader(dataset, batches, workers=self.workers, pin=self.for_gpu))
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def _labelled(outputs: Outputs, batches: Batches) -> Iterator[Batch]:
     labels, gathered = outputs.rendition.labels, outputs.batches(batches)
     # Beside a GPU the processor is free to gather; alone it would only compete with training. A
     # loader must not be iterated so: its workers, forked from a thread, fail when they end.
-    if outputs.rendition.pictures.pin and not outputs.rows.missing:
+    if outputs.rendition.pictures.for_gpu and not outputs.rows.missing:
         gathered = _ahead(gathered)
     for inputs, batch in zip(gathered, batches, strict=True):
         yield inputs, labels[batch]
