@@ -1,4 +1,5 @@
-"""`engine: cached` against `engine: plain` in float32, uncompiled: the same numbers, at full size.
+"""`engine: cached` against `engine: plain` on a CPU in float32, uncompiled: the same numbers, at
+full size.
 
     python -m benchmarks.agreement --data FOLDER [--backbones NAME,NAME] [--fraction 0.06]
         [--KEY VALUE ...]
@@ -32,6 +33,7 @@ BACKBONES = (
     "swin_tiny_patch4_window7_224",
 )
 RECIPE = {
+    "device": "cpu",
     "finetune_epochs": "2",
     "views": "2",
     "precision": "fp32",
