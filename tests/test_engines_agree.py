@@ -1,4 +1,4 @@
-"""`engine: cached` against `engine: plain`, the reference: on a CPU they train alike at any depth."""
+"""`engine: cached` against the reference, `engine: plain`: alike on a CPU, at any depth."""
 
 from dataclasses import replace
 
