@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pickle
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -75,11 +76,10 @@ def climbing_zip(tmp_path: Path, make: MakeFolder) -> list[str]:
 
 
 def huge_picture(tmp_path: Path, make: MakeFolder) -> list[str]:
-    folder = tmp_path / "pictures"
-    for name in ("cat", "dog"):
-        (folder / name).mkdir(parents=True)
-    Image.new("1", (50_000, 50_000)).save(folder / "cat" / "huge.png")
-    Image.new("RGB", (40, 40)).save(folder / "dog" / "small.png")
+    folder = make()
+    Image.new("1", (50_000, 50_000)).save(tmp_path / "huge.png")
+    for path in folder.glob("*/cat/*"):
+        shutil.copy(tmp_path / "huge.png", path)
     return data(folder)
 
 
