@@ -346,8 +346,7 @@ def test_one_picture_and_imbalance_are_warned_of(tmp_path: Path) -> None:
         photo(500 + index).save(root / "train" / "dog" / f"more{index}.png")
     _, report = looked_at(root)
     assert report.warnings == (
-        "the class 'cat' has one picture only in val",
-        "the class 'dog' has one picture only in val",
+        "val has one picture only of 2 of 2 classes ('cat', 'dog')",
         "strong imbalance: 66 pictures of 'dog' and 6 of 'cat'",
     )
 

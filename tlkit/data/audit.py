@@ -363,9 +363,8 @@ def _way_out(
 
 def _class_warnings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     for split, classes in counts.items():
-        for label, number in classes.items():
-            if number == 1:
-                yield f"the class {label!r} has one picture only in {split}"
+        if single := [label for label, number in classes.items() if number == 1]:
+            yield f"{split} has one picture only of {_some(single, classes)}"
     total: Counter[str] = Counter()
     for classes in counts.values():
         total.update(classes)
