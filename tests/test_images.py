@@ -273,6 +273,16 @@ def test_threads_leave_pillows_limit_alone() -> None:
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
+def test_the_disk_is_asked_once_about_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.png").write_bytes(encoded(photo(), "PNG"))
+    asked, ask = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **how: asked.append(path) or ask(path, **how))
+    read_picture(tmp_path / "x.png")
+    assert asked == [tmp_path / "x.png"]
+
+
 def test_paths_that_are_no_regular_file(tmp_path: Path) -> None:
     folder = tmp_path / "x.jpg"
     folder.mkdir()
@@ -292,6 +302,11 @@ def test_links_and_pipes(tmp_path: Path) -> None:
     (tmp_path / "link.jpg").symlink_to(tmp_path / "gone.jpg")
     with pytest.raises(UnreadablePicture, match="a broken link"):
         read_picture(tmp_path / "link.jpg")
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
+    with pytest.raises(UnreadablePicture, match="a broken link"):
+        read_picture(tmp_path / "self.jpg")
+    with pytest.raises(UnreadablePicture, match=r"cannot be read: File name too long"):
+        read_picture(tmp_path / ("n" * 300))
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(UnreadablePicture, match="not a regular file"):
         read_picture(tmp_path / "pipe.jpg")

@@ -1,5 +1,7 @@
 """One picture file to RGB pixels, as a person sees it, or the reason why not."""
 
+import errno
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,20 +83,22 @@ def read_bytes(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
 
     Raises UnreadablePicture where there is no regular file, or one too large for such a picture.
     """
-    if path.is_dir():
-        raise UnreadablePicture("a folder, not a file")
-    if not path.exists():
-        raise UnreadablePicture("a broken link" if path.is_symlink() else "no such file")
-    if not path.is_file():  # reading a pipe would wait for ever
-        raise UnreadablePicture("not a regular file")
     try:
+        found = path.stat()  # once: on a slow disk each question takes as long as the file
+        if stat.S_ISDIR(found.st_mode):
+            raise UnreadablePicture("a folder, not a file")
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise UnreadablePicture("not a regular file")
         # Eight bytes a pixel is 16-bit RGBA without compression; the rest is for metadata.
-        if path.stat().st_size > 8 * max_pixels + 2**26:
+        if found.st_size > 8 * max_pixels + 2**26:
             raise UnreadablePicture(
-                f"{path.stat().st_size} bytes is too large for a picture of {max_pixels} pixels"
+                f"{found.st_size} bytes is too large for a picture of {max_pixels} pixels"
             )
         return path.read_bytes()
     except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            fault = "a broken link" if path.is_symlink() else "no such file"
+            raise UnreadablePicture(fault) from None
         raise UnreadablePicture(f"cannot be read: {error.strerror}") from error
 
 
