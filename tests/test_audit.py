@@ -10,7 +10,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,6 +280,22 @@ def test_near_groups_are_what_chains_of_near_pairs_connect(
     # However little is compared and joined at a time.
     monkeypatch.setattr(near, "_PAIRS", 50)
     assert sorted(map(sorted, near_groups(looks))) == expected
+
+
+def test_what_takes_long_of_many_pictures_has_a_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+
+    def bar(steps: Iterable[object], *, desc: str, **options: object) -> Iterable[object]:
+        assert options["disable"] is None  # which is a bar on a terminal, and nothing elsewhere
+        shown.append(desc)
+        return steps
+
+    for module in ("sources", "near"):
+        monkeypatch.setattr(f"tlkit.data.{module}.tqdm", bar)
+    looked_at(data_set(tmp_path / "d", all=5))
+    assert shown == ["folders", *["near copies"] * 4]  # groups to split, pairs of three splits
 
 
 def test_a_film_is_one_group() -> None:
