@@ -310,12 +310,10 @@ def asked_before(model: str) -> list[Entry]:
     """Requests as a server logs them: the model's own validation pictures."""
     with local_model(model) as folder:
         known = Reference.load(folder)
-    rows = zip(known.predicted, known.confidence, known.embedding, strict=True)
+    rows = zip(known.predicted, known.confidence, known.embedding, known.light, strict=True)
     return [
-        Entry(
-            1.0, 0.01, int(label), "cat", float(confidence), [float(v) for v in embedding], 0.5, 0.1
-        )
-        for label, confidence, embedding in rows
+        Entry(1.0, 0.01, int(label), "cat", float(confidence), [*map(float, embedding)], *light)
+        for label, confidence, embedding, light in rows
     ]
 
 
