@@ -48,7 +48,6 @@ def predictions(run_id: str, columns: Sequence[str] | None = None) -> pd.DataFra
             usecols=columns,
             dtype=dict.fromkeys(_NAMES, str),  # a class may be called 01,
             keep_default_na=False,  # or NA
-            float_precision="round_trip",
         )
 
 
