@@ -85,8 +85,9 @@ def not_ours(path: Path) -> None:
     ids=["flipped", "cut", "text", "empty", "garbled", "another", "folder", "no folder"],
 )
 def test_a_damaged_file_costs_time_alone(
-    tmp_path: Path, harm: Callable[[Path], object], mended: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path: Path, harm: Callable[[Path], object], mended: bool, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     path = tmp_path / "cache" / "looks"
     path.parent.mkdir()
     see(path)
@@ -94,7 +95,10 @@ def test_a_damaged_file_costs_time_alone(
     harm(path)
     assert decoded(path, monkeypatch) > 0
     see(path)
+    capsys.readouterr()
     assert (decoded(path, monkeypatch) == 0) == mended
+    told = capsys.readouterr().err
+    assert told.count(f"is not remembered in {path} (") == (not mended)
 
 
 def test_no_flipped_bit_is_believed(tmp_path: Path) -> None:

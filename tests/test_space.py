@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial
 from tlkit.config import Config
 from tlkit.errors import UserError
 from tlkit.search.space import DEFAULT, Space
-from tlkit.search.study import identity, study_name
+from tlkit.search.study import _FREE, identity, study_name
 
 BASE = Config(backbone="test_resnet", weights="none", unfreeze_depth=2)
 UNITS = 5  # of test_resnet: the stem and a block in each of four stages
@@ -249,6 +249,11 @@ def test_keys_that_make_no_sense_are_refused_with_the_reason(key: str, reason: s
     message = fault_of({key: [1, 2]})
     assert f"{key} cannot be searched: " in message
     assert reason in message
+
+
+def test_what_may_differ_within_a_study_cannot_be_searched_in_it() -> None:
+    for key in _FREE:
+        assert f"{key} cannot be searched: " in fault_of({key: [1, 2]})
 
 
 def test_all_faults_are_told_together() -> None:

@@ -4,6 +4,7 @@
 import hashlib
 import json
 import sqlite3
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from typing import Self
 import imagehash
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from tlkit.data import images
 from tlkit.data.images import read_picture
+from tlkit.errors import reason
 
 FLAT = 3.0  # grey levels, standard deviation at 32x32: less holds nothing a hash could tell apart
 MAX_BYTES = 2**30  # of the file, for some eight million pictures
@@ -120,7 +123,7 @@ class Looks:
 
     @contextmanager
     def _forgiving(self) -> Iterator[None]:
-        """Hold the lock; after a first fault, do without the file."""
+        """Hold the lock; after a first fault, say so and do without the file."""
         with self._lock:
             try:
                 yield
@@ -128,6 +131,11 @@ class Looks:
                 if self._rows:
                     self._rows.close()
                 self._rows = None
+                tqdm.write(
+                    f"what the audit sees is not remembered in {self._path} ({reason(error)}): "
+                    "a later command decodes these pictures again",
+                    file=sys.stderr,
+                )
                 # Above the lowest byte are details.
                 if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _USELESS:
                     with suppress(OSError):
