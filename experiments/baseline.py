@@ -4,7 +4,7 @@ from tlkit.cli import main
 from tlkit.config import Config
 from tlkit.runs import run_repeats
 from tlkit.summary import report
-from tlkit.tracking import ui_command
+from tlkit.tracking.store import ui_command
 
 
 def task(config: Config) -> None:

@@ -3,7 +3,7 @@
 from tlkit.cli import main
 from tlkit.evidence.compare import run_compare
 from tlkit.evidence.settings import CompareSettings
-from tlkit.tracking import ui_command
+from tlkit.tracking.store import ui_command
 
 
 def task(settings: CompareSettings) -> None:

@@ -3,7 +3,7 @@
 from tlkit.cli import main
 from tlkit.config import Config
 from tlkit.evidence.curve import run_curve
-from tlkit.tracking import ui_command
+from tlkit.tracking.store import ui_command
 
 
 def task(config: Config) -> None:

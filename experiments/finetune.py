@@ -6,7 +6,7 @@ from tlkit.deployment.ensemble import run_ensemble
 from tlkit.deployment.settings import EnsembleSettings
 from tlkit.runs import run_repeats
 from tlkit.summary import report
-from tlkit.tracking import ui_command
+from tlkit.tracking.store import ui_command
 
 
 def task(config: Config) -> None:

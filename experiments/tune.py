@@ -4,7 +4,7 @@ from tlkit.cli import main
 from tlkit.config import Config
 from tlkit.search.tune import run_tune
 from tlkit.summary import table
-from tlkit.tracking import ui_command
+from tlkit.tracking.store import ui_command
 
 
 def task(config: Config) -> None:

@@ -20,7 +20,7 @@ from timm.models import register_model
 from timm.models.swin_transformer import SwinTransformer, _create_swin_transformer
 
 from tlkit.serving.reference import Reference
-from tlkit.tracking import local_model
+from tlkit.tracking.lookup import local_model
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "experiments" / "configs" / "smoke.yaml"

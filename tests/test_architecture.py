@@ -19,26 +19,36 @@ ALLOWED = {
     "keys": set(),
     "errors": set(),
     "files": set(),
-    "mlflow_faults": set(),
-    "tracking": {"mlflow_faults"},
-    "registry": {"mlflow_faults"},
+    "tracking": set(),
     "cli": {"keys"},
-    "outcome": {"data", "evaluation", "features", "models", "serving", "training"},
+    "heat_maps": {"evaluation", "features", "models"},
+    "outcome": {"data", "evaluation", "features", "heat_maps", "models", "serving", "training"},
     "phases": {"config", "data", "features", "models", "serving", "training"},
     "summary": {"config", "data", "evaluation", "features", "outcome"},
     "lineage": {"data", "tracking"},
-    "runs": {"config", "lineage", "tracking", "outcome", "phases", "summary", *PACKAGES},
+    "environment": {"phases", "tracking"},
+    "runs": {
+        "config",
+        "environment",
+        "lineage",
+        "tracking",
+        "outcome",
+        "phases",
+        "summary",
+        *PACKAGES,
+    },
     "deployment": {
-        *("config", "keys", "mlflow_faults", "registry", "tracking"),
-        *("outcome", "phases", "summary", "runs"),
+        *("config", "keys", "tracking"),
+        *("heat_maps", "outcome", "phases", "summary", "runs"),
         *PACKAGES,
     },
     "evidence": {
-        *("config", "keys", "tracking", "outcome", "phases", "summary", "runs", "deployment"),
+        *("config", "keys", "tracking"),
+        *("heat_maps", "outcome", "phases", "summary", "runs", "deployment"),
         *PACKAGES,
     },
     "search": {
-        *("config", "keys", "mlflow_faults", "registry", "tracking"),
+        *("config", "keys", "tracking"),
         *("lineage", "phases", "runs", "summary"),
         *PACKAGES,
     },
@@ -79,7 +89,8 @@ def test_mlflow_is_known_to_few_modules() -> None:
         if "import mlflow" in path.read_text() or "from mlflow" in path.read_text()
     }
     served = {f"serving/{name}.py" for name in ("answer", "guard", "pyfunc", "router")}
-    assert knowing == {"mlflow_faults.py", "registry.py", "tracking.py"} | served
+    tracking = {f"tracking/{name}.py" for name in ("faults", "lookup", "registry", "run", "store")}
+    assert knowing == tracking | served
 
 
 def test_optuna_is_known_to_the_search_alone() -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from tlkit import tracking
 from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import Manifest
 from tlkit.deployment.tested import predictions
@@ -27,7 +26,9 @@ from tlkit.evidence.gathered import Gathered, _names, choose_runs
 from tlkit.evidence.page import as_svg
 from tlkit.evidence.pairs import compare_all, verdict
 from tlkit.evidence.shown import choose_pictures, show_mistakes, show_side_by_side
-from tlkit.tracking import Known, Tracker
+from tlkit.tracking import lookup
+from tlkit.tracking.lookup import LoggedRun
+from tlkit.tracking.run import Tracker, start_run
 
 
 def said(name: str, predicted: np.ndarray, labels: np.ndarray, seed: int = 0) -> Gathered:
@@ -259,9 +260,9 @@ def test_the_report_in_a_browser(compared: Run, width: int, scheme: str) -> None
     assert faults == []
 
 
-def known(run_id: str, phase: str, **tags: str) -> Known:
+def known(run_id: str, phase: str, **tags: str) -> LoggedRun:
     tags = {"tlkit.phase": phase, **{f"tlkit.{key}": value for key, value in tags.items()}}
-    return Known(run_id * 32, phase, "FINISHED", 1, tags, {}, {})
+    return LoggedRun(run_id * 32, phase, "FINISHED", 1, tags, {}, {})
 
 
 def test_runs_of_two_searches_have_names_of_their_own() -> None:
@@ -282,7 +283,7 @@ def test_runs_of_two_searches_have_names_of_their_own() -> None:
 
 def logged(phase: str, parent: str | None = None, /, **tags: str) -> str:
     """The id of a run that has nothing but tags."""
-    with tracking.run(phase, parent=parent, system_metrics=False) as tracker:
+    with start_run(phase, parent=parent, system_metrics=False) as tracker:
         tracker.tags({f"tlkit.{key}": value for key, value in {"data_digest": "d", **tags}.items()})
     return tracker.run_id
 
@@ -327,7 +328,7 @@ def test_predictions_come_back_whatever_the_names(experiment: str, tmp_path: Pat
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    with tracking.run("head", system_metrics=False) as tracker:
+    with start_run("head", system_metrics=False) as tracker:
         tracker.artifacts(left)
     assert predictions(tracker.run_id).to_dict("records") == rows
 
@@ -335,7 +336,7 @@ def test_predictions_come_back_whatever_the_names(experiment: str, tmp_path: Pat
 def test_points_of_a_learning_curve_are_not_the_newest(
     experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_PAGE", 1)  # the runs wanted are on a later page
+    monkeypatch.setattr(lookup, "_PAGE", 1)  # the runs wanted are on a later page
     whole = [logged("baseline"), logged("head")]
     for share in (0.5, 0.05):
         for phase in ("baseline", "head"):

@@ -29,7 +29,7 @@ from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import Reference, identity
 from tlkit.serving.request_log import RequestLog, open_log
 from tlkit.serving.router import assign
-from tlkit.tracking import find_run, local_model
+from tlkit.tracking.lookup import find_run, local_model
 
 
 def newest(experiment: str) -> Run:

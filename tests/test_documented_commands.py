@@ -28,11 +28,12 @@ from mlflow.projects._project_spec import load_project
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.phases import PHASES
-from tlkit.registry import register_model
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import Reference
 from tlkit.serving.request_log import open_log
-from tlkit.tracking import PHASE_TAG, local_model
+from tlkit.tracking.lookup import local_model
+from tlkit.tracking.registry import register_model
+from tlkit.tracking.tags import PHASE_TAG
 
 TUTORIAL = "docs/TUTORIAL.md"
 DOCUMENTS = ("README.md", TUTORIAL, "docs/USING.md")

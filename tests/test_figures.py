@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from tlkit.evaluation.canvas import blank, draw_picture, one_line
+from tlkit.evaluation.canvas import blank, draw_picture, printable_line
 from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.samples_figure import samples_figure
@@ -186,9 +186,9 @@ def test_hebrew_and_arabic_stand_where_other_names_would() -> None:
 
 
 def test_a_line_keeps_what_joins_letters_and_nothing_that_reorders_or_breaks_it() -> None:
-    assert one_line("می\u200cشود") == "می\u200cشود"
-    assert one_line("🐱\u200d👤") == "🐱\u200d👤"
-    assert one_line("a\u202eb\u2067c\ud800d\x00e\n f") == "a?b?c?d?e f"
+    assert printable_line("می\u200cشود") == "می\u200cشود"
+    assert printable_line("🐱\u200d👤") == "🐱\u200d👤"
+    assert printable_line("a\u202eb\u2067c\ud800d\x00e\n f") == "a?b?c?d?e f"
 
 
 def test_letters_without_a_font_are_told_once(tmp_path: Path) -> None:

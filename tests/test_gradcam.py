@@ -12,8 +12,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from tlkit.evaluation.gradcam import grad_cam
+from tlkit.heat_maps import NoHeatMaps, heat_maps
 from tlkit.models.backbones import create_model
-from tlkit.outcome import NoHeatMaps, heat_maps
 
 # Model, layer and to_grid; Any since timm's modules have attributes that nn.Module lacks.
 Case = tuple[Any, Any, Callable[[Tensor], Tensor] | None]
@@ -249,7 +249,7 @@ def test_a_card_that_is_full_is_no_network_without_maps(monkeypatch: pytest.Monk
     def fail(model: nn.Module) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("tlkit.outcome.cam_target", fail)
+    monkeypatch.setattr("tlkit.heat_maps.cam_target", fail)
     with pytest.raises(torch.OutOfMemoryError):
         heat_maps(nn.Flatten(), torch.zeros(1, 3, 4, 4), torch.tensor([0]))
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from tlkit.evaluation.gradcam_check import GradcamCheck, check_gradcam
 from tlkit.evaluation.gradcam_check_figure import gradcam_check_figure
+from tlkit.heat_maps import heat_maps
 from tlkit.models.baseline import BaselineCNN
 from tlkit.models.freezing import from_the_top
-from tlkit.outcome import heat_maps
 
 SIDE, PATCH = 64, 24
 

@@ -14,7 +14,7 @@ from tlkit.deployment.abtest import read_outcomes
 from tlkit.errors import UserError
 from tlkit.files import cache_folder, output_folder
 from tlkit.models.weights import file_digest, load_weights
-from tlkit.tracking import local_model
+from tlkit.tracking.lookup import local_model
 
 
 def use_model(path: str) -> None:

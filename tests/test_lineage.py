@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tlkit import tracking
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.errors import UserError
 from tlkit.lineage import refuse_seen
 from tlkit.phases import Machine, build_network, head_settings
-from tlkit.tracking import INIT_TAG
+from tlkit.tracking.run import start_run
+from tlkit.tracking.tags import INIT_TAG
 
 pytestmark = pytest.mark.usefixtures("experiment")
 
@@ -28,7 +28,7 @@ def manifest(root: Path, **splits: str) -> Manifest:
 
 def made(root: Path, begun: str = "", /, phase: str = "finetune", **splits: str) -> str:
     """The id of a run on these pictures, begun from another one; without pictures it keeps none."""
-    with tracking.run(phase, system_metrics=False) as tracker:
+    with start_run(phase, system_metrics=False) as tracker:
         if splits:
             folder = root / tracker.run_id
             (folder / "data").mkdir(parents=True)

@@ -39,7 +39,7 @@ from tlkit.features.compilers import (
 )
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
-from tlkit.features.prefix import Nothing, Prefix
+from tlkit.features.prefix import NoPrefix, Prefix
 from tlkit.features.store import RECORD_BYTES, Filling, Rows, Store, Unwritable
 from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
@@ -712,13 +712,13 @@ def test_a_read_only_cache_is_read_and_told_of(
 def test_pictures_are_stored_as_bytes_and_come_back_with_the_same_bits(
     pictures: Pictures, store: Store
 ) -> None:
-    inputs, report = stored_inputs(store, Nothing(pictures.views.preprocessing), pictures, 2)
+    inputs, report = stored_inputs(store, NoPrefix(pictures.views.preprocessing), pictures, 2)
     assert report.bytes == 88 * 3 * 32 * 32
     for epoch in (0, 1):
         [(expected, _)] = PictureInputs(pictures).training(epoch, [list(range(40))])
         [(got, _)] = inputs.training(epoch, [list(range(40))])
         assert torch.equal(got, expected)
-    _, report = stored_inputs(store, Nothing(pictures.views.preprocessing), pictures, 2)
+    _, report = stored_inputs(store, NoPrefix(pictures.views.preprocessing), pictures, 2)
     assert report.hits == report.wanted
 
 

@@ -31,7 +31,7 @@ from tlkit.serving.reference import Reference
 from tlkit.serving.request_log import open_log
 from tlkit.serving.router import assign
 from tlkit.summary import PhaseResult
-from tlkit.tracking import local_model
+from tlkit.tracking.lookup import local_model
 
 NAME = "reference"
 # What of MLflow's own tags is ours to set.

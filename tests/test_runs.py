@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from tlkit import tracking
+from tlkit.tracking.run import start_run
 
 ARTIFACTS = {
     "config.yaml",
@@ -164,7 +164,7 @@ def test_heat_maps_are_tested_alike_where_the_network_cannot_be_compiled(
     data = str(make_folder())
     assert entry("head", "--data", data, "--head_lr", "0.01") == 0
     assert "uncompiled" not in capsys.readouterr().err
-    monkeypatch.setattr("tlkit.outcome.with_onnxruntime", fail)
+    monkeypatch.setattr("tlkit.heat_maps.with_onnxruntime", fail)
     assert entry("head", "--data", data, "--head_lr", "0.01") == 0
     said = capsys.readouterr().err
     assert "heat maps are tested uncompiled, for compiling failed: no such operator here\n" in said
@@ -594,7 +594,7 @@ def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
 
 
 def test_a_long_path_of_the_data_is_shortened_for_mlflow(experiment: str, tmp_path: Path) -> None:
-    with tracking.run("long", system_metrics=False) as tracker:
+    with start_run("long", system_metrics=False) as tracker:
         tracker.dataset(f"begin/{'d/' * 300}end", tmp_path, "digest")
     dataset = mlflow.get_run(tracker.run_id).inputs.dataset_inputs[0].dataset
     assert len(dataset.name) == 500

@@ -42,7 +42,7 @@ from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.guard import MAX_BODY_BYTES
 from tlkit.serving.reference import identity
 from tlkit.serving.request_log import open_log
-from tlkit.tracking import local_model
+from tlkit.tracking.lookup import local_model
 from tlkit.training.precision import resolve_precision
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,10 @@ from conftest import Entry, MakeFolder
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
-from tlkit import registry, tracking
 from tlkit.errors import UserError
+from tlkit.tracking import lookup, registry, store
+from tlkit.tracking import run as run_module
+from tlkit.tracking.run import Tracker, join, start_run
 
 SECRET = "http://me:secret@127.0.0.1:1"
 
@@ -32,9 +34,9 @@ def refused(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda: tracking.find_run("a" * 32),
-        lambda: tracking.downloaded("a" * 32, "config.yaml").__enter__(),
-        lambda: tracking.join(tracking.Tracker("a" * 32, "0"), "b" * 32),
+        lambda: lookup.find_run("a" * 32),
+        lambda: lookup.downloaded("a" * 32, "config.yaml").__enter__(),
+        lambda: join(Tracker("a" * 32, "0"), "b" * 32),
         lambda: registry.Registered("pets").version("champion"),
         lambda: registry.Registered("pets").has("1"),
         lambda: registry.register_model("a" * 32, "pets"),
@@ -53,14 +55,14 @@ def test_a_store_that_fails_is_not_taken_for_one_without_the_run(
 
 def test_what_is_no_id_is_no_run() -> None:
     with pytest.raises(UserError, match="no run a b at sqlite:"):
-        tracking.find_run("a b")
+        lookup.find_run("a b")
 
 
 def test_a_store_that_fails_does_not_hide_the_error_under_way(
     experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails() -> None:
-        with tracking.run("fails", system_metrics=False):
+        with start_run("fails", system_metrics=False):
             monkeypatch.setattr(mlflow.MlflowClient, "log_batch", unavailable)
             raise ValueError("first")
 
@@ -76,13 +78,13 @@ def test_a_store_that_fails_is_told_on_one_line_and_asked_for_no_long(
     tries = []
 
     def full(*_: object, **__: object) -> None:
-        tries.append(tracking.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get())
+        tries.append(run_module.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get())
         raise MlflowException("database or disk is full\n[SQL: INSERT INTO tags]\n[parameters: 1]")
 
     def fails() -> None:
         with (
-            tracking.run("outer", system_metrics=False) as outer,
-            tracking.run("inner", parent=outer.run_id, system_metrics=False) as inner,
+            start_run("outer", system_metrics=False) as outer,
+            start_run("inner", parent=outer.run_id, system_metrics=False) as inner,
         ):
             monkeypatch.setattr(mlflow.MlflowClient, "log_batch", full)
             monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", full)
@@ -95,7 +97,7 @@ def test_a_store_that_fails_is_told_on_one_line_and_asked_for_no_long(
     assert "\n" not in said
     assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
     assert tries == [7, 0, 0, 0, 0]
-    assert tracking.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 7
+    assert run_module.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 7
 
 
 def test_artifacts_that_cannot_be_kept_are_told_and_what_was_made_stays(
@@ -134,32 +136,32 @@ def test_a_folder_with_a_space_is_one_of_mlflows(
         assert "sp%20ace" in mlflow.get_tracking_uri()
     else:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder))
-    assert tracking.store_file() == folder / "mlflow.db"
-    assert tracking.store_folder() == folder
+    assert store.store_file() == folder / "mlflow.db"
+    assert store.store_folder() == folder
     last = SimpleNamespace(info=SimpleNamespace(experiment_id="7"))
     monkeypatch.setattr(mlflow, "last_active_run", lambda: last)
     page = "/#/experiments/7/runs?workflowType=machine_learning"
-    assert tracking.ui_command() == f"mlflow ui   and open http://127.0.0.1:5000{page}"
+    assert store.ui_command() == f"mlflow ui   and open http://127.0.0.1:5000{page}"
 
 
 def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow, "last_active_run", lambda: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    assert tracking.ui_command() == "open http://me:***@127.0.0.1:1"
+    assert store.ui_command() == "open http://me:***@127.0.0.1:1"
     told = []
     for ask in (
-        lambda: tracking.find_run("a" * 32),
-        lambda: tracking.run("any").__enter__(),
+        lambda: lookup.find_run("a" * 32),
+        lambda: start_run("any").__enter__(),
         lambda: registry.run_of_model("models:/pets/1"),
-        lambda: tracking.local_model("models:/pets/1").__enter__(),
+        lambda: lookup.local_model("models:/pets/1").__enter__(),
     ):
         with pytest.raises(UserError) as error:
             ask()
         told.append(str(error.value))
     assert all("me:***@127.0.0.1" in one and "secret" not in one for one in told), told
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db/mlflow")
-    assert "--backend-store-uri postgresql://me:***@db/mlflow " in tracking.ui_command()
+    assert "--backend-store-uri postgresql://me:***@db/mlflow " in store.ui_command()
 
 
 @pytest.mark.parametrize(("given", "shown"), [(None, "data"), ("my run", "my run")])
@@ -171,9 +173,9 @@ def test_a_run_that_mlflow_run_began_keeps_the_name_that_a_user_gave(
     if given:  # as `mlflow run --run-name` does
         client.set_tag(begun.info.run_id, "mlflow.runName", given)
     monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
-    with tracking.run("data", system_metrics=False) as tracker:
+    with start_run("data", system_metrics=False) as tracker:
         pass
-    found = tracking.find_run(tracker.run_id)
+    found = lookup.find_run(tracker.run_id)
     assert (found.run_id, found.name) == (begun.info.run_id, shown)
     assert found.tags["tlkit.phase"] == "data"
 
@@ -191,10 +193,10 @@ def test_a_deleted_experiment_is_brought_back(
 def test_a_model_wants_packages_as_the_index_has_them(
     experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "version", lambda _: "2.9.0+cpu")
+    monkeypatch.setattr(run_module, "version", lambda _: "2.9.0+cpu")
     logged: dict[str, Any] = {}
     monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **given: logged.update(given))
-    tracking.Tracker("a", "0").model({}, tmp_path, tmp_path, [], {"image": b""})
+    Tracker("a", "0").model({}, tmp_path, tmp_path, [], {"image": b""})
     assert "torch==2.9.0" in logged["pip_requirements"]
 
 
@@ -202,11 +204,11 @@ def test_a_model_whose_files_were_moved_is_told(experiment: str, tmp_path: Path)
     (tmp_path / "MLmodel").write_text("flavors: {}\n")
     logged = mlflow.create_external_model("model")
     mlflow.MlflowClient().log_model_artifacts(logged.model_id, str(tmp_path))
-    model = tracking.local_model(f"models:/{logged.model_id}")
+    model = lookup.local_model(f"models:/{logged.model_id}")
     with model as folder:
         assert (folder / "MLmodel").exists()
     shutil.rmtree(logged.artifact_location)
-    again = tracking.local_model(f"models:/{logged.model_id}")
+    again = lookup.local_model(f"models:/{logged.model_id}")
     with pytest.raises(UserError, match="its files are not where that says"):
         again.__enter__()
 
@@ -214,9 +216,9 @@ def test_a_model_whose_files_were_moved_is_told(experiment: str, tmp_path: Path)
 def test_a_data_set_is_an_input_of_the_run_that_it_is_logged_to(
     experiment: str, tmp_path: Path
 ) -> None:
-    with tracking.run("first", system_metrics=False) as first:
+    with start_run("first", system_metrics=False) as first:
         pass
-    with tracking.run("second", system_metrics=False) as second:
+    with start_run("second", system_metrics=False) as second:
         first.dataset("pictures", tmp_path, "digest")
     [given] = mlflow.get_run(first.run_id).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("pictures", "digest")

@@ -29,18 +29,17 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 
-from tlkit import tracking
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError
-from tlkit.runs import Taken, prepare_data
+from tlkit.runs import AlreadyTrained, prepare_data
 from tlkit.search import conclude, worker
 from tlkit.search import study as studies
 from tlkit.search import tune as tune_module
 from tlkit.search.space import DEFAULT
 from tlkit.search.trial import Score, train_trial
 from tlkit.summary import PhaseResult
-from tlkit.tracking import Tracker
+from tlkit.tracking.run import Tracker, start_run
 
 FIGURES = (
     "optimization_history.png",
@@ -155,7 +154,7 @@ def stand_in_phase(phase: str, config: Config, *, parent: str, **_: object) -> P
     metrics = dict.fromkeys(
         ("val/best_accuracy", "test/accuracy", "test/accuracy_low", "test/accuracy_high",
          "test/f1", "time/total_seconds", "parameters/trainable"), 0.5)  # fmt: skip
-    with tracking.run(phase, parent=parent, system_metrics=False) as tracker:
+    with start_run(phase, parent=parent, system_metrics=False) as tracker:
         tracker.params({"head_lr": config.head_lr})
         tracker.metrics(metrics)
     return PhaseResult(phase, tracker.run_id, metrics)
@@ -452,7 +451,7 @@ def test_settings_that_change_the_last_digits_train_again_for_good(
 ) -> None:
     taken: list[bool] = []
 
-    def phase(*_: object, trained: Taken | None, **__: object) -> PhaseResult:
+    def phase(*_: object, trained: AlreadyTrained | None, **__: object) -> PhaseResult:
         taken.append(trained is not None and (trained.folder / "finetune").exists())
         raise UserError("killed before it was logged")
 
@@ -1250,6 +1249,7 @@ def test_the_tags_of_the_best_are_of_this_best_alone(
         assert ("tlkit.best.backbone_lr" in tags) == (depth > 0)
 
 
+@pytest.mark.filterwarnings("error:.*multivariate")
 def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
     tune: Tune, storage: str, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1318,9 +1318,9 @@ def test_a_trial_that_another_command_ended_meanwhile_is_considered(
 def test_what_a_trial_trained_and_somebody_deleted_is_trained_again(
     tune: Tune, experiment: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    taken: list[Taken | None] = []
+    taken: list[AlreadyTrained | None] = []
 
-    def phase(*_: object, trained: Taken | None, **__: object) -> PhaseResult:
+    def phase(*_: object, trained: AlreadyTrained | None, **__: object) -> PhaseResult:
         taken.append(trained)
         raise UserError("killed before it was logged")
 

@@ -90,7 +90,7 @@ def scratch_folder() -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path to write, whose file takes the place of `path` when the block ends well.
 
     A disk that is full or cannot be written raises UserError.
@@ -105,7 +105,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a folder to fill, which becomes `target` when the block ends well and vanishes if not.
 
     A disk that is full or cannot be written raises UserError.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tlkit.data.manifest import Manifest, read
 from tlkit.errors import UserError
-from tlkit.tracking import INIT_TAG, PHASE_TAG, artifact_names, downloaded, find_run
+from tlkit.tracking.lookup import artifact_names, downloaded, find_run
+from tlkit.tracking.tags import INIT_TAG, PHASE_TAG
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from tlkit.data.images import read_picture
 from tlkit.data.manifest import Picture
 from tlkit.data.transforms import Preprocessing
-from tlkit.errors import UserError, reason
 from tlkit.evaluation.calibration import coverage, rescale
 from tlkit.evaluation.calibration_figure import calibration_figure
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.figures import confusion_matrix, curves
-from tlkit.evaluation.gradcam import grad_cam
 from tlkit.evaluation.gradcam_check import check_gradcam
 from tlkit.evaluation.gradcam_check_figure import gradcam_check_figure
 from tlkit.evaluation.metrics import (
@@ -43,12 +40,10 @@ from tlkit.evaluation.tiles import (
     mistakes,
     overlay,
 )
-from tlkit.features.compilers import with_onnxruntime
 from tlkit.features.inputs import Pictures
 from tlkit.files import short_stem, write_json
-from tlkit.models.baseline import BaselineCNN
+from tlkit.heat_maps import NoHeatMaps, compiled, heat_maps
 from tlkit.models.freezing import from_the_top
-from tlkit.models.units import cam_target, family
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.predict import predict_probabilities
 from tlkit.training.batches import plain_batches
@@ -214,7 +209,7 @@ def _write_gradcam(
             heat_maps,
             inputs,
             from_the_top(classifier.model),
-            predict=_compiled(classifier.model, inputs),
+            predict=compiled(classifier.model, inputs),
         )
     except NoHeatMaps as error:
         print(error, file=sys.stderr)
@@ -237,47 +232,6 @@ def _write_gradcam(
         folder / "gradcam_check.png",
     )
     return check.metrics
-
-
-def _compiled(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """The model for hundreds of pictures in the shape of `example`: on a CPU as compiled code, in
-    float32 too."""
-    if example.device.type != "cpu":
-        return model
-    try:
-        layers = with_onnxruntime(model, example, torch.get_num_threads())
-        layers(example)
-    except Exception as error:  # whatever the exporter and ONNX Runtime come up with
-        said = f"heat maps are tested uncompiled, for compiling failed: {reason(error)}"
-        print(said, file=sys.stderr)
-        return model
-    return layers
-
-
-class NoHeatMaps(UserError):
-    """Grad-CAM finds no layer that it can look at in this network."""
-
-
-def heat_maps(model: nn.Module, inputs: Tensor, classes: Tensor) -> Tensor:
-    """Grad-CAM at the layer that fits the network: float32 (N, H, W) in 0..1.
-
-    Args:
-        inputs: float32 (N, 3, H, W), preprocessed.
-        classes: int64 (N,).
-
-    Raises:
-        NoHeatMaps: a network of none of the families whose last features are no map.
-    """
-    try:
-        layer, to_grid = cam_target(model)
-        return grad_cam(model, layer, inputs, classes, to_grid)
-    except (AttributeError, RuntimeError, UserError, ValueError) as error:
-        known = isinstance(model, BaselineCNN) or family(model) is not None
-        if known or isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise NoHeatMaps(
-            f"this backbone has no heat maps ({reason(error)}); all else works without them"
-        ) from error
 
 
 def _read(pictures: Pictures, picture: Picture, preprocessing: Preprocessing) -> Image.Image:

@@ -20,7 +20,7 @@ from tlkit.data.transforms import AUGMENTATION_REVISION, Preprocessing, Views
 from tlkit.errors import UserError
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import Inputs, PictureInputs, Pictures
-from tlkit.features.prefix import Frozen, Nothing, Prefix
+from tlkit.features.prefix import Frozen, NoPrefix, Prefix
 from tlkit.features.store import Store
 from tlkit.files import cache_folder
 from tlkit.models.backbones import create_model, data_config, to_channels_last
@@ -289,7 +289,7 @@ def start_engine(
     if config.engine == "plain":
         return Engine(model, mode, PictureInputs(pictures))
     to_channels_last(model)
-    part: Frozen = Nothing(pictures.views.preprocessing)
+    part: Frozen = NoPrefix(pictures.views.preprocessing)
     if network.depth is not None and not isinstance(frozen, nn.Identity):
         mode = partial(train_suffix, trained, moving_statistics=moving)
         part = Prefix(

@@ -1,6 +1,5 @@
 """The assembler: a phase, from its configuration to a logged result."""
 
-import platform
 import shutil
 import sys
 import tempfile
@@ -8,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from tlkit.data.looks import MAX_BYTES
 from tlkit.data.manifest import Manifest
 from tlkit.data.samples import samples
 from tlkit.data.sources import open_source
+from tlkit.environment import environment
 from tlkit.errors import UserError
 from tlkit.evaluation.calibration import fit_temperature
 from tlkit.evaluation.canvas import save
@@ -57,19 +56,9 @@ from tlkit.summary import (
     of_repeats,
     of_store,
 )
-from tlkit.tracking import (
-    DIGEST_TAG,
-    INIT_TAG,
-    PHASE_TAG,
-    SERVING_PACKAGES,
-    SETTINGS_TAG,
-    Tracker,
-    downloaded,
-    find_run,
-    finished_runs,
-    git_state,
-    run,
-)
+from tlkit.tracking.lookup import downloaded, find_run, finished_runs
+from tlkit.tracking.run import Tracker, start_run
+from tlkit.tracking.tags import DIGEST_TAG, INIT_TAG, PHASE_TAG, SETTINGS_TAG
 from tlkit.training.allocator import full_cards_told
 from tlkit.training.batches import plain_batches
 from tlkit.training.checkpoints import load_result
@@ -93,7 +82,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Taken:
+class AlreadyTrained:
     """What another run trained already.
 
     Attributes:
@@ -157,7 +146,7 @@ def data_of(run_ids: Sequence[str]) -> tuple[Config, Data]:
 
 def run_data(config: Config) -> Data:
     """Prepare and audit the pictures alone, as a run called `data`."""
-    with run("data", system_metrics=False) as tracker, _work_folder(tracker) as folder:
+    with start_run("data", system_metrics=False) as tracker, _work_folder(tracker) as folder:
         data = prepare_data(config)
         machine = machine_for(config)
         # Only for its preprocessing: looking at the data must not want weights.
@@ -175,7 +164,7 @@ def run_phase(
     *,
     data: Data | None = None,
     parent: str | None = None,
-    trained: Taken | None = None,
+    trained: AlreadyTrained | None = None,
 ) -> PhaseResult:
     """Train, evaluate and log one phase.
 
@@ -190,7 +179,7 @@ def run_phase(
     """
     started = time.perf_counter()
     with (
-        run(phase, parent=parent) as tracker,
+        start_run(phase, parent=parent) as tracker,
         full_cards_told(),
         _work_folder(tracker) as folder,
     ):
@@ -295,7 +284,7 @@ def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
     """
     if config.seeds == 1:
         return [run_phase(phase, config)]
-    with run(f"{phase}-seeds", system_metrics=False) as tracker:
+    with start_run(f"{phase}-seeds", system_metrics=False) as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
@@ -325,7 +314,7 @@ def run_suite(config: Config) -> list[PhaseResult]:
     """Baseline, head and finetune as children of one run called `suite`."""
     refuse_seeds(config)
     results: list[PhaseResult] = []
-    with run("suite", system_metrics=False) as tracker:
+    with start_run("suite", system_metrics=False) as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
@@ -347,7 +336,7 @@ def run_cache(config: Config) -> str:
     Returns:
         The listing, and what was freed.
     """
-    with run("cache", system_metrics=False) as tracker:
+    with start_run("cache", system_metrics=False) as tracker:
         store = open_store(cache_folder() / "features", config.store_gigabytes)
         looks = cache_folder() / LOOKS
         size = looks.stat().st_size if looks.exists() else 0
@@ -410,16 +399,7 @@ def _log_inputs(
     tracker.params(config.as_dict())
     log_dataset(tracker, config, data)
     config.write(folder / "config.yaml")
-    environment = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": str(machine.device),
-        "dtype": str(machine.dtype),
-        "threads": machine.threads,
-        "packages": {name: version(name) for name in SERVING_PACKAGES},
-        "git": git_state(PACKAGE),
-    }
-    write_json(folder / "environment.json", environment)
+    write_json(folder / "environment.json", environment(machine))
     (folder / "data").mkdir()
     data.manifest.write(folder / "data" / "manifest.csv")
     (folder / "data" / "audit.json").write_text(data.report.to_json(), encoding="utf-8")
@@ -436,7 +416,7 @@ def _begin_from_head(
     data: Data,
     network: Network,
     machine: Machine,
-    trained: Taken | None,
+    trained: AlreadyTrained | None,
 ) -> Network:
     if trained is not None and (trained.folder / "head").exists():
         head = trained.run_id

@@ -91,7 +91,7 @@ def of_phase(
         "finetune": f"The top {config.unfreeze_depth} units and the head of `{config.backbone}`",
     }[phase]
     return (
-        f"{trained}, at its best after {epochs(epoch)}.\n\n"
+        f"{trained}, at its best after {epochs_up_to(epoch)}.\n\n"
         f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f}; "
         f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
@@ -99,7 +99,7 @@ def of_phase(
     )
 
 
-def epochs(last: int) -> str:
+def epochs_up_to(last: int) -> str:
     """How many epochs there were up to `last`, which is counted from 0."""
     return "1 epoch" if last == 0 else f"{last + 1} epochs"
 

@@ -18,7 +18,7 @@ from typing import IO
 from tqdm import tqdm
 
 from tlkit.errors import UserError
-from tlkit.files import whole_folder
+from tlkit.files import atomic_folder
 
 MAX_BYTES = 2**37  # 128 GiB unpacked; ImageNet has 150, and is better unpacked by hand
 BOMB_BYTES, BOMB_RATIO = 2**28, 100  # pictures are compressed already: no honest archive is both
@@ -60,7 +60,7 @@ def extract(
         content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     target = cache / f"{_stem(archive)}-{content}"
     if not target.exists():
-        with whole_folder(target) as folder:
+        with atomic_folder(target) as folder:
             _unpack(archive, folder, max_bytes)
             inside = [path for path in sorted(folder.rglob("*")) if nested(_stem(path))]
             for path in inside:

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tlkit.errors import UserError
-from tlkit.files import disk_is_full, whole_folder
+from tlkit.files import atomic_folder, disk_is_full
 
 _TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
 _TWO = {"train": {"split": "train"}, "test": {"split": "test"}}
@@ -62,7 +62,7 @@ def torchvision_folder(name: str, cache: Path) -> Path:
         )
     target = cache / "torchvision" / name.replace("/", "-")
     if not target.exists():
-        with whole_folder(target) as folder:
+        with atomic_folder(target) as folder:
             for split, options in TORCHVISION[name].items():
                 dataset = _torchvision_dataset(name, cache / "torchvision" / "raw", options)
                 _export(dataset, _class_names(dataset, options), folder / split, f"{name} {split}")
@@ -133,7 +133,7 @@ def kaggle_archive(competition: str, cache: Path) -> Path:
         )
     target = cache / "kaggle" / competition
     if not target.exists():
-        with whole_folder(target) as folder:
+        with atomic_folder(target) as folder:
             _kaggle_download(competition, folder)
     return next(path for path in sorted(target.iterdir()) if path.is_file())
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tlkit.data.cartoons.picture import draw_picture
 from tlkit.data.manifest import SPLITS
-from tlkit.files import whole_folder
+from tlkit.files import atomic_folder
 
 # Goes up when a seed comes to give other bytes, so that no cached folder outlives a change.
 VERSION = 1
@@ -35,7 +35,7 @@ def make_synthetic(root: Path, seed: int, counts: Mapping[str, int] = COUNTS) ->
     if root.exists():
         return root
     jobs = [(split, index) for split in counts for index in range(counts[split])]
-    with whole_folder(root) as folder:
+    with atomic_folder(root) as folder:
         for split in counts:
             for name in CLASSES:
                 (folder / split / name).mkdir(parents=True)

@@ -10,9 +10,9 @@ from tlkit.deployment.settings import AbtestSettings
 from tlkit.errors import UserError
 from tlkit.evaluation.sequential import SequentialTest, needed_trials, sequential_difference
 from tlkit.files import expanded, write_json
-from tlkit.mlflow_faults import without_password
 from tlkit.summary import columns
-from tlkit.tracking import run
+from tlkit.tracking.faults import without_password
+from tlkit.tracking.run import start_run
 
 ARMS = ("champion", "challenger")
 
@@ -41,7 +41,7 @@ def run_abtest(settings: AbtestSettings) -> str:
     Raises:
         UserError: no such log or outcomes, or a log that is no router's.
     """
-    with run("abtest", system_metrics=False) as tracker:
+    with start_run("abtest", system_metrics=False) as tracker:
         tracker.params(settings.as_dict() | {"log": without_password(settings.log)})
         assigned, share = assignments(settings.log, settings.since)
         outcomes = {} if settings.outcomes == "none" else read_outcomes(Path(settings.outcomes))

@@ -19,7 +19,6 @@ from tlkit.features.inputs import Pictures
 from tlkit.models.features import last_features, stacked
 from tlkit.outcome import Outcome, labels_of, write_outcome
 from tlkit.phases import machine_for
-from tlkit.registry import register_model, run_of_model
 from tlkit.runs import Data, data_of, log_dataset, log_model
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
@@ -27,7 +26,10 @@ from tlkit.serving.light import light_seen
 from tlkit.serving.reference import reference
 from tlkit.serving.stream import classify_files
 from tlkit.summary import PhaseResult, table
-from tlkit.tracking import INIT_TAG, Tracker, find_run, run
+from tlkit.tracking.lookup import find_run
+from tlkit.tracking.registry import register_model, run_of_model
+from tlkit.tracking.run import Tracker, start_run
+from tlkit.tracking.tags import INIT_TAG
 
 
 def run_ensemble(settings: EnsembleSettings) -> str:
@@ -45,7 +47,7 @@ def run_ensemble(settings: EnsembleSettings) -> str:
     run_ids = [run_of_model(address) for address in addresses]
     if len(set(run_ids)) < 2:
         raise UserError(f"models={settings.models} is one model; two or more wanted")
-    with run("ensemble", system_metrics=False) as tracker:
+    with start_run("ensemble", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
         config, data = data_of(run_ids)
         members = load_models(settings.models)

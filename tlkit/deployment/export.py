@@ -17,7 +17,7 @@ from tlkit.errors import UserError
 from tlkit.files import cache_folder, disk_faults_told, output_folder, write_json
 from tlkit.models.onnx import INPUT, write_onnx
 from tlkit.serving.ensemble import Ensemble
-from tlkit.tracking import run
+from tlkit.tracking.run import start_run
 
 CHECKED = 200
 TOLERANCE = 1e-4
@@ -51,7 +51,7 @@ def run_export(settings: ExportSettings) -> str:
     """
     given = find_pictures(settings.images, cache_folder() / "data")
     output = output_folder(settings.output)
-    with run("export", system_metrics=False) as tracker:
+    with start_run("export", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)
         inputs = _inputs(ensemble, [given.root / name for name in given.names[:CHECKED]])

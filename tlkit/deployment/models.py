@@ -7,7 +7,7 @@ from pathlib import Path
 from tlkit.errors import UserError, reason
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.ensemble import Ensemble
-from tlkit.tracking import local_model
+from tlkit.tracking.lookup import local_model
 
 
 def load_models(addresses: str) -> Ensemble:

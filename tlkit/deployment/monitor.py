@@ -13,13 +13,13 @@ from tlkit.evaluation.canvas import save
 from tlkit.evaluation.drift import Finding, Sample, drift, psi_reading
 from tlkit.evaluation.drift_figure import drift_figure
 from tlkit.files import write_json
-from tlkit.mlflow_faults import without_password
 from tlkit.serving.classifier import Description
 from tlkit.serving.ensemble import member_folders
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.summary import columns
-from tlkit.tracking import run
+from tlkit.tracking.faults import without_password
+from tlkit.tracking.run import start_run
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
     Raises:
         UserError: no such model or log, or no requests of the model in it.
     """
-    with run("monitor", system_metrics=False) as tracker:
+    with start_run("monitor", system_metrics=False) as tracker:
         tracker.params(settings.as_dict() | {"log": without_password(settings.log)})
         watched = _watched(settings.model)
         classes, reference = watched.classes, watched.reference

@@ -24,11 +24,11 @@ from tlkit.evaluation.canvas import save
 from tlkit.evaluation.figures import confusion_matrix
 from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
 from tlkit.files import cache_folder, disk_faults_told, output_folder, short_stem, utf8
-from tlkit.outcome import heat_maps
+from tlkit.heat_maps import heat_maps
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.stream import Prediction, classify_files
-from tlkit.tracking import run
+from tlkit.tracking.run import start_run
 from tlkit.training.seeding import available_cores
 
 # Pictures on the sheet of overlays.
@@ -49,7 +49,7 @@ def run_predict(settings: PredictSettings) -> str:
     """
     given = find_pictures(settings.images, cache_folder() / "data")
     output = output_folder(settings.output)
-    with run("predict", system_metrics=False) as tracker:
+    with start_run("predict", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)
         with tracker.folder() as folder:

@@ -12,8 +12,8 @@ from tlkit.deployment.tested import Shared, shared, tested
 from tlkit.errors import UserError
 from tlkit.evaluation.comparison import PairedComparison, compare_paired
 from tlkit.files import scratch_folder, write_json
-from tlkit.registry import Registered, register_model, run_of_model
-from tlkit.tracking import Tracker, run
+from tlkit.tracking.registry import Registered, register_model, run_of_model
+from tlkit.tracking.run import Tracker, start_run
 
 CHAMPION, CHALLENGER, REFUSED = "champion", "challenger", "refused"
 
@@ -56,7 +56,7 @@ def run_promote(settings: PromoteSettings) -> str:
         UserError: no such candidate, no test pictures in common, or nothing to roll back to.
     """
     registered = Registered(settings.name)
-    with run("promote", system_metrics=False) as tracker, _one_at_a_time(settings.name):
+    with start_run("promote", system_metrics=False) as tracker, _one_at_a_time(settings.name):
         tracker.params(settings.as_dict())
         said = _roll_back(registered) if settings.rollback else _judge(settings, tracker)
         tracker.describe(said)

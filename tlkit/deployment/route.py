@@ -10,11 +10,12 @@ from PIL import Image
 
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import RouteSettings
-from tlkit.registry import register_model
 from tlkit.runs import PACKAGE
 from tlkit.serving.classifier import probability_columns
 from tlkit.serving.request_log import unlogged
-from tlkit.tracking import local_model, run
+from tlkit.tracking.lookup import local_model
+from tlkit.tracking.registry import register_model
+from tlkit.tracking.run import start_run
 
 
 def run_route(settings: RouteSettings) -> str:
@@ -29,7 +30,7 @@ def run_route(settings: RouteSettings) -> str:
     addresses = {"champion": settings.champion, "challenger": settings.challenger}
     classes = load_models(",".join(addresses.values())).classes
     with (
-        run("route", system_metrics=False) as tracker,
+        start_run("route", system_metrics=False) as tracker,
         tempfile.TemporaryDirectory(prefix="tlkit-") as name,
     ):
         tracker.params(settings.as_dict())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tlkit.evaluation.canvas import one_line
+from tlkit.evaluation.canvas import printable_line
 from tlkit.evaluation.metrics import accuracy_interval, metrics_of_confusion
 from tlkit.serving.stream import Prediction
 from tlkit.summary import columns
@@ -49,14 +49,14 @@ class Tally:
         if row is None:
             self.unreadable += 1
             if len(self.reasons) < SHOWN:
-                self.reasons.append(one_line(f"{name} ({prediction.reason})"))
+                self.reasons.append(printable_line(f"{name} ({prediction.reason})"))
             return None
         best = int(row.argmax())
         named = self.classes[best] if row[best] >= self.abstain else ""
         self.pictures += 1
         self.abstained += not named
         if len(self.first) < SHOWN:
-            self.first.append((one_line(name), named or "(abstained)", f"{row[best]:.3f}"))
+            self.first.append((printable_line(name), named or "(abstained)", f"{row[best]:.3f}"))
         if label is not None:
             self.answered_known += bool(named)
             self.answered_right += bool(named) and label == best

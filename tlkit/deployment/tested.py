@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tlkit.data.manifest import read
 from tlkit.errors import UserError
-from tlkit.tracking import downloaded
+from tlkit.tracking.lookup import downloaded
 
 _NAMES = ("path", "label", "predicted")
 

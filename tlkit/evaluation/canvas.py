@@ -124,7 +124,7 @@ def text_width(text: str, size: float) -> float:
     return width / POINTS_PER_INCH
 
 
-def one_line(text: str) -> str:
+def printable_line(text: str) -> str:
     """`text` with line breaks and runs of spaces as one space, what cannot be printed as "?"."""
     return " ".join("".join(c if _harmless(c) else "?" for c in text).split())
 
@@ -142,7 +142,7 @@ def shorten(text: str, inches: float, size: float) -> str:
     Hebrew and Arabic stand between marks that are not seen, so that what is written beside them
     stays where it is.
     """
-    line = one_line(text)
+    line = printable_line(text)
     _tell_of_boxes(line)
     if text_width(line, size) <= inches:
         return _marked(line)
@@ -185,7 +185,7 @@ def _tell_of_fonts() -> None:
 
 def wrap(text: str, inches: float, size: float) -> list[str]:
     """`text` in lines that are about `inches` wide at most."""
-    line = one_line(text)
+    line = printable_line(text)
     mean_character = text_width(line, size) / max(1, len(line))
     return textwrap.wrap(line, max(10, int(inches / max(mean_character, 1e-9)) - 2)) or [""]
 

@@ -19,8 +19,8 @@ from tlkit.evaluation.canvas import (
     Heading,
     blank,
     draw_picture,
-    one_line,
     percent,
+    printable_line,
     shorten,
     text_width,
 )
@@ -167,7 +167,7 @@ def _pair(true: str | None, predicted: str, inches: float) -> str:
         return shorten(predicted, inches, _TEXT)
     arrow = " → "
     room = inches - text_width(arrow, _TEXT)
-    true_room = max(room / 2, room - text_width(one_line(predicted), _TEXT))
+    true_room = max(room / 2, room - text_width(printable_line(predicted), _TEXT))
     first = shorten(true, true_room, _TEXT)
     return first + arrow + shorten(predicted, room - text_width(first, _TEXT), _TEXT)
 

@@ -16,7 +16,7 @@ from tlkit.evidence.settings import CompareSettings
 from tlkit.evidence.shown import show_mistakes, show_side_by_side
 from tlkit.files import write_json
 from tlkit.runs import data_of, log_dataset
-from tlkit.tracking import Tracker, run
+from tlkit.tracking.run import Tracker, start_run
 
 
 def run_compare(settings: CompareSettings) -> str:
@@ -28,7 +28,7 @@ def run_compare(settings: CompareSettings) -> str:
     Raises:
         UserError: no such runs, runs on different data, or pictures that are no longer there.
     """
-    with run("compare", system_metrics=False) as tracker:
+    with start_run("compare", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
         chosen = choose_runs(settings.runs, tracker.experiment_id)
         run_ids = [one.run_id for one in chosen]

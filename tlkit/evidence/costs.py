@@ -8,7 +8,7 @@ from statistics import median
 from tlkit.evidence.gathered import Gathered
 from tlkit.serving.classifier import WEIGHTS_FILE
 from tlkit.serving.ensemble import Ensemble
-from tlkit.tracking import local_model
+from tlkit.tracking.lookup import local_model
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tlkit.evaluation.comparison import repeated
 from tlkit.phases import build_network
 from tlkit.runs import log_dataset, prepare_data, run_phase, thinned
 from tlkit.summary import columns, of_data
-from tlkit.tracking import run
+from tlkit.tracking.run import start_run
 
 PHASES = ("baseline", "head")
 
@@ -51,7 +51,7 @@ def run_curve(config: Config) -> str:
             f"train_fraction={config.train_fraction:g} is for one training; curve takes the shares "
             "from fractions"
         )
-    with run("curve", system_metrics=False) as tracker:
+    with start_run("curve", system_metrics=False) as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)

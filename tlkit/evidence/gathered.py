@@ -14,18 +14,15 @@ from tlkit.deployment.tested import predictions
 from tlkit.errors import UserError
 from tlkit.evaluation.calibration import rescale
 from tlkit.phases import PHASES
-from tlkit.tracking import (
-    BEST_RUN_TAG,
-    DIGEST_TAG,
-    PHASE_TAG,
-    TRIAL_TAG,
-    Known,
+from tlkit.tracking.lookup import (
+    LoggedRun,
     children,
     downloaded,
     find_run,
     finished_runs,
     parent_of,
 )
+from tlkit.tracking.tags import BEST_RUN_TAG, DIGEST_TAG, PHASE_TAG, TRIAL_TAG
 
 _TESTED = (*PHASES, "ensemble")
 
@@ -72,7 +69,7 @@ class Gathered:
         return rescale(self.probabilities, 1 / self.temperature)
 
 
-def choose_runs(wanted: str, experiment_id: str) -> list[Known]:
+def choose_runs(wanted: str, experiment_id: str) -> list[LoggedRun]:
     """The runs that `runs=` names, in the order of the phases.
 
     Raises:
@@ -80,7 +77,7 @@ def choose_runs(wanted: str, experiment_id: str) -> list[Known]:
     """
     if wanted == "auto":
         return _newest(experiment_id)
-    found: dict[str, Known] = {}
+    found: dict[str, LoggedRun] = {}
     for run_id in (word.strip() for word in wanted.split(",")):
         for one in _tested(find_run(run_id)):
             found[one.run_id] = one
@@ -91,7 +88,7 @@ def choose_runs(wanted: str, experiment_id: str) -> list[Known]:
     return sorted(found.values(), key=lambda one: _TESTED.index(one.tags[PHASE_TAG]))
 
 
-def _tested(one: Known) -> list[Known]:
+def _tested(one: LoggedRun) -> list[LoggedRun]:
     """The run itself, or the trainings below it."""
     if one.tags.get(PHASE_TAG) in _TESTED:
         if one.status != "FINISHED":
@@ -110,7 +107,7 @@ def _tested(one: Known) -> list[Known]:
     return found
 
 
-def _newest(experiment_id: str) -> list[Known]:
+def _newest(experiment_id: str) -> list[LoggedRun]:
     """The newest run of each phase, on the data of the newest of them all."""
     last = _newest_of_each(experiment_id, {})
     if not last:
@@ -128,7 +125,7 @@ def _newest(experiment_id: str) -> list[Known]:
     return [_best_of_its_search(one) for one in found]
 
 
-def _newest_of_each(experiment_id: str, tags: Mapping[str, str]) -> list[Known]:
+def _newest_of_each(experiment_id: str, tags: Mapping[str, str]) -> list[LoggedRun]:
     """Of the phases that have a finished run on all training pictures, the newest."""
     newest = (
         next(
@@ -139,12 +136,12 @@ def _newest_of_each(experiment_id: str, tags: Mapping[str, str]) -> list[Known]:
     return [one for one in newest if one is not None]
 
 
-def _on_all_pictures(one: Known) -> bool:
+def _on_all_pictures(one: LoggedRun) -> bool:
     """Not a point of a learning curve."""
     return float(one.params.get("train_fraction", 1)) == 1
 
 
-def _best_of_its_search(one: Known) -> Known:
+def _best_of_its_search(one: LoggedRun) -> LoggedRun:
     """The run that the search above a run names as its best, where that is still there; the
     default's may be newer."""
     try:
@@ -157,7 +154,7 @@ def _best_of_its_search(one: Known) -> Known:
     return next((child for child in children(search.run_id) if child.run_id == best), one)
 
 
-def gather(runs: Sequence[Known]) -> list[Gathered]:
+def gather(runs: Sequence[LoggedRun]) -> list[Gathered]:
     """Read what each run left.
 
     Raises:
@@ -174,7 +171,7 @@ def gather(runs: Sequence[Known]) -> list[Gathered]:
     return gathered
 
 
-def _gather(one: Known, name: str) -> Gathered:
+def _gather(one: LoggedRun, name: str) -> Gathered:
     phase = one.tags[PHASE_TAG]
     table = predictions(one.run_id)
     columns = [column for column in table if column.startswith("probability_")]
@@ -203,7 +200,7 @@ def _json(run_id: str, path: str, missing: Any = None) -> Any:
         return missing
 
 
-def _names(runs: Sequence[Known]) -> list[str]:
+def _names(runs: Sequence[LoggedRun]) -> list[str]:
     """The phase, with what tells it from another run of the same phase."""
     phases = [one.tags[PHASE_TAG] for one in runs]
     names = [

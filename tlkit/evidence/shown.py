@@ -16,7 +16,7 @@ from tlkit.data.manifest import Manifest
 from tlkit.data.transforms import Preprocessing
 from tlkit.evaluation.tiles import mistake_indices, overlay
 from tlkit.evidence.gathered import Gathered
-from tlkit.outcome import NoHeatMaps, heat_maps
+from tlkit.heat_maps import NoHeatMaps, heat_maps
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.ensemble import Ensemble
 

@@ -74,7 +74,7 @@ class Frozen(Protocol):
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NoPrefix:
     """The frozen part of a network that is trained whole: its outputs are the pictures.
 
     They are stored as bytes, so that they are decoded and augmented once.

@@ -12,23 +12,16 @@ from optuna.trial import FrozenTrial
 
 from tlkit.config import Config
 from tlkit.errors import UserError
-from tlkit.registry import register_model
-from tlkit.runs import Data, Taken, run_phase
+from tlkit.runs import AlreadyTrained, Data, run_phase
 from tlkit.search import study as studies
 from tlkit.search.figures import write_figures
 from tlkit.search.space import Space
 from tlkit.search.worker import TRAINED, TRAINED_BY_TAG, Search, computed_by, settle_runs
 from tlkit.summary import PhaseResult, markdown_table, of_data
-from tlkit.tracking import (
-    BEST_RUN_TAG,
-    PHASE_TAG,
-    TRIAL_TAG,
-    Known,
-    Tracker,
-    children,
-    downloaded,
-    set_status,
-)
+from tlkit.tracking.lookup import LoggedRun, children, downloaded
+from tlkit.tracking.registry import register_model
+from tlkit.tracking.run import Tracker, set_status
+from tlkit.tracking.tags import BEST_RUN_TAG, PHASE_TAG, TRIAL_TAG
 
 # Metrics of the best configuration's run that the parent shows too.
 _OF_THE_BEST = ("test/accuracy", "test/accuracy_low", "test/accuracy_high", "test/f1")
@@ -126,7 +119,7 @@ def _train_for_good(trial: FrozenTrial, search: Search, data: Data) -> PhaseResu
 
 
 @contextmanager
-def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Taken | None]:
+def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[AlreadyTrained | None]:
     """What the trial trained, which is what the run for good would train; None where it was not
     kept, or was computed on another machine or by a command with other settings."""
     made = _finished(trial, "trial", search)
@@ -135,7 +128,7 @@ def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Tak
         if made is not None and made.tags.get(TRAINED_BY_TAG) == computed_by(config):
             try:
                 folder = stack.enter_context(downloaded(made.run_id, TRAINED))
-                taken = Taken(made.run_id, folder)
+                taken = AlreadyTrained(made.run_id, folder)
             except UserError:
                 print(
                     f"what trial {trial.number} trained cannot be had from {TRAINED} of its run "
@@ -145,7 +138,7 @@ def _trained(trial: FrozenTrial, search: Search, config: Config) -> Iterator[Tak
         yield taken
 
 
-def _finished(trial: FrozenTrial, phase: str, search: Search) -> Known | None:
+def _finished(trial: FrozenTrial, phase: str, search: Search) -> LoggedRun | None:
     """The finished run of a trial below the search, as `trial` or as `finetune`."""
     for child in children(search.parent.run_id):
         same = child.tags.get(TRIAL_TAG) == str(trial.number)

@@ -134,13 +134,16 @@ def pruner(config: Config) -> BasePruner:
 
 
 def sampler(seed: int, trials_so_far: int) -> TPESampler:
-    """Optuna's default with the dependencies between keys, seeded for one trial.
+    """TPE with the dependencies between keys, seeded for one trial.
 
     With one seed for all, a second worker and a resumed command would draw the first's
     suggestions again.
     """
     return TPESampler(
-        n_startup_trials=_RANDOM_TRIALS, group=True, seed=seed * 100_003 + trials_so_far
+        n_startup_trials=_RANDOM_TRIALS,
+        multivariate=True,
+        group=True,
+        seed=seed * 100_003 + trials_so_far,
     )
 
 

@@ -19,14 +19,15 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError
 from tlkit.lineage import best_checkpoint, refuse_seen
-from tlkit.mlflow_faults import without_password
 from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
 from tlkit.search.storage import Busy, locks, open_storage, sqlite_file
 from tlkit.search.worker import Search, settle_runs, work
-from tlkit.tracking import Tracker, ended_by, join, run, set_status, store_file, store_folder
+from tlkit.tracking.faults import without_password
+from tlkit.tracking.run import Tracker, ended_by, join, set_status, start_run
+from tlkit.tracking.store import store_file, store_folder
 from tlkit.training.seeding import available_cores
 
 
@@ -50,7 +51,7 @@ def run_tune(config: Config) -> Conclusion | None:
         space = replace(space, base=config)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell what fails, in a line
     deadline = time.monotonic() + (config.timeout or float("inf"))
-    with run("tune", system_metrics=False) as own, contextlib.ExitStack() as stack:
+    with start_run("tune", system_metrics=False) as own, contextlib.ExitStack() as stack:
         data = prepare_data(config)
         head = None
         if config.init_from != "auto":

@@ -25,16 +25,10 @@ from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import Lock
 from tlkit.search.trial import Log, Score, train_trial
-from tlkit.summary import epochs
-from tlkit.tracking import (
-    PHASE_TAG,
-    TRIAL_STATE_TAG,
-    TRIAL_TAG,
-    Tracker,
-    children,
-    run,
-    set_status,
-)
+from tlkit.summary import epochs_up_to
+from tlkit.tracking.lookup import children
+from tlkit.tracking.run import Tracker, set_status, start_run
+from tlkit.tracking.tags import PHASE_TAG, TRIAL_STATE_TAG, TRIAL_TAG
 
 # Where, below a trial's artifacts, lies what it trained: a folder a phase, as `run_phase` takes it.
 TRAINED = "trained"
@@ -158,7 +152,9 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
     trial.set_user_attr(studies.BEGUN, trial.number)
     config = search.space.sample(trial)
     pruned: TrialPruned | None = None
-    with run(f"trial-{trial.number}", parent=search.parent.run_id, system_metrics=False) as tracker:
+    with start_run(
+        f"trial-{trial.number}", parent=search.parent.run_id, system_metrics=False
+    ) as tracker:
         tracker.tags({PHASE_TAG: "trial", TRIAL_TAG: str(trial.number)})
         tracker.params(config.as_dict())
         tracker.tags({TRIAL_STATE_TAG: "running"})
@@ -219,7 +215,7 @@ def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
             trial.report(metrics[metric], epoch)
         # After the last epoch there is nothing left to save.
         if prunes and epoch + 1 < config.finetune_epochs and trial.should_prune():
-            raise TrialPruned(f"{metric} {metrics[metric]:.4f} after {epochs(epoch)}")
+            raise TrialPruned(f"{metric} {metrics[metric]:.4f} after {epochs_up_to(epoch)}")
 
     return report
 
@@ -269,7 +265,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
     tracker.tags({TRIAL_STATE_TAG: "complete"})
     tracker.describe(
         f"Validation accuracy {score.accuracy:.3f}, loss {score.loss:.4f} "
-        f"after {epochs(score.epoch)}. The test pictures were not looked at."
+        f"after {epochs_up_to(score.epoch)}. The test pictures were not looked at."
     )
 
 

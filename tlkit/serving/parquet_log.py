@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import dataset, parquet
 from pyarrow.compute import Expression
 
-from tlkit.files import whole_file
+from tlkit.files import atomic_file
 from tlkit.serving.log_entry import Entry
 
 _PREFIX = "tlkit-requests-"
@@ -60,7 +60,7 @@ class ParquetLog:
         with self._lock:
             self._folder.mkdir(parents=True, exist_ok=True)
             newest = pa.concat_tables([self._newest, added]).combine_chunks()
-            with whole_file(self._file) as part:
+            with atomic_file(self._file) as part:
                 parquet.write_table(newest, part)
             self._newest = newest
             if newest.num_rows >= _ROWS or newest.nbytes >= _BYTES:

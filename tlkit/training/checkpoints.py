@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tlkit.files import whole_file
+from tlkit.files import atomic_file
 from tlkit.training.loop import Result
 
 _RESULT = "result.json"
@@ -30,9 +30,9 @@ def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[s
         # Of weights that are tied safetensors wants a copy under each name.
         tensors[name] = own.clone() if own.data_ptr() in seen else own
         seen.add(own.data_ptr())
-    with whole_file(path.with_suffix(".safetensors")) as part:
+    with atomic_file(path.with_suffix(".safetensors")) as part:
         save_file(tensors, part)
-    with whole_file(path.with_suffix(".json")) as part:
+    with atomic_file(path.with_suffix(".json")) as part:
         part.write_text(json.dumps(facts, indent=2, allow_nan=True) + "\n", encoding="utf-8")
 
 
@@ -44,7 +44,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
 
 def save_result(folder: Path, result: Result) -> None:
     """Write, beside its checkpoints, how a training went that came to its end."""
-    with whole_file(folder / _RESULT) as part:
+    with atomic_file(folder / _RESULT) as part:
         part.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from tlkit.errors import UserError
-from tlkit.mlflow_faults import NO_SUCH, or_none, reason_of, shown_address, store_faults_told
+from tlkit.tracking.faults import NO_SUCH, or_none, reason_of, shown_address, store_faults_told
 
 
 def register_model(run_id: str, name: str) -> str:

@@ -1,10 +1,8 @@
-"""Runs in MLflow: their params, metrics, artifacts and models."""
+"""A run that is under way: what is logged to it, how it begins and ends."""
 
 import contextlib
-import logging
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -13,23 +11,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import ParseResult, unquote, urlparse
 
 import mlflow
 import pandas as pd
 from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Run, RunTag
-from mlflow.environment_variables import (
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
-    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
-)
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, RunTag
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
-from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
@@ -42,9 +33,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from tlkit.errors import UserError
-from tlkit.files import expanded, scratch_folder
-from tlkit.mlflow_faults import (
-    NO_ID,
+from tlkit.files import scratch_folder
+from tlkit.tracking.faults import (
     NO_SUCH,
     artifact_faults_told,
     or_none,
@@ -52,6 +42,8 @@ from tlkit.mlflow_faults import (
     shown_address,
     store_faults_told,
 )
+from tlkit.tracking.store import set_up
+from tlkit.tracking.tags import PHASE_TAG
 
 # What `tlkit.serving` imports.
 SERVING_PACKAGES = (
@@ -74,16 +66,11 @@ _MODEL_PARAMS = ParamSchema(
     ]
 )
 _NAME_LENGTH = 500  # of a data set, at most, in MLflow
-_PAGE = 10  # runs that are read from the store at a time
-PHASE_TAG, DIGEST_TAG, INIT_TAG = "tlkit.phase", "tlkit.data_digest", "tlkit.init_from"
-SETTINGS_TAG = "tlkit.settings"
-TRIAL_TAG, TRIAL_STATE_TAG = "tlkit.trial", "tlkit.trial_state"
-BEST_RUN_TAG = "tlkit.best_run"
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """Logs to one active run; whoever opened it with `run` owns it.
+    """Logs to one active run; whoever opened it with `start_run` owns it.
 
     Attributes:
         run_id: of MLflow.
@@ -208,7 +195,9 @@ class Tracker:
 
 
 @contextlib.contextmanager
-def run(name: str, *, parent: str | None = None, system_metrics: bool = True) -> Iterator[Tracker]:
+def start_run(
+    name: str, *, parent: str | None = None, system_metrics: bool = True
+) -> Iterator[Tracker]:
     """An MLflow run called `name`: the one that `mlflow run` began for us, or a new one.
 
     It ends as FINISHED, as KILLED where it was interrupted, or as FAILED with the error in its
@@ -220,8 +209,7 @@ def run(name: str, *, parent: str | None = None, system_metrics: bool = True) ->
     Raises:
         UserError: MLflow cannot begin the run, or its store fails while the run goes on.
     """
-    _serve_artifacts_locally()
-    _quiet()
+    set_up()
     with store_faults_told(), _begin(name, parent, system_metrics) as active:
         tracker = Tracker(active.info.run_id, active.info.experiment_id)
         tracker.tags({PHASE_TAG: name})
@@ -322,65 +310,6 @@ def _one_process_at_a_time() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Known:
-    """A run as the store has it.
-
-    Attributes:
-        ended: milliseconds since 1970; 0 for a run that did not end.
-    """
-
-    run_id: str
-    name: str
-    status: str
-    ended: int
-    tags: Mapping[str, str]
-    metrics: Mapping[str, float]
-    params: Mapping[str, str]
-
-
-def children(parent_id: str) -> list[Known]:
-    """The runs directly under a run, oldest first."""
-    found = mlflow.search_runs(
-        [_experiment_of(parent_id)],
-        filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'",
-        order_by=["attributes.start_time ASC"],
-        max_results=50_000,
-        output_format="list",
-    )
-    return [_known(run) for run in found]
-
-
-def parent_of(child: Known) -> Known | None:
-    """The run that a run is directly under."""
-    parent_id = child.tags.get(MLFLOW_PARENT_RUN_ID)
-    return find_run(parent_id) if parent_id else None
-
-
-def find_run(run_id: str) -> Known:
-    """A run by its id.
-
-    Raises:
-        UserError: there is none.
-    """
-    return _known(_found(run_id))
-
-
-def _found(run_id: str) -> Run:
-    found = or_none(lambda: mlflow.get_run(run_id), NO_SUCH, NO_ID)
-    if found is None:
-        raise UserError(f"no run {run_id} at {shown_address()}; `mlflow ui` shows what is there")
-    return found
-
-
-def _known(found: Run) -> Known:
-    info, data = found.info, found.data
-    ended = info.end_time or 0
-    return Known(
-        info.run_id, info.run_name, info.status, ended, data.tags, data.metrics, data.params
-    )
-
-
 def join(worker: Tracker, parent_id: str) -> Tracker:
     """Put a run that `mlflow run` began under the one it works for, and give that one back.
 
@@ -412,176 +341,3 @@ def set_status(run_id: str, status: str) -> None:
         client.update_run(run_id, status=status)
     else:
         client.set_terminated(run_id, status=status)
-
-
-def store_file() -> Path | None:
-    """MLflow's SQLite database; None where it keeps its runs elsewhere."""
-    uri = urlparse(mlflow.get_tracking_uri())
-    return _database(uri) if uri.scheme == "sqlite" else None
-
-
-def store_folder() -> Path:
-    """The folder of MLflow's SQLite database, or the current one where it is elsewhere."""
-    file = store_file()
-    return file.parent if file else Path.cwd()
-
-
-def _database(uri: ParseResult) -> Path:
-    # MLflow's own address of a folder with a space has %20 in it.
-    return Path(unquote(uri.path).removeprefix("/")).absolute()
-
-
-def finished_runs(experiment_id: str, tags: Mapping[str, str]) -> Iterator[Known]:
-    """The finished runs of the experiment that carry all these tags, newest first; read from the
-    store a few at a time."""
-    wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-    client, token = mlflow.MlflowClient(), None
-    while True:
-        page = client.search_runs(
-            [experiment_id],
-            filter_string=" and ".join([*wanted, "attributes.status = 'FINISHED'"]),
-            order_by=["attributes.end_time DESC"],
-            max_results=_PAGE,
-            page_token=token,
-        )
-        yield from map(_known, page)
-        if not (token := page.token):
-            return
-
-
-def artifact_names(run_id: str, folder: str) -> set[str]:
-    """What lies in a folder of a run's artifacts, or of one that was deleted: nothing."""
-    with artifact_faults_told():
-        found = mlflow.MlflowClient().list_artifacts(run_id, folder)
-    return {item.path.rpartition("/")[2] for item in found}
-
-
-@contextlib.contextmanager
-def downloaded(run_id: str, path: str) -> Iterator[Path]:
-    """A run's artifact, or folder of artifacts, as a local path for as long as the block lasts.
-
-    Raises:
-        UserError: there is no such run, or it has no such artifact.
-    """
-    found = _found(run_id)
-    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-        try:
-            local = mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=path, dst_path=folder
-            )
-        except (MlflowException, OSError) as error:
-            kind = found.data.tags.get(PHASE_TAG, "some other program's")
-            raise UserError(
-                f"run {run_id} ({kind}, {found.info.status}) has no artifact {path} "
-                f"({reason_of(error)}); name a run that has it"
-            ) from None
-        yield Path(local)
-
-
-@contextlib.contextmanager
-def local_model(address: str) -> Iterator[Path]:
-    """The folder of classifiers in a model of ours, for as long as the block lasts.
-
-    Args:
-        address: runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION, or a folder: a
-            model's as MLflow writes it, or one that `Classifier.save` wrote.
-
-    Raises:
-        UserError: no such model.
-    """
-    if expanded(address).is_dir():
-        yield _classifier_folder(expanded(address))
-        return
-    if ":/" not in address:
-        raise UserError(
-            f"model={address}: no such folder; a folder, runs:/RUN_ID/model, models:/NAME@ALIAS "
-            "or models:/NAME/VERSION wanted"
-        )
-    _serve_artifacts_locally()
-    _quiet()
-    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-        try:
-            local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
-        except (MlflowException, OSError) as error:
-            raise UserError(
-                f"model={address} is not at {shown_address()}: {reason_of(error)}"
-            ) from None
-        if not any(Path(local).glob("*")):  # what MLflow gives where its folder is gone
-            raise UserError(
-                f"model={address} is known at {shown_address()}, and its files are not where that "
-                "says; bring its artifacts back to where they were, or give the model's own folder"
-            )
-        yield _classifier_folder(Path(local))
-
-
-def _classifier_folder(model: Path) -> Path:
-    """Where `Tracker.model` put the classifiers in a model's folder; any other folder as it is."""
-    if not (model / "MLmodel").exists():
-        return model
-    flavor = Model.load(str(model)).flavors.get("python_function", {})
-    found = flavor.get("artifacts", {}).get("classifier", {}).get("path", "")
-    return model / str(found)
-
-
-def git_state(root: Path) -> dict[str, Any]:
-    """Commit and whether files differ from it; empty where `root` is no git checkout."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-
-
-def ui_command() -> str:
-    """What to type to look at the runs of this process's last run's experiment."""
-    uri = shown_address()
-    if urlparse(uri).scheme in ("http", "https"):
-        return f"open {uri.rstrip('/')}{_runs_page()}"
-    local = f"http://127.0.0.1:5000{_runs_page()}"
-    if store_file() == Path("mlflow.db").absolute():
-        return f"mlflow ui   and open {local}"
-    return f"mlflow ui --backend-store-uri {uri}   and open {local}"
-
-
-def _runs_page() -> str:
-    """Where MLflow's UI has the runs: by itself it opens on the traces of language models."""
-    last = mlflow.last_active_run()
-    if last is None:
-        return ""
-    return f"/#/experiments/{last.info.experiment_id}/runs?workflowType=machine_learning"
-
-
-def _quiet() -> None:
-    """Keep MLflow's own progress off the screen: it would tear our bars."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Of a database that fails it prints a traceback, and then raises what we tell.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
-
-
-def _serve_artifacts_locally() -> None:
-    """Let a local process write where `mlflow ui` serves artifacts from.
-
-    An `mlflow ui` that is started in an empty folder gives the Default experiment the artifact
-    root `mlflow-artifacts:/`, which only a client of that server can write to. A process that
-    logs straight to the database beside it then finds no place for its artifacts. The server
-    keeps them in `mlartifacts` in its folder, which is the database's; so do we.
-    """
-    _artifact_repository_registry.register(  # type: ignore[no-untyped-call]
-        "mlflow-artifacts", _artifact_repository
-    )
-
-
-def _artifact_repository(
-    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
-) -> Any:
-    store = urlparse(tracking_uri or mlflow.get_tracking_uri())
-    if store.scheme != "sqlite":
-        return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
-    target = _database(store).parent / "mlartifacts" / urlparse(artifact_uri).path.lstrip("/")
-    return LocalArtifactRepository(str(target))

@@ -1,0 +1,36 @@
+"""What a run was computed with: packages, machine, state of the code."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tlkit.phases import Machine
+from tlkit.tracking.run import SERVING_PACKAGES
+
+
+def environment(machine: Machine) -> dict[str, Any]:
+    """JSON-able facts, for whoever wants to compute the same again."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(machine.device),
+        "dtype": str(machine.dtype),
+        "threads": machine.threads,
+        "packages": {name: version(name) for name in SERVING_PACKAGES},
+        "git": _git_state(Path(__file__).parent),
+    }
+
+
+def _git_state(root: Path) -> dict[str, Any]:
+    """Commit and whether files differ from it; empty where `root` is no git checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

@@ -1,0 +1,178 @@
+"""What MLflow has: runs, their artifacts, models. Nothing is logged here."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from tlkit.errors import UserError
+from tlkit.files import expanded
+from tlkit.tracking.faults import (
+    NO_ID,
+    NO_SUCH,
+    artifact_faults_told,
+    or_none,
+    reason_of,
+    shown_address,
+)
+from tlkit.tracking.store import set_up
+from tlkit.tracking.tags import PHASE_TAG
+
+_PAGE = 10  # runs that are read from the store at a time
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run as the store has it.
+
+    Attributes:
+        ended: milliseconds since 1970; 0 for a run that did not end.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    ended: int
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+
+
+def children(parent_id: str) -> list[LoggedRun]:
+    """The runs directly under a run, oldest first."""
+    found = mlflow.search_runs(
+        [str(mlflow.get_run(parent_id).info.experiment_id)],
+        filter_string=f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'",
+        order_by=["attributes.start_time ASC"],
+        max_results=50_000,
+        output_format="list",
+    )
+    return [_logged(run) for run in found]
+
+
+def parent_of(child: LoggedRun) -> LoggedRun | None:
+    """The run that a run is directly under."""
+    parent_id = child.tags.get(MLFLOW_PARENT_RUN_ID)
+    return find_run(parent_id) if parent_id else None
+
+
+def find_run(run_id: str) -> LoggedRun:
+    """A run by its id.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _logged(_found(run_id))
+
+
+def _found(run_id: str) -> Run:
+    found = or_none(lambda: mlflow.get_run(run_id), NO_SUCH, NO_ID)
+    if found is None:
+        raise UserError(f"no run {run_id} at {shown_address()}; `mlflow ui` shows what is there")
+    return found
+
+
+def _logged(found: Run) -> LoggedRun:
+    info, data = found.info, found.data
+    ended = info.end_time or 0
+    return LoggedRun(
+        info.run_id, info.run_name, info.status, ended, data.tags, data.metrics, data.params
+    )
+
+
+def finished_runs(experiment_id: str, tags: Mapping[str, str]) -> Iterator[LoggedRun]:
+    """The finished runs of the experiment that carry all these tags, newest first; read from the
+    store a few at a time."""
+    wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    client, token = mlflow.MlflowClient(), None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            filter_string=" and ".join([*wanted, "attributes.status = 'FINISHED'"]),
+            order_by=["attributes.end_time DESC"],
+            max_results=_PAGE,
+            page_token=token,
+        )
+        yield from map(_logged, page)
+        if not (token := page.token):
+            return
+
+
+def artifact_names(run_id: str, folder: str) -> set[str]:
+    """What lies in a folder of a run's artifacts, or of one that was deleted: nothing."""
+    with artifact_faults_told():
+        found = mlflow.MlflowClient().list_artifacts(run_id, folder)
+    return {item.path.rpartition("/")[2] for item in found}
+
+
+@contextlib.contextmanager
+def downloaded(run_id: str, path: str) -> Iterator[Path]:
+    """A run's artifact, or folder of artifacts, as a local path for as long as the block lasts.
+
+    Raises:
+        UserError: there is no such run, or it has no such artifact.
+    """
+    found = _found(run_id)
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+        try:
+            local = mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=path, dst_path=folder
+            )
+        except (MlflowException, OSError) as error:
+            kind = found.data.tags.get(PHASE_TAG, "some other program's")
+            raise UserError(
+                f"run {run_id} ({kind}, {found.info.status}) has no artifact {path} "
+                f"({reason_of(error)}); name a run that has it"
+            ) from None
+        yield Path(local)
+
+
+@contextlib.contextmanager
+def local_model(address: str) -> Iterator[Path]:
+    """The folder of classifiers in a model of ours, for as long as the block lasts.
+
+    Args:
+        address: runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION, or a folder: a
+            model's as MLflow writes it, or one that `Classifier.save` wrote.
+
+    Raises:
+        UserError: no such model.
+    """
+    if expanded(address).is_dir():
+        yield _classifier_folder(expanded(address))
+        return
+    if ":/" not in address:
+        raise UserError(
+            f"model={address}: no such folder; a folder, runs:/RUN_ID/model, models:/NAME@ALIAS "
+            "or models:/NAME/VERSION wanted"
+        )
+    set_up()
+    with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
+        try:
+            local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"model={address} is not at {shown_address()}: {reason_of(error)}"
+            ) from None
+        if not any(Path(local).glob("*")):  # what MLflow gives where its folder is gone
+            raise UserError(
+                f"model={address} is known at {shown_address()}, and its files are not where that "
+                "says; bring its artifacts back to where they were, or give the model's own folder"
+            )
+        yield _classifier_folder(Path(local))
+
+
+def _classifier_folder(model: Path) -> Path:
+    """Where `Tracker.model` put the classifiers in a model's folder; any other folder as it is."""
+    if not (model / "MLmodel").exists():
+        return model
+    flavor = Model.load(str(model)).flavors.get("python_function", {})
+    found = flavor.get("artifacts", {}).get("classifier", {}).get("path", "")
+    return model / str(found)

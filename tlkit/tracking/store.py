@@ -1,0 +1,80 @@
+"""Where MLflow keeps runs, and how it is set up in our processes."""
+
+import logging
+from pathlib import Path
+from typing import Any
+from urllib.parse import ParseResult, unquote, urlparse
+
+import mlflow
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
+from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+from tlkit.tracking.faults import shown_address
+
+
+def store_file() -> Path | None:
+    """MLflow's SQLite database; None where it keeps its runs elsewhere."""
+    uri = urlparse(mlflow.get_tracking_uri())
+    return _database(uri) if uri.scheme == "sqlite" else None
+
+
+def store_folder() -> Path:
+    """The folder of MLflow's SQLite database, or the current one where it is elsewhere."""
+    file = store_file()
+    return file.parent if file else Path.cwd()
+
+
+def _database(uri: ParseResult) -> Path:
+    # MLflow's own address of a folder with a space has %20 in it.
+    return Path(unquote(uri.path).removeprefix("/")).absolute()
+
+
+def ui_command() -> str:
+    """What to type to look at the runs of this process's last run's experiment."""
+    uri = shown_address()
+    if urlparse(uri).scheme in ("http", "https"):
+        return f"open {uri.rstrip('/')}{_runs_page()}"
+    local = f"http://127.0.0.1:5000{_runs_page()}"
+    if store_file() == Path("mlflow.db").absolute():
+        return f"mlflow ui   and open {local}"
+    return f"mlflow ui --backend-store-uri {uri}   and open {local}"
+
+
+def _runs_page() -> str:
+    """Where MLflow's UI has the runs: by itself it opens on the traces of language models."""
+    last = mlflow.last_active_run()
+    if last is None:
+        return ""
+    return f"/#/experiments/{last.info.experiment_id}/runs?workflowType=machine_learning"
+
+
+def set_up() -> None:
+    """Fit MLflow to our use of it, in this process."""
+    _artifact_repository_registry.register(  # type: ignore[no-untyped-call]
+        "mlflow-artifacts", _artifact_repository
+    )
+    # Its own progress would tear our bars.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Of a database that fails it prints a traceback, and then raises what we tell.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
+
+
+def _artifact_repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> Any:
+    """Let a local process write where `mlflow ui` serves artifacts from.
+
+    An `mlflow ui` that is started in an empty folder gives the Default experiment the artifact
+    root `mlflow-artifacts:/`, which only a client of that server can write to. A process that
+    logs straight to the database beside it then finds no place for its artifacts. The server
+    keeps them in `mlartifacts` in its folder, which is the database's; so do we.
+    """
+    store = urlparse(tracking_uri or mlflow.get_tracking_uri())
+    if store.scheme != "sqlite":
+        return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
+    target = _database(store).parent / "mlartifacts" / urlparse(artifact_uri).path.lstrip("/")
+    return LocalArtifactRepository(str(target))
