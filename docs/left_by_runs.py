@@ -318,6 +318,14 @@ TAGS: Sequence[Left] = [
         _CACHED,
     ),
     *left(
+        PHASES,
+        {
+            "tlkit.went_on_from": "id of the interrupted run of the same training that it went on "
+            "from"
+        },
+        when="where there was one",
+    ),
+    *left(
         ("finetune",),
         {
             "tlkit.init_from": "id of the run whose weights it began from: a `head`, or the trial "

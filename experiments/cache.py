@@ -1,4 +1,4 @@
-"""Show what is stored of frozen parts and of audits, and delete it with clear=yes."""
+"""Show what is stored of frozen parts, audits and cut-off trainings; delete it with clear=yes."""
 
 from tlkit.cli import main
 from tlkit.config import Config

@@ -133,7 +133,11 @@ def everything(tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch)
     ids = {name: each.info.run_id for name, each in trained.items()}
     baseline, head, finetune = (f"runs:/{ids[phase]}/model" for phase in tables.PHASES)
     from_head = (*data, "--init_from", ids["head"])
-    again = run("finetune", *from_head, "--backbone_lr", "0.01")
+    anew = (*from_head, "--backbone_lr", "0.01")
+    with monkeypatch.context() as patch:  # after training
+        patch.setattr(runs, "evaluate", interrupt)
+        mlflow.delete_run(run("finetune", *anew).split("/")[1])
+    again = run("finetune", *anew)
     run("ensemble", "--models", f"{finetune},{again}", "--average", "weights")
     run("compare")
     run("cache")
@@ -160,6 +164,10 @@ def everything(tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch)
     run("abtest", "--log", log, "--outcomes", str(outcomes))
     run("export", "--model", head, "--images", test)
     return Everything(runs_of(experiment), codes)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt(2)
 
 
 def runs_of(experiment: str) -> list[Run]:

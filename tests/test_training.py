@@ -38,7 +38,7 @@ def train(
     objective: Objective | None = None,
     losses: list[float] | None = None,
     early_stopping: int = 0,
-    keep: Callable[..., object] = lambda *_: None,
+    keep: Callable[[Result], object] = lambda so_far: None,
     lr: float = 1e-2,
     schedule: str = "plateau",
 ) -> Result:
@@ -135,7 +135,7 @@ def test_accumulated_batches_equal_one_large_batch(objective: Objective) -> None
             dtype=torch.float32,
             fast_kernels=True,
             log=lambda metrics, epoch: None,
-            keep=lambda *_: None,
+            keep=lambda so_far: None,
             description="test",
         )
 
@@ -154,18 +154,17 @@ def test_the_objective_is_torch_cross_entropy() -> None:
 
 
 def test_early_stopping_waits_for_the_best_epoch_and_keeps_it() -> None:
-    kept: list[tuple[str, int]] = []
+    kept: list[tuple[int, int]] = []
     result = train(
         model(),
         epochs=10,
         losses=[3.0, 2.0, 2.5, 2.5, 2.5, 1.0],
         early_stopping=3,
-        keep=lambda name, epoch, metrics: kept.append((name, epoch)),
+        keep=lambda so_far: kept.append((len(so_far.history), so_far.best_epoch)),
     )
     assert len(result.history) == 5
     assert result.best_epoch == 1
-    assert [epoch for name, epoch in kept if name == "best"] == [0, 1]
-    assert [epoch for name, epoch in kept if name == "last"] == [0, 1, 2, 3, 4]
+    assert kept == [(1, 0), (2, 1), (3, 1), (4, 1), (5, 1)]
 
 
 @pytest.mark.parametrize("step", [0, 49, 50, 51, 139])
@@ -185,7 +184,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step_and_soon(step: int) -> 
             Schedule(optimizer, "plateau", epochs=2, steps_per_epoch=140, warmup_epochs=0),
             epochs=2, steps_per_epoch=140, objective=Objective(), accumulate=1, early_stopping=0,
             device=CPU, dtype=torch.float32, fast_kernels=True, log=lambda metrics, epoch: None,
-            keep=lambda *_: None, description="test",
+            keep=lambda so_far: None, description="test",
         )  # fmt: skip
     assert len(taken) - 140 - step <= 51
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -20,7 +21,7 @@ from tlkit.data.transforms import AUGMENTATION_REVISION, Preprocessing, Views
 from tlkit.errors import UserError
 from tlkit.features.fill import Report, stored_inputs
 from tlkit.features.inputs import Inputs, PictureInputs, Pictures
-from tlkit.features.prefix import Frozen, NoPrefix, Prefix
+from tlkit.features.prefix import Frozen, NoPrefix, Prefix, package_versions
 from tlkit.features.store import Store
 from tlkit.files import cache_folder
 from tlkit.models.backbones import create_model, data_config, to_channels_last
@@ -41,6 +42,7 @@ from tlkit.training.checkpoints import (
 from tlkit.training.loop import Objective, Result, fit
 from tlkit.training.optimizer import Schedule, adamw
 from tlkit.training.precision import autocast, resolve_device, resolve_precision
+from tlkit.training.progress import Progress, Training
 from tlkit.training.seeding import available_cores, seed_everything
 
 PHASES = ("baseline", "head", "finetune")
@@ -69,6 +71,10 @@ HEAD_KEYS = (
     "seed",
     "pictures_seed",
 )
+
+# What an interrupted training may go on without: it changes no number. What `init_from` gave is in
+# the weights.
+_WITHOUT_EFFECT = ("init_from", "loader_workers", "store_gigabytes")
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,27 @@ def head_settings(config: Config, network: Network, machine: Machine) -> str:
     if config.augment != "none":
         values["augmentation_revision"] = AUGMENTATION_REVISION
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def training_key(
+    phase: str, config: Config, network: Network, manifest: Manifest, machine: Machine
+) -> str:
+    """A hash over all that a training depends on: whoever has the same may go on with it."""
+    begun = hashlib.sha256()
+    for name, value in sorted(network.classifier.model.state_dict().items()):
+        if name in network.trained | network.begun:
+            begun.update(name.encode())
+            begun.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    facts = {
+        "phase": phase,
+        "config": {key: v for key, v in config.as_dict().items() if key not in _WITHOUT_EFFECT},
+        "data": manifest.digest,
+        "weights": network.weights,
+        "begun": begun.hexdigest(),
+        "numbers": [machine.numbers, machine.threads, machine.fast_kernels],
+        "packages": package_versions(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def begin_from(network: Network, checkpoint: Path, run_id: str) -> Network:
@@ -352,14 +379,17 @@ def train_phase(
     log: Callable[[Mapping[str, float], int], object],
     checkpoints: Path,
     also: Sequence[int] = (),
+    progress: Progress | None = None,
 ) -> Trained:
     """Train the network in place and leave it with the weights of its best epoch.
 
     Args:
-        log: receives the metrics of an epoch and its number.
+        log: receives the metrics of an epoch and its number; of those first that are not trained
+            again.
         checkpoints: folder for `best`, `last` and the result; a training whose result is there
             already is not repeated.
         also: as `start_engine` takes it.
+        progress: where an interrupted training goes on, and where this one is kept.
     """
     # Again, so that nothing depends on what was computed before.
     seed_everything(config.seed, machine.threads, machine.device)
@@ -370,14 +400,11 @@ def train_phase(
     if result is None:
         result = _fit(
             phase, config, network, pictures, machine, engine, validation, epochs,
-            log=log, checkpoints=checkpoints,
+            log=log, checkpoints=checkpoints, progress=progress,
         )  # fmt: skip
         save_result(checkpoints, result)
     else:
-        for metrics in result.history:
-            values = dict(metrics)
-            epoch = int(values.pop("epoch"))
-            log(values, epoch)
+        _log_again(result, log)
     model = network.classifier.model
     best, _ = load_checkpoint(checkpoints / "best")
     model.load_state_dict(best, strict=False)
@@ -389,6 +416,13 @@ def train_phase(
         return stacked(logits).numpy(), stacked(features).numpy()
 
     return Trained(result, engine.report, look)
+
+
+def _log_again(result: Result, log: Callable[[Mapping[str, float], int], object]) -> None:
+    for metrics in result.history:
+        values = dict(metrics)
+        epoch = int(values.pop("epoch"))
+        log(values, epoch)
 
 
 def _fit(
@@ -403,6 +437,7 @@ def _fit(
     *,
     log: Callable[[Mapping[str, float], int], object],
     checkpoints: Path,
+    progress: Progress | None,
 ) -> Result:
     model = network.classifier.model
     manifest = pictures.manifest
@@ -420,35 +455,55 @@ def _fit(
         weight_decay=config.weight_decay,
     )
 
-    def validate() -> dict[str, float]:
-        return validation_metrics(engine, validation, machine)
-
+    schedule = Schedule(
+        optimizer,
+        config.schedule,
+        epochs=epochs,
+        steps_per_epoch=-(-steps // config.accumulate),
+        warmup_epochs=config.warmup_epochs,
+    )
     changed = network.trained | network.begun
 
-    def keep(name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        state = {key: value for key, value in model.state_dict().items() if key in changed}
-        facts = {
-            "phase": phase,
-            **network.origin(),
-            "image_size": network.image_size,
-            "epoch": epoch,
-            "metrics": dict(metrics),
-        }
-        save_checkpoint(checkpoints / name, state, facts)
+    def state() -> dict[str, torch.Tensor]:
+        return {name: value for name, value in model.state_dict().items() if name in changed}
+
+    def write(name: str, tensors: Mapping[str, torch.Tensor], metrics: dict[str, float]) -> None:
+        values = dict(metrics)
+        epoch = int(values.pop("epoch"))
+        origin = {**network.origin(), "image_size": network.image_size}
+        facts = {"phase": phase, **origin, "epoch": epoch, "metrics": values}
+        save_checkpoint(checkpoints / name, tensors, facts)
+
+    training = Training(
+        state, partial(model.load_state_dict, strict=False), optimizer, schedule, machine.device
+    )
+    begun = None
+    if progress is not None and (found := progress.restore(training)) is not None:
+        begun, best = found
+        print(
+            f"{phase}: goes on after epoch {len(begun.history)} of {epochs}, where run "
+            f"{progress.interrupted} was interrupted",
+            file=sys.stderr,
+        )
+        write("best", best, begun.best)
+        write("last", state(), begun.history[-1])
+        _log_again(begun, log)
+
+    def keep(so_far: Result) -> None:
+        last = so_far.history[-1]
+        if last is so_far.best:
+            write("best", state(), last)
+        write("last", state(), last)
+        if progress is not None:
+            progress.save(so_far, training, lambda: load_checkpoint(checkpoints / "best")[0])
 
     return fit(
         engine.trained,
         engine.train_mode,
         lambda epoch: engine.inputs.training(epoch, batches(epoch)),
-        validate,
+        lambda: validation_metrics(engine, validation, machine),
         optimizer,
-        Schedule(
-            optimizer,
-            config.schedule,
-            epochs=epochs,
-            steps_per_epoch=-(-steps // config.accumulate),
-            warmup_epochs=config.warmup_epochs,
-        ),
+        schedule,
         epochs=epochs,
         steps_per_epoch=steps,
         objective=Objective(config.label_smoothing, _class_weights(config, manifest)),
@@ -460,6 +515,7 @@ def _fit(
         log=log,
         keep=keep,
         description=phase,
+        begun=begun,
     )
 
 

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from tlkit.phases import (
     pictures_for,
     prepare_phase,
     train_phase,
+    training_key,
 )
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
@@ -57,17 +58,20 @@ from tlkit.summary import (
     of_store,
 )
 from tlkit.tracking.lookup import downloaded, find_run, finished_runs
-from tlkit.tracking.run import Tracker, start_run
-from tlkit.tracking.tags import DIGEST_TAG, INIT_TAG, PHASE_TAG, SETTINGS_TAG
+from tlkit.tracking.run import Tracker, set_status, start_run
+from tlkit.tracking.tags import DIGEST_TAG, INIT_TAG, PHASE_TAG, SETTINGS_TAG, WENT_ON_TAG
 from tlkit.training.allocator import full_cards_told
 from tlkit.training.batches import plain_batches
 from tlkit.training.checkpoints import load_result
 from tlkit.training.loop import Result
+from tlkit.training.progress import Progress, forget, interrupted_trainings, progress_of
 
 PACKAGE = Path(__file__).parent
 
 # In the cache: the file that remembers what audits saw.
 LOOKS = "looks.sqlite"
+# In the cache: the folder of how far trainings came.
+TRAININGS = "trainings"
 
 # Validation pictures whose brightness and contrast the reference holds.
 MOST_LIT = 500
@@ -165,20 +169,24 @@ def run_phase(
     data: Data | None = None,
     parent: str | None = None,
     trained: AlreadyTrained | None = None,
+    until: ExitStack | None = None,
 ) -> PhaseResult:
-    """Train, evaluate and log one phase.
+    """Train, evaluate and log one phase; where the same was interrupted, go on with it.
 
     Args:
         phase: "baseline", "head" or "finetune".
         data: what `prepare_data` gave, where the caller has it already.
         parent: id of the run that this one is logged under, if any.
         trained: is not trained again; there is no run of its head alone.
+        until: how far the training came is kept until this is closed; without it, until the phase
+            is logged.
 
     Raises:
         UserError: the configuration, the data or the machine do not allow it.
     """
     started = time.perf_counter()
     with (
+        ExitStack() if until is None else nullcontext(until) as stack,
         start_run(phase, parent=parent) as tracker,
         full_cards_told(),
         _work_folder(tracker) as folder,
@@ -190,14 +198,22 @@ def run_phase(
         tracker.tags({SETTINGS_TAG: head_settings(config, network, machine)})
         if phase == "finetune":
             network = _begin_from_head(tracker, config, data, network, machine, trained)
-        checkpoints, elsewhere = folder / "checkpoints", 0.0
+        checkpoints, progress = folder / "checkpoints", None
         if trained is None:
             checkpoints.mkdir()
+            key = training_key(phase, config, network, data.manifest, machine)
+            progress = stack.enter_context(
+                progress_of(scratch_folder() / TRAININGS, key, tracker.run_id)
+            )
+            elsewhere = 0.0
         else:
             elsewhere = trained.begin(phase, checkpoints)
         result, report, (logits, features) = _train(
-            phase, config, network, pictures, machine, tracker, checkpoints
+            phase, config, network, pictures, machine, tracker, checkpoints, progress
         )
+        if progress is not None and progress.interrupted is not None:
+            _tell_went_on(tracker, progress.interrupted)
+            elsewhere = progress.seconds
         if report is not None:
             tracker.tags({"features/decision": report.decision})
         temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
@@ -246,6 +262,7 @@ def _train(
     machine: Machine,
     tracker: Tracker,
     checkpoints: Path,
+    progress: Progress | None,
 ) -> tuple[Result, Report | None, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Train, and look at the validation pictures; what was mapped of the store, and its copy on a
     GPU, is let go when this returns."""
@@ -258,8 +275,16 @@ def _train(
         log=tracker.metrics,
         checkpoints=checkpoints,
         also=[config.unfreeze_depth],
+        progress=progress,
     )
     return trained.result, trained.report, trained.validation()
+
+
+def _tell_went_on(tracker: Tracker, interrupted: str) -> None:
+    tracker.tags({WENT_ON_TAG: interrupted})
+    with suppress(UserError):  # it is in another store, or was deleted
+        if find_run(interrupted).status == "RUNNING":  # as `kill -9` leaves it
+            set_status(interrupted, "KILLED")
 
 
 def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:
@@ -284,7 +309,7 @@ def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
     """
     if config.seeds == 1:
         return [run_phase(phase, config)]
-    with start_run(f"{phase}-seeds", system_metrics=False) as tracker:
+    with ExitStack() as until, start_run(f"{phase}-seeds", system_metrics=False) as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
@@ -292,7 +317,7 @@ def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
         results: list[PhaseResult] = []
         for seed in range(config.seed, config.seed + config.seeds):
             one = replace(base, seed=seed)
-            result = run_phase(phase, one, data=data, parent=tracker.run_id)
+            result = run_phase(phase, one, data=data, parent=tracker.run_id, until=until)
             if phase == "finetune" and config.weights != "none":
                 base = replace(base, init_from=find_run(result.run_id).tags[INIT_TAG])
             results.append(replace(result, phase=f"{phase}, seed {seed}"))
@@ -314,7 +339,7 @@ def run_suite(config: Config) -> list[PhaseResult]:
     """Baseline, head and finetune as children of one run called `suite`."""
     refuse_seeds(config)
     results: list[PhaseResult] = []
-    with start_run("suite", system_metrics=False) as tracker:
+    with ExitStack() as until, start_run("suite", system_metrics=False) as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
@@ -322,7 +347,7 @@ def run_suite(config: Config) -> list[PhaseResult]:
         for phase in PHASES:
             if phase == "finetune":
                 config = replace(config, init_from=results[-1].run_id)
-            results.append(run_phase(phase, config, data=data, parent=tracker.run_id))
+            results.append(run_phase(phase, config, data=data, parent=tracker.run_id, until=until))
         for result in results:
             tracker.metrics({f"{result.phase}/test_accuracy": result.metrics["test/accuracy"]})
         tracker.describe(f"{of_data(config, data.manifest)}\n\n{markdown_table(results)}")
@@ -330,8 +355,8 @@ def run_suite(config: Config) -> list[PhaseResult]:
 
 
 def run_cache(config: Config) -> str:
-    """Show the stored outputs of frozen parts and what audits saw, as a run called `cache`, and
-    delete both if wanted.
+    """Show what is stored of frozen parts, audits and interrupted trainings, as a run called
+    `cache`, and delete it if wanted.
 
     Returns:
         The listing, and what was freed.
@@ -340,15 +365,19 @@ def run_cache(config: Config) -> str:
         store = open_store(cache_folder() / "features", config.store_gigabytes)
         looks = cache_folder() / LOOKS
         size = looks.stat().st_size if looks.exists() else 0
+        begun = interrupted_trainings(cache_folder() / TRAININGS)
+        kept = sum(file.stat().st_size for file in begun)
         listing = (
             f"{of_store(store)}\n{size / 1e6:,.1f} MB of at most {MAX_BYTES / 1e6:,.0f} MB on what "
-            f"the audit saw in pictures in {looks}"
+            f"the audit saw in pictures in {looks}\n{kept / 1e6:,.1f} MB on how far trainings "
+            f"came, interrupted or under way: {len(begun)} in {cache_folder() / TRAININGS}"
         )
         if config.clear == "yes":
             freed = store.clear()
             with suppress(OSError):  # Windows: in use; or another user's
                 looks.unlink(missing_ok=True)
                 freed += size
+            freed += forget(begun)
             listing += f"\nFreed {freed / 1e6:,.1f} MB."
         tracker.describe(f"```\n{listing}\n```")
     return listing

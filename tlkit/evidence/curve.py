@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def run_curve(config: Config) -> str:
             f"train_fraction={config.train_fraction:g} is for one training; curve takes the shares "
             "from fractions"
         )
-    with start_run("curve", system_metrics=False) as tracker:
+    with ExitStack() as until, start_run("curve", system_metrics=False) as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
@@ -76,7 +77,8 @@ def run_curve(config: Config) -> str:
                         data_seed=config.pictures_seed,
                         train_fraction=fraction,
                     )
-                    results.append(run_phase(phase, one, data=part, parent=tracker.run_id).metrics)
+                    result = run_phase(phase, one, data=part, parent=tracker.run_id, until=until)
+                    results.append(result.metrics)
                 points.append(_point(phase, pictures, results))
         points.sort(key=lambda point: (point.pictures, PHASES.index(point.phase)))
         curves = {

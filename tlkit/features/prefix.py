@@ -87,7 +87,7 @@ class NoPrefix:
     own_threads: bool = False
 
     def key(self, depth: int, rendition: Mapping[str, Any]) -> dict[str, Any]:
-        return {"rendition": dict(rendition), "packages": _versions()}
+        return {"rendition": dict(rendition), "packages": package_versions()}
 
     def outputs(self, inputs: Tensor, start: int, depths: list[int]) -> Iterator[Tensor]:
         yield inputs
@@ -204,7 +204,7 @@ class Prefix:
             "device": _name(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "compiled": self.compiled and compiler_version(self.compiler),
-            "packages": _versions(),
+            "packages": package_versions(),
         }
 
     def outputs(self, inputs: Tensor, start: int, depths: list[int]) -> Iterator[Tensor]:
@@ -271,7 +271,8 @@ def _name(device: torch.device) -> str:
 
 
 @lru_cache  # each reads a file, and a run asks a hundred times
-def _versions() -> Mapping[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of the packages that outputs depend on."""
     return {name: version(name) for name in _PACKAGES}
 
 

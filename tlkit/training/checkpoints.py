@@ -23,17 +23,21 @@ def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[s
         state: tensors by name, on any device.
         facts: JSON-able, such as the epoch and its metrics.
     """
+    with atomic_file(path.with_suffix(".safetensors")) as part:
+        save_file(separate(state), part)
+    with atomic_file(path.with_suffix(".json")) as part:
+        part.write_text(json.dumps(facts, indent=2, allow_nan=True) + "\n", encoding="utf-8")
+
+
+def separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as safetensors takes them: on the CPU, dense, those that are tied each by itself."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in state.items():
         own = tensor.detach().cpu().contiguous()
-        # Of weights that are tied safetensors wants a copy under each name.
         tensors[name] = own.clone() if own.data_ptr() in seen else own
         seen.add(own.data_ptr())
-    with atomic_file(path.with_suffix(".safetensors")) as part:
-        save_file(tensors, part)
-    with atomic_file(path.with_suffix(".json")) as part:
-        part.write_text(json.dumps(facts, indent=2, allow_nan=True) + "\n", encoding="utf-8")
+    return tensors
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -65,6 +65,16 @@ class Result:
     best_epoch: int
     seconds: float
 
+    def after(self, metrics: Mapping[str, float], seconds: float) -> "Result":
+        """With one epoch more; `seconds` in all."""
+        epoch = len(self.history)
+        better = not self.history or metrics["val/loss"] < self.best["val/loss"]
+        return Result(
+            [*self.history, {"epoch": epoch, **metrics}],
+            epoch if better else self.best_epoch,
+            seconds,
+        )
+
     @property
     def best(self) -> dict[str, float]:
         """The metrics of the best epoch."""
@@ -88,8 +98,9 @@ def fit(
     dtype: torch.dtype,
     fast_kernels: bool,
     log: Callable[[Mapping[str, float], int], object],
-    keep: Callable[[str, int, Mapping[str, float]], object],
+    keep: Callable[[Result], object],
     description: str,
+    begun: Result | None = None,
 ) -> Result:
     """Train `model` and report every epoch.
 
@@ -104,19 +115,26 @@ def fit(
         early_stopping: epochs without a lower val/loss before training ends; 0 is never.
         dtype, fast_kernels: as `precision.autocast` takes them.
         log: receives the metrics of an epoch and its number, from 0.
-        keep: called as keep("last", epoch, metrics) after each epoch, and with "best" first where
-            the epoch is the best so far.
+        keep: called with the result so far after each epoch.
+        begun: what the epochs gave that are trained already; `model`, `optimizer` and `schedule`
+            are as they left them.
 
     Raises:
         UserError: a loss is not finite; names the epoch and the step, at most 50 steps later.
     """
-    started = time.perf_counter()
-    history: list[dict[str, float]] = []
-    best_epoch, best_loss = 0, float("inf")
+    so_far = begun or Result([], 0, 0.0)
+    started = time.perf_counter() - so_far.seconds
+    done = len(so_far.history)
     with tqdm(
-        total=epochs * steps_per_epoch, desc=description, unit="batch", disable=None
+        total=epochs * steps_per_epoch,
+        initial=done * steps_per_epoch,
+        desc=description,
+        unit="batch",
+        disable=None,
     ) as progress:
-        for epoch in range(epochs):
+        for epoch in range(done, epochs):
+            if early_stopping and epoch - so_far.best_epoch > early_stopping:
+                break
             train_mode()
             rates = learning_rates(optimizer)
             loss_sum, weight_sum, seen, step = 0.0, 0.0, 0, 0
@@ -151,16 +169,11 @@ def fit(
             }
             _finite(metrics["val/loss"], f"validation loss after epoch {epoch}")
             schedule.after_epoch(metrics["val/loss"])
-            history.append({"epoch": epoch, **metrics})
             log(metrics, epoch)
-            if metrics["val/loss"] < best_loss:
-                best_epoch, best_loss = epoch, metrics["val/loss"]
-                keep("best", epoch, metrics)
-            keep("last", epoch, metrics)
+            so_far = so_far.after(metrics, time.perf_counter() - started)
+            keep(so_far)
             progress.set_postfix_str(_summary(metrics))
-            if early_stopping and epoch - best_epoch >= early_stopping:
-                break
-    return Result(history, best_epoch, time.perf_counter() - started)
+    return so_far
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterable[Sequence[Batch]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,26 +64,33 @@ class Schedule:
         """`plateau` halves the rates after 3 epochs without a better loss; `cosine` warms up
         linearly for `warmup_epochs`, at most half of all, and falls along a half cosine, whose 0 is
         where one step more would be."""
-        self._plateau: ReduceLROnPlateau | None = None
-        self._cosine: LambdaLR | None = None
+        self._scheduler: ReduceLROnPlateau | LambdaLR
         if kind == "plateau":
-            self._plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+            self._scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
         elif kind == "cosine":
             total = epochs * steps_per_epoch
             warmup = min(round(warmup_epochs * steps_per_epoch), total // 2)
-            self._cosine = LambdaLR(optimizer, lambda step: _cosine_factor(step, warmup, total))
+            self._scheduler = LambdaLR(optimizer, lambda step: _cosine_factor(step, warmup, total))
         else:
             raise ValueError(f"schedule {kind!r}; plateau or cosine")
 
     def after_step(self) -> None:
         """To be called after each step of the optimizer."""
-        if self._cosine is not None:
-            self._cosine.step()
+        if isinstance(self._scheduler, LambdaLR):
+            self._scheduler.step()
 
     def after_epoch(self, validation_loss: float) -> None:
         """To be called after each epoch with its validation loss."""
-        if self._plateau is not None:
-            self._plateau.step(validation_loss)
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(validation_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is; JSON-able."""
+        return self._scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be where `state_dict` said."""
+        self._scheduler.load_state_dict(state)
 
 
 def _cosine_factor(step: int, warmup: int, total: int) -> float:

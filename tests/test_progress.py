@@ -1,0 +1,254 @@
+"""An interrupted training goes on where it was, and ends as if it had never been interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import SMOKE, Entry, MakeFolder
+from filelock import FileLock
+from mlflow.entities import Run
+
+from tlkit.training import loop, progress
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+WENT_ON = "tlkit.went_on_from"
+
+
+@pytest.fixture(autouse=True)
+def _every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SHARE", 1e9)
+
+
+def runs(experiment: str, name: str) -> list[Run]:
+    """Oldest first."""
+    return mlflow.search_runs(
+        [experiment],
+        filter_string=f"run_name = '{name}'",
+        order_by=["attributes.start_time ASC"],
+        output_format="list",
+    )
+
+
+def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    """Let the next training of a phase end as by Ctrl-C, once so many epochs are kept."""
+    fit, summary, calls = loop.fit, loop._summary, []
+
+    def interrupt(metrics: dict[str, float]) -> str:
+        calls.append(metrics)
+        if len(calls) == epochs:
+            raise KeyboardInterrupt(2)
+        return summary(metrics)
+
+    def fitted(*given: object, **named: object) -> loop.Result:
+        if named["description"] == phase:
+            monkeypatch.setattr(loop, "_summary", interrupt)
+        return fit(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tlkit.phases.fit", fitted)
+
+
+def left(run: Run) -> dict[str, object]:
+    """What a training leaves that depends on its weights."""
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id))
+    files = {
+        f"{name}.safetensors": (folder / "checkpoints" / f"{name}.safetensors").read_bytes()
+        for name in ("best", "last")
+    }
+    client = mlflow.MlflowClient()
+    curves = {
+        name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+        for name in ("train/loss", "val/loss", "lr/head")
+    }
+    best = {"best": (folder / "checkpoints" / "best.json").read_text()}
+    return {**files, **curves, **best, "predictions": (folder / "predictions.csv").read_text()}
+
+
+@pytest.mark.parametrize(
+    ("phase", "settings"),
+    [
+        ("baseline", "baseline_epochs=4 schedule=cosine warmup_epochs=1"),
+        ("baseline", "baseline_epochs=5 early_stopping=1 baseline_lr=0.2 dropout=0.5"),
+        ("head", "head_epochs=4 dropout=0.5"),
+        ("finetune", "finetune_epochs=4 unfreeze_depth=2 dropout=0.5 batch_norm=moving"),
+        ("finetune", "finetune_epochs=4 unfreeze_depth=2 dropout=0.5 engine=plain accumulate=2"),
+    ],
+)
+def test_it_ends_as_if_it_had_not_been_interrupted(
+    phase: str,
+    settings: str,
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--data", str(make_folder()), *(f"--{word}" for word in settings.split())]
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch, phase)
+        assert entry(phase, *words) == 130
+    capfd.readouterr()
+    assert entry(phase, *words, "--loader_workers", "0") == 0
+    first = runs(experiment, phase)[0]
+    said = f"{phase}: goes on after epoch 2 of {settings.split('_epochs=')[1][0]}"
+    assert f"{said}, where run {first.info.run_id} was interrupted" in capfd.readouterr().err
+    assert not list((own_cache / "trainings").glob("*.safetensors"))
+    assert entry(phase, *words) == 0
+    first, went_on, anew = runs(experiment, phase)
+    assert [run.info.status for run in (first, went_on, anew)] == ["KILLED", "FINISHED", "FINISHED"]
+    assert went_on.data.tags[WENT_ON] == first.info.run_id
+    assert WENT_ON not in anew.data.tags
+    assert left(went_on) == left(anew)
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_midst_of_training(
+    make_folder: MakeFolder, entry: Entry, experiment: str, own_cache: Path
+) -> None:
+    words = ["--data", str(make_folder()), "--baseline_epochs", "300", "--early_stopping", "0"]
+    command = [sys.executable, "-m", "experiments.baseline", "--config", str(SMOKE), *words]
+    root = SMOKE.parents[2]
+    own = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_EXPERIMENT_ID": experiment}
+    process = subprocess.Popen(command, env=own, start_new_session=True)
+    try:
+        file: list[Path] = []
+        until = time.monotonic() + 120
+        while not file and time.monotonic() < until:
+            assert process.poll() is None
+            file = list((own_cache / "trainings").glob("*.safetensors"))
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert file
+    assert [run.info.status for run in runs(experiment, "baseline")] == ["RUNNING"]
+    assert entry("baseline", *words) == 0
+    assert entry("baseline", *words) == 0
+    killed, went_on, anew = runs(experiment, "baseline")
+    assert killed.info.status == "KILLED"
+    assert went_on.data.tags[WENT_ON] == killed.info.run_id
+    assert left(went_on) == left(anew)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty])
+def test_a_damaged_file_is_no_beginning(
+    damage: Callable[[Path], None],
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["--data", str(make_folder()), "--head_epochs", "3"]
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch, "head")
+        assert entry("head", *words) == 130
+    (file,) = (own_cache / "trainings").glob("*.safetensors")
+    damage(file)
+    assert entry("head", *words) == 0
+    _, anew = runs(experiment, "head")
+    assert WENT_ON not in anew.data.tags
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "change", ["--head_lr=0.5", "--seed=1", "--head_epochs=4", "--batch_size=5"]
+)
+def test_another_training_begins_at_its_beginning(
+    change: str,
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["--data", str(make_folder()), "--head_epochs", "3"]
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch, "head")
+        assert entry("head", *words) == 130
+    assert entry("head", *words, change) == 0
+    assert WENT_ON not in runs(experiment, "head")[-1].data.tags
+
+
+def test_two_that_train_the_same_do_not_disturb_each_other(
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["--data", str(make_folder()), "--head_epochs", "3"]
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch, "head")
+        assert entry("head", *words) == 130
+    (file,) = (own_cache / "trainings").glob("*.safetensors")
+    before = file.read_bytes()
+    with FileLock(file.with_suffix(".lock")):  # as the other holds it
+        assert entry("head", *words) == 0
+    assert file.read_bytes() == before
+    assert entry("head", *words) == 0
+    first, alone, went_on = runs(experiment, "head")
+    assert WENT_ON not in alone.data.tags
+    assert went_on.data.tags[WENT_ON] == first.info.run_id
+    assert left(alone) == left(went_on)
+
+
+def test_a_suite_does_not_train_again_what_it_had_trained(
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["--data", str(make_folder()), "--finetune_epochs", "3"]
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch, "finetune")
+        assert entry("suite", *words) == 130
+    assert entry("suite", *words) == 0
+    for phase in ("baseline", "head", "finetune"):
+        first, again = runs(experiment, phase)
+        assert again.data.tags[WENT_ON] == first.info.run_id
+        if phase != "finetune":
+            assert first.info.status == "FINISHED"
+            assert left(first) == left(again)
+    assert not list((own_cache / "trainings").glob("*.safetensors"))
+
+
+def test_the_cache_shows_them_and_clears_them(
+    make_folder: MakeFolder,
+    entry: Entry,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--data", str(make_folder()), "--head_epochs", "3"]
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch, "head")
+        assert entry("head", *words) == 130
+    (file,) = (own_cache / "trainings").glob("*.safetensors")
+    assert entry("cache") == 0
+    assert "on how far trainings came, interrupted or under way: 1 in" in capsys.readouterr().out
+    with FileLock(file.with_suffix(".lock")):
+        assert entry("cache", "--clear", "yes") == 0
+    assert file.exists()
+    assert entry("cache", "--clear", "yes") == 0
+    assert not file.exists()
