@@ -145,6 +145,11 @@ class Network:
         """Side in pixels of what it takes."""
         return int(self.classifier.description.preprocessing["input_size"][-1])
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What this or another training may have changed, by name."""
+        every, changed = self.classifier.model.state_dict(), self.trained | self.begun
+        return {name: value for name, value in every.items() if name in changed}
+
     def origin(self) -> dict[str, Any]:
         """What must agree for one network's trained state to fit into another; JSON-able."""
         description = self.classifier.description
@@ -210,10 +215,9 @@ def training_key(
 ) -> str:
     """A hash over all that a training depends on: whoever has the same may go on with it."""
     begun = hashlib.sha256()
-    for name, value in sorted(network.classifier.model.state_dict().items()):
-        if name in network.trained | network.begun:
-            begun.update(name.encode())
-            begun.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for name, value in sorted(network.state().items()):
+        begun.update(name.encode())
+        begun.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     facts = {
         "phase": phase,
         "config": {key: v for key, v in config.as_dict().items() if key not in _WITHOUT_EFFECT},
@@ -222,8 +226,18 @@ def training_key(
         "begun": begun.hexdigest(),
         "numbers": [machine.numbers, machine.threads, machine.fast_kernels],
         "packages": package_versions(),
+        "code": _code_digest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@lru_cache
+def _code_digest() -> str:
+    """Of tlkit as it is here: other code may train another way."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def begin_from(network: Network, checkpoint: Path, run_id: str) -> Network:
@@ -454,7 +468,6 @@ def _fit(
         backbone_lr=config.backbone_lr,
         weight_decay=config.weight_decay,
     )
-
     schedule = Schedule(
         optimizer,
         config.schedule,
@@ -462,21 +475,14 @@ def _fit(
         steps_per_epoch=-(-steps // config.accumulate),
         warmup_epochs=config.warmup_epochs,
     )
-    changed = network.trained | network.begun
-
-    def state() -> dict[str, torch.Tensor]:
-        return {name: value for name, value in model.state_dict().items() if name in changed}
-
-    def write(name: str, tensors: Mapping[str, torch.Tensor], metrics: dict[str, float]) -> None:
-        values = dict(metrics)
-        epoch = int(values.pop("epoch"))
-        origin = {**network.origin(), "image_size": network.image_size}
-        facts = {"phase": phase, **origin, "epoch": epoch, "metrics": values}
-        save_checkpoint(checkpoints / name, tensors, facts)
-
     training = Training(
-        state, partial(model.load_state_dict, strict=False), optimizer, schedule, machine.device
+        network.state,
+        partial(model.load_state_dict, strict=False),
+        optimizer,
+        schedule,
+        machine.device,
     )
+    write = partial(_write_checkpoint, checkpoints, phase, network)
     begun = None
     if progress is not None and (found := progress.restore(training)) is not None:
         begun, best = found
@@ -486,18 +492,18 @@ def _fit(
             file=sys.stderr,
         )
         write("best", best, begun.best)
-        write("last", state(), begun.history[-1])
+        write("last", network.state(), begun.history[-1])
         _log_again(begun, log)
 
     def keep(so_far: Result) -> None:
         last = so_far.history[-1]
         if last is so_far.best:
-            write("best", state(), last)
-        write("last", state(), last)
+            write("best", network.state(), last)
+        write("last", network.state(), last)
         if progress is not None:
-            progress.save(so_far, training, lambda: load_checkpoint(checkpoints / "best")[0])
+            progress.save(so_far, training, best=checkpoints / "best")
 
-    return fit(
+    result = fit(
         engine.trained,
         engine.train_mode,
         lambda epoch: engine.inputs.training(epoch, batches(epoch)),
@@ -517,6 +523,24 @@ def _fit(
         description=phase,
         begun=begun,
     )
+    if progress is not None:  # for the test and the figures can be interrupted too
+        progress.save(result, training, best=checkpoints / "best", now=True)
+    return result
+
+
+def _write_checkpoint(
+    checkpoints: Path,
+    phase: str,
+    network: Network,
+    name: str,
+    state: Mapping[str, torch.Tensor],
+    epoch_and_metrics: Mapping[str, float],
+) -> None:
+    metrics = dict(epoch_and_metrics)
+    epoch = int(metrics.pop("epoch"))
+    origin = {**network.origin(), "image_size": network.image_size}
+    facts = {"phase": phase, **origin, "epoch": epoch, "metrics": metrics}
+    save_checkpoint(checkpoints / name, state, facts)
 
 
 def validation_metrics(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tlkit.errors import UserError
 from tlkit.files import atomic_file
-from tlkit.training.checkpoints import separate
+from tlkit.training.checkpoints import load_checkpoint, separate
 from tlkit.training.loop import Result
 from tlkit.training.optimizer import Schedule
 
@@ -54,34 +54,32 @@ class Progress:
     Attributes:
         run_id: of the run that trains.
         interrupted: the run that it goes on from, if any.
-        epochs: of that run, that are not trained again.
-        seconds: that they took.
+        seconds: that this one took.
     """
 
     file: Path
     run_id: str
     interrupted: str | None = None
-    epochs: int = 0
     seconds: float = 0.0
+    _kept: int = field(default=0, repr=False)
     _due: float = field(default=0.0, repr=False)
 
-    def save(
-        self, so_far: Result, training: Training, best: Callable[[], Mapping[str, Tensor]]
-    ) -> None:
+    def save(self, so_far: Result, training: Training, best: Path, *, now: bool = False) -> None:
         """Keep an epoch's end, unless the time since the last one was too short for it.
 
-        A disk that does not take it is told, and not asked again.
+        A disk that does not take it is told, and asked again at the end alone.
 
         Args:
-            best: gives the state of the best epoch.
+            best: the checkpoint of the best epoch.
+            now: whatever the time since.
         """
-        started = time.perf_counter()
-        if started < self._due:
+        started, epochs = time.perf_counter(), len(so_far.history)
+        if epochs == self._kept or (started < self._due and not now):
             return
         optimizer = training.optimizer.state_dict()
         tensors = {f"state/{name}": tensor for name, tensor in training.state().items()}
-        if so_far.best_epoch < len(so_far.history) - 1:
-            tensors |= {f"best/{name}": tensor for name, tensor in best().items()}
+        if so_far.best_epoch < epochs - 1:
+            tensors |= {f"best/{name}": tensor for name, tensor in load_checkpoint(best)[0].items()}
         for index, values in optimizer["state"].items():
             tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items()}
         tensors["random/cpu"] = torch.get_rng_state()
@@ -102,7 +100,7 @@ class Progress:
             print(f"warning: how far the training came is not kept: {error}", file=sys.stderr)
             self._due = math.inf
             return
-        ended = time.perf_counter()
+        self._kept, ended = epochs, time.perf_counter()
         self._due = ended + (ended - started) / _SHARE
 
     def restore(self, training: Training) -> tuple[Result, dict[str, Tensor]] | None:
@@ -119,8 +117,8 @@ class Progress:
         if training.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], training.device)
         result = Result(**facts["result"])
-        self.interrupted, self.epochs = facts["run_id"], len(result.history)
-        self.seconds = result.seconds
+        self.interrupted, self.seconds = facts["run_id"], result.seconds
+        self._kept = len(result.history)
         return result, _under("best/", tensors) or _under("state/", tensors)
 
 
