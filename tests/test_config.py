@@ -90,6 +90,24 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     assert Config.load(tmp_path / "config.yaml", {}) == config
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql+psycopg://me:s@cret@db/x", "postgresql+psycopg://me:***@db/x"),
+        ("postgresql://db/x?user=me&password=s@cret", "postgresql://db/x?user=me&password=***"),
+        ("sqlite:////tmp/me:a@b.db", "sqlite:////tmp/me:a@b.db"),
+    ],
+)
+def test_a_password_is_there_and_is_neither_logged_nor_written(
+    address: str, shown: str, tmp_path: Path
+) -> None:
+    config = Config(storage=address)
+    config.write(tmp_path / "config.yaml")
+    assert config.storage == address
+    assert config.as_dict()["storage"] == shown
+    assert Config.load(tmp_path / "config.yaml", {}).storage == shown
+
+
 @pytest.mark.parametrize("name", ["Anna's", 'the "best"', "`pets`", "a/b", "a:b"])
 def test_a_name_that_the_registry_cannot_be_asked_for_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="not allowed; none or a name without /, :, quotes and"):

@@ -267,10 +267,17 @@ def test_a_difference_that_no_rate_leaves_room_for_has_no_number_of_outcomes(
     assert " more." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql+psycopg://me:secret@127.0.0.1:1/logs",
+        "postgresql+psycopg://me:secret@127.0.0.1:54x2/logs",
+        "postgresql+psycopg://127.0.0.1:1/logs?user=me&password=secret",
+    ],
+)
 def test_a_password_that_mlflow_stored_is_told(
-    entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    address: str, entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    address = "postgresql+psycopg://me:secret@127.0.0.1:1/logs"
     with mlflow.start_run() as begun:  # as `mlflow run -P` does
         mlflow.log_params({"log": address, "alpha": "0.05"})
     monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)

@@ -908,6 +908,7 @@ BAD_INPUT: list[tuple[dict[str, str], tuple[str, ...]]] = [
     ({"workers": "0"}, ("workers=0 is not allowed; at least 1",)),
     ({"storage": "postgresql+psycopg://me:a-secret@127.0.0.1:1/x"},
      ("storage=postgresql+psycopg://me:***@127.0.0.1:1/x", "refused", "storage=auto")),
+    ({"storage": "postgres://me:a-secret@127.0.0.1:54x2/x"}, ("storage=postgres://me:***@127",)),
     ({"storage": "mysql+nodriver://me@localhost/x"}, ("storage=mysql+nodriver",)),
     ({"storage": "sqlite:///nowhere/optuna.db"}, ("there is no folder", "nowhere")),
     ({"storage": "sqlite:///garbage.db"}, ("garbage.db", "not a database")),

@@ -1,5 +1,10 @@
 """The one exception that stands for a user's mistake, and how an error is told on one line."""
 
+import re
+
+# The password of an address, and one in its query. A password may hold an @ that is not escaped.
+_PASSWORD = re.compile(r"(://[^:/?#@]*:).*(?=@)|([?&]\w*passw(?:or)?d=)[^&]*", re.IGNORECASE)
+
 
 class UserError(Exception):
     """What was seen, what is allowed and what to do next, on one line.
@@ -16,6 +21,14 @@ def one_line(error: BaseException) -> str:
     """The message alone, its lines joined by spaces; "" where there is none."""
     message = str(error).rpartition(_RAISED)[2]
     return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+def without_password(text: str) -> str:
+    """An address as it may be shown and logged, any other text as it is.
+
+    By its letters, for an address that nothing else can read shall not show its password either.
+    """
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def reason(error: BaseException) -> str:

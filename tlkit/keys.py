@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import yaml
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, without_password
 from tlkit.files import utf8
 
 Check = Callable[[Any], bool]
@@ -150,11 +150,15 @@ class Settings:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Keys and effective values, in the order of the file."""
-        return asdict(self)
+        """Keys and effective values, in the order of the file, for others to read: a password in
+        an address is left out."""
+        return {
+            name: without_password(value) if isinstance(value, str) else value
+            for name, value in asdict(self).items()
+        }
 
     def write(self, path: Path) -> None:
-        """Write a YAML file that `load` reads back to the same settings."""
+        """Write a YAML file that `load` reads back to the same settings, but for passwords."""
         path.write_text(yaml.safe_dump(self.as_dict(), sort_keys=False), encoding="utf-8")
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from tlkit.deployment.logs import opened, seconds_of
 from tlkit.deployment.settings import AbtestSettings
-from tlkit.errors import UserError
+from tlkit.errors import UserError, without_password
 from tlkit.evaluation.sequential import SequentialTest, needed_trials, sequential_difference
 from tlkit.files import expanded, write_json
 from tlkit.summary import columns
-from tlkit.tracking.faults import without_password
 from tlkit.tracking.run import start_run
 
 ARMS = ("champion", "challenger")
@@ -42,7 +41,7 @@ def run_abtest(settings: AbtestSettings) -> str:
         UserError: no such log or outcomes, or a log that is no router's.
     """
     with start_run("abtest", system_metrics=False) as tracker:
-        tracker.params(settings.as_dict() | {"log": without_password(settings.log)})
+        tracker.params(settings.as_dict())
         assigned, share = assignments(settings.log, settings.since)
         outcomes = {} if settings.outcomes == "none" else read_outcomes(Path(settings.outcomes))
         arms = {name: _arm(name, assigned, outcomes) for name in ARMS}

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, without_password
 from tlkit.serving.request_log import LOG_FAULTS, RequestLog, open_log
-from tlkit.tracking.faults import without_password
 
 
 def seconds_of(since: str) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from tlkit.deployment.logs import opened, seconds_of
 from tlkit.deployment.models import opened_model
 from tlkit.deployment.settings import MonitorSettings
-from tlkit.errors import UserError
+from tlkit.errors import UserError, without_password
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.drift import Finding, Sample, drift, psi_reading
 from tlkit.evaluation.drift_figure import drift_figure
@@ -18,7 +18,6 @@ from tlkit.serving.ensemble import member_folders
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.summary import columns
-from tlkit.tracking.faults import without_password
 from tlkit.tracking.run import start_run
 
 
@@ -63,7 +62,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
         UserError: no such model or log, or no requests of the model in it.
     """
     with start_run("monitor", system_metrics=False) as tracker:
-        tracker.params(settings.as_dict() | {"log": without_password(settings.log)})
+        tracker.params(settings.as_dict())
         watched = _watched(settings.model)
         classes, reference = watched.classes, watched.reference
         requests = _requests(settings, watched)

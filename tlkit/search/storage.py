@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from tlkit.errors import UserError, reason
+from tlkit.errors import UserError, reason, without_password
 
 # A worker that was killed is noticed after this long, and its trial is tried again once.
 HEARTBEAT_SECONDS, GRACE_SECONDS = 5, 20
@@ -150,20 +150,21 @@ def open_storage(address: str) -> RDBStorage:
 def _url(address: str) -> URL:
     try:
         url = make_url(address)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):  # as for a port that is no number
         url = None
     kind = url.get_backend_name() if url else None
     in_memory = url is not None and kind == "sqlite" and url.database in (None, "", ":memory:")
     if url is None or in_memory or kind not in ("sqlite", *_SERVER_LOCKS):
         raise UserError(
-            f"storage={address} is no address of a database that Optuna can share; "
-            "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://... wanted"
+            f"storage={without_password(address)} is no address of a database that Optuna can "
+            "share; sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or mysql+pymysql://... "
+            "wanted"
         )
     return url
 
 
 def _unreachable(url: URL, error: BaseException) -> UserError:
-    shown = url.render_as_string(hide_password=True)
+    shown = without_password(url.render_as_string(hide_password=False))
     return UserError(
         f"storage={shown} cannot be used: {reason(error.__cause__ or error)}; "
         "check that the server runs and the name is right, or use storage=auto"

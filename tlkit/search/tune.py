@@ -25,7 +25,6 @@ from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
 from tlkit.search.storage import Busy, locks, open_storage, sqlite_file
 from tlkit.search.worker import Search, settle_runs, work
-from tlkit.tracking.faults import without_password
 from tlkit.tracking.run import Tracker, ended_by, join, set_status, start_run
 from tlkit.tracking.store import store_file, store_folder
 from tlkit.training.seeding import available_cores
@@ -46,9 +45,6 @@ def run_tune(config: Config) -> Conclusion | None:
     space = Space.of(config)
     address = _address(config)
     lock = locks(address)
-    if config.storage != "auto":  # it is logged
-        config = replace(config, storage=without_password(address))
-        space = replace(space, base=config)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell what fails, in a line
     deadline = time.monotonic() + (config.timeout or float("inf"))
     with start_run("tune", system_metrics=False) as own, contextlib.ExitStack() as stack:

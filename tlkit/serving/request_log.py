@@ -20,7 +20,7 @@ PICTURES_VARIABLE = "TLKIT_LOG_PICTURES"
 
 RequestLog = SqlLog | ParquetLog
 # What a log raises that cannot be opened, read or written.
-LOG_FAULTS = (SQLAlchemyError, ArrowException, OSError, ImportError)
+LOG_FAULTS = (SQLAlchemyError, ArrowException, OSError, ImportError, ValueError, TypeError)
 
 
 def open_log(address: str) -> RequestLog:

@@ -11,10 +11,8 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_DOES_NOT_EXIST,
     ErrorCode,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
-from tlkit.errors import UserError, one_line
+from tlkit.errors import UserError, one_line, without_password
 from tlkit.files import utf8
 
 T = TypeVar("T")
@@ -58,15 +56,6 @@ def or_none(read: Callable[[], T], *codes: str) -> T | None:
             if error.error_code not in codes:
                 raise
             return None
-
-
-def without_password(address: str) -> str:
-    """An address as it may be shown and logged."""
-    try:
-        url = make_url(address)
-    except (ArgumentError, ValueError):  # a path, or a word
-        return address
-    return url.render_as_string(hide_password=True) if url.password else address
 
 
 def shown_address() -> str:

@@ -29,10 +29,8 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NOTE,
 )
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
-from tlkit.errors import UserError
+from tlkit.errors import UserError, without_password
 from tlkit.files import scratch_folder
 from tlkit.tracking.faults import (
     NO_SUCH,
@@ -289,13 +287,12 @@ def _asked_once() -> Iterator[None]:
 def _tell_stored_passwords(given: Mapping[str, str]) -> None:
     """Of what `mlflow run -P` has logged as it was typed; MLflow deletes no parameter."""
     for key, value in given.items():
-        with contextlib.suppress(ArgumentError, ValueError):  # no address
-            if make_url(value).password:
-                print(
-                    f"warning: MLflow has stored {key} with its password; delete this run, and "
-                    "leave the password out: PostgreSQL takes it from PGPASSWORD or ~/.pgpass",
-                    file=sys.stderr,
-                )
+        if without_password(value) != value:
+            print(
+                f"warning: MLflow has stored {key} with its password; delete this run, and "
+                "leave the password out: PostgreSQL takes it from PGPASSWORD or ~/.pgpass",
+                file=sys.stderr,
+            )
 
 
 def _experiment_of(run_id: str) -> str:
