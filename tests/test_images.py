@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from tlkit.data.images import UnreadablePicture, read_picture
+from tlkit.data.images import UnreadablePicture, pixels_to_decode, read_picture
 
 RNG = np.random.default_rng(0)
 
@@ -236,6 +236,21 @@ def test_limit_is_exact_and_pillow_is_left_as_found(recwarn: pytest.WarningsReco
         read_picture(png_header(20_000, 20_000)[:60], max_pixels=500_000_000)
     assert limit == Image.MAX_IMAGE_PIXELS
     assert not recwarn.list
+
+
+@pytest.mark.parametrize(("form", "effort"), [("QOI", 25), ("PPM", 25), ("JPEG", 10)])
+def test_a_picture_that_decodes_slowly_may_have_fewer_pixels(form: str, effort: int) -> None:
+    """Kilobytes of Pillow's own Python formats, or of a JPEG's scans, would decode for minutes."""
+    data = b"P3 10 10 255\n" + 300 * b"7 "
+    if form != "PPM":
+        data = encoded(photo(10, 10), form, progressive=True)
+    if form == "JPEG":
+        last = data.rindex(b"\xff\xda")
+        data = data[:last] + 90 * data[last:-2] + data[last:]
+    assert read_picture(data, max_pixels=100 * effort).size == (10, 10)
+    assert pixels_to_decode(data) == 100 * effort
+    with pytest.raises(UnreadablePicture, match="over the limit of 99 pixels for a file as slow"):
+        read_picture(data, max_pixels=100 * effort - 1)
 
 
 def test_a_picture_too_long_for_its_breadth_is_refused() -> None:

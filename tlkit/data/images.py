@@ -1,6 +1,7 @@
 """One picture file to RGB pixels, as a person sees it, or the reason why not."""
 
 import errno
+import re
 import stat
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 DEFAULT_MAX_PIXELS = 100_000_000
 
@@ -28,6 +29,13 @@ SUFFIXES = {  # what the name of a file promises about its content
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
     **{".gif": "GIF", ".bmp": "BMP", ".webp": "WEBP", ".avif": "AVIF", ".qoi": "QOI"},
 }
+# Pillow decodes some formats in Python: QOI, BMP with run lengths, plain PPM. QOI takes 1.5 s for a
+# million pixels, where a JPEG takes 0.06 s at most.
+_PYTHON_EFFORT = 25
+# Each scan of a JPEG goes over all pixels again; with 20,000 empty ones, 300 KB take minutes.
+# Progressive files have about ten. The bytes after the marker tell a scan from other data.
+_SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e][\x01-\x04]")
+_USUAL_SCANS = 10
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 
 _UPRIGHT = {  # EXIF 2.32, table 4, tag Orientation: what undoes each value
@@ -54,16 +62,19 @@ def read_picture(source: Path | bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     to 0..255 and never clipped, and an animation gives its first frame. `format` of the result is
     the format of the content ("JPEG", "PNG", ...), whatever the file is called.
 
-    Raises UnreadablePicture, for more than `max_pixels` or a side over MAX_ASPECT times the other
-    before anything is decoded.
+    Raises UnreadablePicture, for more than `max_pixels`, as `pixels_to_decode` counts them, or a
+    side over MAX_ASPECT times the other before anything is decoded.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, max_pixels)
     if not data:
         raise UnreadablePicture("empty file")
     opened = _open(data)
     width, height = opened.size
-    if width * height > max_pixels:
-        raise UnreadablePicture(f"{width}x{height} is over the limit of {max_pixels} pixels")
+    if width * height * (effort := _effort(opened, data)) > max_pixels:
+        slow = " for a file as slow to decode; convert it to PNG" if effort > 1 else ""
+        raise UnreadablePicture(
+            f"{width}x{height} is over the limit of {max_pixels // effort} pixels{slow}"
+        )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UnreadablePicture(f"{width}x{height} is too thin: over {MAX_ASPECT} to 1")
     content = "JPEG" if opened.format == "MPO" else opened.format  # MPO: JPEGs, one after another
@@ -73,9 +84,11 @@ def read_picture(source: Path | bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     return picture
 
 
-def picture_size(data: bytes) -> tuple[int, int]:
-    """Width and height as the header has them; nothing is decoded. Raises UnreadablePicture."""
-    return _open(data).size
+def pixels_to_decode(data: bytes) -> int:
+    """Pixels as the header has them, times what one takes against one of a usual file; nothing is
+    decoded. Raises UnreadablePicture."""
+    opened = _open(data)
+    return opened.width * opened.height * _effort(opened, data)
 
 
 def read_bytes(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
@@ -102,7 +115,7 @@ def read_bytes(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
         raise UnreadablePicture(f"cannot be read: {error.strerror}") from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     try:
         with _without_pillow_limit():
             return Image.open(BytesIO(data), formats=FORMATS)
@@ -111,6 +124,15 @@ def _open(data: bytes) -> Image.Image:
         raise UnreadablePicture("damaged header" if damaged else "not a picture") from None
     except Exception as error:  # a decoder fed with rubbish raises nearly anything
         raise UnreadablePicture(_reason(error)) from error
+
+
+def _effort(opened: ImageFile.ImageFile, data: bytes) -> int:
+    """About how many times as long as usual each pixel takes."""
+    if any(tile.codec_name in Image.DECODERS for tile in opened.tile):
+        return _PYTHON_EFFORT
+    if opened.format in ("JPEG", "MPO"):
+        return max(1, len(_SCAN.findall(data)) // _USUAL_SCANS)
+    return 1
 
 
 def _decode(opened: Image.Image) -> Image.Image:

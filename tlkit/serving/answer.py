@@ -18,7 +18,7 @@ from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
-from tlkit.data.images import UnreadablePicture, picture_size
+from tlkit.data.images import UnreadablePicture, pixels_to_decode
 from tlkit.errors import UserError
 from tlkit.models.features import last_features, stacked
 from tlkit.serving.classifier import probability_columns
@@ -114,10 +114,9 @@ def _check_amount(pictures: Sequence[bytes], views: int) -> None:
 
 def _pixels(picture: bytes) -> int:
     try:
-        width, height = picture_size(picture)
+        return pixels_to_decode(picture)
     except UnreadablePicture:  # which is told when it is its turn
         return 0
-    return width * height
 
 
 def is_served() -> bool:
