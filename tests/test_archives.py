@@ -1,6 +1,7 @@
 """Archives unpack whole or not at all, and nothing leaves the folder meant for them."""
 
 import errno
+import gzip
 import io
 import os
 import shutil
@@ -124,6 +125,26 @@ def test_declared_size_is_checked_first(tmp_path: Path, monkeypatch: pytest.Monk
     assert_refused(bomb, tmp_path / "cache", "100 times its size")
 
 
+def test_archives_inside_share_the_room_of_the_outer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "BOMB_BYTES", 2**20)
+    bomb = make_zip(tmp_path / "train.zip", {"x": b"\0" * 2**19}).read_bytes()
+    outer = make_zip(tmp_path / "all.zip", {f"{i}/train.zip": bomb for i in range(5)})
+    with pytest.raises(UserError, match="times its size"):
+        extract(outer, tmp_path / "cache", nested=lambda stem: stem == "train")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_tar_bomb_is_not_decompressed(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.size = 2**36
+    bomb = tmp_path / "bomb.tar.gz"
+    # Of the bytes that it claims it has none, which would be told if they were looked for.
+    bomb.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT)))
+    assert_refused(bomb, tmp_path / "cache", "100 times its size", max_bytes=2**40)
+
+
 def test_real_size_beyond_the_declared_is_refused(tmp_path: Path) -> None:
     honest = make_zip(tmp_path / "liar.zip", {"x": b"\0" * 100_000})
     data = honest.read_bytes()
@@ -146,6 +167,15 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
             data[place] ^= 0xFF
         archive.write_bytes(data)
         assert_refused(archive, tmp_path / "cache", "is damaged")
+    named = make_zip(tmp_path / "name.zip", {"éé": b""})
+    newer = make_zip(tmp_path / "version.zip", {"x": b""})
+    named.write_bytes(named.read_bytes().replace("éé".encode(), b"\xff\xfe\xff\xfe"))
+    newer.write_bytes(
+        newer.read_bytes().replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xff")
+    )
+    deep = make_zip(tmp_path / "deep.zip", {"a/" * 1500 + "x": b""})
+    for archive in (named, newer, deep):
+        assert_refused(archive, tmp_path / "cache", "is damaged|too long a name")
 
 
 @pytest.mark.parametrize(

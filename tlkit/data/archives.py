@@ -24,7 +24,11 @@ MAX_BYTES = 2**37  # 128 GiB unpacked; ImageNet has 150, and is better unpacked 
 BOMB_BYTES, BOMB_RATIO = 2**28, 100  # pictures are compressed already: no honest archive is both
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, OSError)
+# ValueError: a name or a number that is none. RecursionError: headers or folders of thousands.
+_DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, OSError),
+    *(ValueError, NotImplementedError, RecursionError),
+)
 
 
 def is_archive(path: Path) -> bool:
@@ -53,50 +57,78 @@ def extract(
     and removed. A folder that is there already is returned as it is.
 
     Raises UserError for a member outside the target, a link or a device, an encrypted or damaged
-    archive, and one that unpacks to more than `max_bytes`, than the free disk space, or than an
-    archive of pictures can (BOMB_RATIO times its size).
+    archive, and one that unpacks, with what is inside it, to more than `max_bytes`, than the free
+    disk space, or than an archive of pictures can (BOMB_RATIO times its size).
     """
     with archive.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     target = cache / f"{_stem(archive)}-{content}"
     if not target.exists():
         with atomic_folder(target) as folder:
-            _unpack(archive, folder, max_bytes)
+            room = _Room(archive, folder, max_bytes)
+            _unpack(archive, folder, room)
             inside = [path for path in sorted(folder.rglob("*")) if nested(_stem(path))]
             for path in inside:
                 if path.is_file() and is_archive(path):
-                    _unpack_in_place(path, max_bytes)
+                    _unpack_in_place(path, room)
     return target
+
+
+class _Room:
+    """What an archive and the archives inside it may still unpack to, all together."""
+
+    def __init__(self, archive: Path, folder: Path, max_bytes: int) -> None:
+        self._archive, self._folder, self._max_bytes = archive, folder, max_bytes
+        self._packed, self._free = archive.stat().st_size, shutil.disk_usage(folder).free
+        self._taken = 0
+
+    def take(self, size: int) -> None:
+        """Count a member, as soon as its size is known. Raises UserError where it is too much."""
+        self._taken += size
+        bomb = self._taken > BOMB_BYTES and self._taken > BOMB_RATIO * self._packed
+        if self._taken > self._max_bytes or bomb:
+            raise UserError(
+                f"{self._archive} has {_human(self._packed)} and unpacks to {_human(self._taken)} "
+                f"at least; allowed are {_human(self._max_bytes)} and, over {_human(BOMB_BYTES)}, "
+                f"{BOMB_RATIO} times its size; if you trust it, unpack it by hand and pass the "
+                "folder as data=FOLDER"
+            )
+        if self._taken > self._free:
+            raise UserError(
+                f"{self._archive} unpacks to {_human(self._taken)} at least and "
+                f"{self._folder.parent} has {_human(self._free)} of disk space left; free some, or "
+                "set the cache to a folder on another disk"
+            )
 
 
 @dataclass(frozen=True)
 class _Member:
     name: str
-    size: int
     open: Callable[[], IO[bytes]]
 
 
-def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
+def _unpack(archive: Path, folder: Path, room: _Room) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                _write(archive, _zip_members(archive, opened), folder, max_bytes)
+                _write(archive, _zip_members(archive, opened, room), folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as opened_tar:
-                _write(archive, _tar_members(archive, opened_tar), folder, max_bytes)
+                _write(archive, _tar_members(archive, opened_tar, room), folder)
         elif _named_so(archive):
             raise tarfile.ReadError("incomplete, or another kind of file")
         else:
             raise UserError(f"{archive} is no archive; {', '.join(SUFFIXES)} can be read")
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk, not the archive
+        # A place before the file's first byte is EINVAL; other numbers are the disk's.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise UserError(
             f"{archive} is damaged ({error or type(error).__name__}); download or pack it again"
         ) from error
 
 
-def _zip_members(archive: Path, opened: zipfile.ZipFile) -> list[_Member]:
+def _zip_members(archive: Path, opened: zipfile.ZipFile, room: _Room) -> list[_Member]:
     members = []
     for info in opened.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
@@ -104,18 +136,20 @@ def _zip_members(archive: Path, opened: zipfile.ZipFile) -> list[_Member]:
             raise _refused(archive, info.filename, "is a link or a device")
         if info.flag_bits & 1:
             raise _refused(archive, info.filename, "is encrypted")
+        room.take(info.file_size)
         if not info.filename.endswith(("/", "\\")):
-            members.append(_Member(info.filename, info.file_size, partial(opened.open, info)))
+            members.append(_Member(info.filename, partial(opened.open, info)))
     return members
 
 
-def _tar_members(archive: Path, opened: tarfile.TarFile) -> list[_Member]:
+def _tar_members(archive: Path, opened: tarfile.TarFile, room: _Room) -> list[_Member]:
     members = []
-    for info in opened:
+    for info in opened:  # which decompresses what lies before the next
+        room.take(tarfile.BLOCKSIZE + info.size)
         if not (info.isfile() or info.isdir()):
             raise _refused(archive, info.name, "is a link or a device")
         if info.isfile():
-            members.append(_Member(info.name, info.size, partial(_tar_file, opened, info)))
+            members.append(_Member(info.name, partial(_tar_file, opened, info)))
     return members
 
 
@@ -125,10 +159,9 @@ def _tar_file(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     return file
 
 
-def _write(archive: Path, members: list[_Member], folder: Path, max_bytes: int) -> None:
-    """Check every name and the whole size, then write. Modes, owners and times are not kept."""
+def _write(archive: Path, members: list[_Member], folder: Path) -> None:
+    """Check every name, then write. Modes, owners and times are not kept."""
     targets = [folder.joinpath(*_parts(archive, member.name)) for member in members]
-    _check_size(archive, sum(member.size for member in members), folder, max_bytes)
     bar = tqdm(members, desc=f"unpack {archive.name}", unit="file", disable=None, leave=False)
     for member, target in zip(bar, targets, strict=True):
         try:
@@ -155,22 +188,6 @@ def _parts(archive: Path, name: str) -> tuple[str, ...]:
     return path.parts
 
 
-def _check_size(archive: Path, size: int, folder: Path, max_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    packed = archive.stat().st_size
-    if size > max_bytes or (size > BOMB_BYTES and size > BOMB_RATIO * packed):
-        raise UserError(
-            f"{archive} has {_human(packed)} and unpacks to {_human(size)}; allowed are "
-            f"{_human(max_bytes)} and, over {_human(BOMB_BYTES)}, {BOMB_RATIO} times its size; "
-            "if you trust it, unpack it by hand and pass the folder as data=FOLDER"
-        )
-    if size > free:
-        raise UserError(
-            f"{archive} unpacks to {_human(size)} and {folder.parent} has {_human(free)} of disk "
-            "space left; free some, or set the cache to a folder on another disk"
-        )
-
-
 def _refused(archive: Path, member: str, fault: str) -> UserError:
     return UserError(
         f"{archive} is refused: its member {member!r} {fault}; plain files with paths inside the "
@@ -178,11 +195,11 @@ def _refused(archive: Path, member: str, fault: str) -> UserError:
     )
 
 
-def _unpack_in_place(archive: Path, max_bytes: int) -> None:
+def _unpack_in_place(archive: Path, room: _Room) -> None:
     """train.zip becomes train/, whether or not it holds a folder train/ itself."""
     inner = archive.with_name(f"{archive.name}.unpacked")
     inner.mkdir()
-    _unpack(archive, inner, max_bytes)
+    _unpack(archive, inner, room)
     entries = list(inner.iterdir())
     wrapped = len(entries) == 1 and entries[0].is_dir() and entries[0].name == _stem(archive)
     target = archive.with_name(_stem(archive))
