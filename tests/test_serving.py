@@ -359,9 +359,11 @@ def hostile(picture: bytes) -> Iterator[tuple[Any, dict[str, str]]]:
     ]  # fmt: skip
     for body in fixed:
         yield body, JSON
+    yield "," * 100_000, {"content-type": "text/csv"}
+    yield dice.randbytes(300), {"content-type": "application/vnd.apache.parquet"}
     for kind in ("text/plain", "application/json; charset=latin1", "text/csv", "image/jpeg", ""):
         yield dice.randbytes(300), {"content-type": kind} if kind else {}
-    for number in range(1000 - len(fixed) - 5):
+    for number in range(1000 - len(fixed) - 7):
         cut = dice.randrange(len(picture) - 12)
         kinds = (
             dice.randbytes(dice.randrange(1, 2000)),
@@ -399,7 +401,9 @@ def test_a_message_says_what_is_wrong(server: Server, trained: Trained) -> None:
         (record(os.urandom(38 * 2**20)), "at most 48 MiB are taken"),
         (record(*[bilevel(9_990)] * 3), "3 pictures of 299 million pixels together; at most 200"),
         (record(picture) | {"params": {"tta": "two"}}, "tta"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 10_000, "nested too deep"),
+        ('{"inputs": [' + "9" * 5000 + "]}", "JSON that cannot be read: Exceeds the limit"),
+        ({"inputs": [{"image": ""}] * 10_000}, "over 16,384 commas and brackets; at most 1024"),
     ):
         assert said in server.ask(body).json()["message"]
 
