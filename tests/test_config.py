@@ -63,6 +63,8 @@ def test_a_name_in_a_file_is_the_text_that_stands_there(tmp_path: Path, name: st
         ("search: {dropout: {low: 0, low: 0.1}}", "it has the key low twice"),
         ("seed: !!int abc", "is not a YAML file"),
         ("a: " + 5000 * "[", "is not a YAML file"),
+        ("a: &a [x]\nb: *a\n", "it has an alias (*); write out what it stands for"),
+        ("null: 3\n", "unknown key None; keys: data"),
         ("data: [a, b]", "data=['a', 'b']: one value wanted, no list"),
         ("head_lr: |\n  x\n  y\n", "head_lr=x y: a number wanted"),
     ],
@@ -74,6 +76,7 @@ def test_a_slip_in_a_file_is_told_on_one_line(tmp_path: Path, content: str, said
         Config.load(file, {})
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 2000
 
 
 @pytest.mark.parametrize("name", ["mine.yaml/x", "n" * 5000])

@@ -173,13 +173,19 @@ def _default(item: Any) -> Any:
 
 
 def _shown(raw: Any) -> str:
-    """On one line."""
-    return " ".join(str(raw).split())
+    """On one line, cut to 200 characters."""
+    return " ".join(str(raw).split())[:200]
 
 
 class _Loader(yaml.SafeLoader):
     """Reads on, off, yes and no as words, as YAML 1.2 does; only true and false are booleans. Has
-    no dates, and refuses a key that is given twice."""
+    no dates, and refuses a key that is given twice, and aliases: with them 340 bytes can stand for
+    more than fits into memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*); write out what it stands for")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -215,9 +221,9 @@ def _read(file: Path) -> dict[str, Any]:
             f"config={file}: no such file; recipes are in experiments/configs"
         ) from None
     except OSError as error:
-        raise UserError(f"config={_shown(file)[:200]}: {error.strerror}; a file wanted") from None
+        raise UserError(f"config={_shown(file)}: {error.strerror}; a file wanted") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"config={file} is not a YAML file: {_shown(error)[:300]}") from None
+        raise UserError(f"config={file} is not a YAML file: {_shown(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -225,7 +231,7 @@ def _read(file: Path) -> dict[str, Any]:
             f"config={file} holds {type(content).__name__}; a mapping key: value wanted"
         )
     return {
-        word: value if isinstance(value, dict | list) else words[word]
+        str(word): value if isinstance(value, dict | list) else words[word]
         for word, value in zip(words, content.values(), strict=True)
     }
 
