@@ -149,15 +149,15 @@ def test_nothing_in_the_output_folder_is_overwritten(
     assert mine.read_text() == (tmp_path / "full" / "unreadable.csv").read_text() == "mine"
 
 
-def test_the_overlay_of_a_long_name_has_a_shorter_one(
+def test_the_overlay_of_a_long_name_has_a_shorter_one_that_an_address_can_hold(
     entry: Entry, experiment: str, trained: Trained, tmp_path: Path
 ) -> None:
-    long = tmp_path / f"{'ü' * 120}.png"
+    long = tmp_path / f"a%2F..#?{'ü' * 120}.png"
     long.write_bytes((trained.pictures / "test" / "cat" / "0.png").read_bytes())
     arguments = ("--model", trained.model(), "--images", str(long), "--gradcam", "true")
     assert entry("predict", *arguments) == 0
     [overlay] = artifact(experiment, "gradcam").iterdir()
-    assert overlay.name == f"000000-{'ü' * 100}.png"
+    assert overlay.name == f"000000-a-2F..--{'ü' * 96}.png"
 
 
 def test_a_zip_a_pattern_and_a_file_are_found(trained: Trained, tmp_path: Path) -> None:

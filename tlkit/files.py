@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,9 +136,11 @@ def utf8(name: str) -> str:
 
 
 def short_stem(path: str | Path) -> str:
-    """The name of a file without its ending, cut so that a number and an ending fit around it into
-    the 255 bytes that most systems allow."""
-    return Path(path).stem.encode()[:200].decode(errors="ignore")
+    """The name of a file without its ending, as an artifact may be called: cut so that a number and
+    an ending fit around it into the 255 bytes that most systems allow, and with "-" for what means
+    something in the address by which MLflow's server takes it, such as #, ? and %."""
+    stem = Path(path).stem.encode()[:200].decode(errors="ignore")
+    return "".join(c if unicodedata.category(c)[0] in "LMN" or c in " -_.()" else "-" for c in stem)
 
 
 def disk_is_full(error: BaseException) -> bool:
