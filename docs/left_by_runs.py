@@ -518,6 +518,7 @@ EXIT_CODES: Mapping[int, str] = {
     1: "an error of ours, with its traceback; of `monitor`, an alarm",
     2: "a mistake that the user can put right, or a tracking store that fails: one line, "
     "`error: ...`, on standard error",
+    3: "of `monitor`, an error of ours, with its traceback",
     130: "interrupted by Ctrl-C",
     143: "ended by SIGTERM, as containers and schedulers send it",
 }

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
+import safetensors.numpy
 import torch
 from conftest import Entry, Trained
 from mlflow.entities import Run
@@ -408,6 +410,45 @@ def test_requests_that_another_model_answered_are_left_out(
     assert "the newest 60 requests against" in printed
     assert "Requests that another model answered, left out: 120." in printed
     assert "not known which model" not in printed
+
+
+def test_what_is_wrong_with_a_log_is_no_alarm(
+    entry: Entry, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    arguments = ("--model", trained.model(), "--log", url, "--window", "60")
+    requests_of(trained, open_log(url), 0.0, None)
+    with monkeypatch.context() as patched:
+        patched.setattr("tlkit.deployment.monitor.drift", lambda *_, **__: 1 / 0)
+        assert entry("monitor", *arguments) == 3
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    for damage in ("embedding = 'x'", "embedding = 'null'", "confidence = 'x'", "contrast = 9e999"):
+        with sqlite3.connect(tmp_path / "requests.db") as rows:
+            rows.execute(f"UPDATE tlkit_requests SET {damage}")
+        assert entry("monitor", *arguments) == 2
+        assert "requests.db cannot be read (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", safetensors.numpy.save({"x": np.zeros(2)})),
+        ("model.json", b"[" * 100_000),
+        ("MLmodel", b""),
+        ("MLmodel", b"{{{"),
+        ("MLmodel", b"flavors: {python_function: [1]}"),
+    ],
+)
+def test_a_damaged_model_is_told_on_one_line(
+    trained: Trained, tmp_path: Path, file: str, content: bytes
+) -> None:
+    with local_model(trained.model()) as folder:
+        shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / file).write_bytes(content)
+    with pytest.raises(UserError, match="is no model of this suite, or is damaged"):
+        load_models(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+from yaml import YAMLError
+
 from tlkit.errors import UserError, reason
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.ensemble import Ensemble
 from tlkit.tracking.lookup import local_model
+
+# What torch and the readers of MLmodel, JSON and safetensors say of files that are damaged.
+_DAMAGE = (
+    *(AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    *(SafetensorError, YAMLError),
+)
 
 
 def load_models(addresses: str) -> Ensemble:
@@ -38,11 +47,11 @@ def opened_model(address: str) -> Iterator[Path]:
     Raises:
         UserError: no such model, or one that the block finds not to be ours.
     """
-    with local_model(address) as folder:
-        try:
+    try:
+        with local_model(address) as folder:
             yield folder
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"model={address} is no model of this suite ({reason(error)}); give the model "
-                "that a run of baseline, head or finetune left: runs:/RUN_ID/model"
-            ) from error
+    except _DAMAGE as error:
+        raise UserError(
+            f"model={address} is no model of this suite, or is damaged ({reason(error)}); give the "
+            "model that a run of baseline, head or finetune left: runs:/RUN_ID/model"
+        ) from error

@@ -48,10 +48,12 @@ class Requests:
     """The newest entries of a log that are to be looked at, oldest first.
 
     Attributes:
+        window: the same as arrays.
         others: how many more there are, in the same time, that another model answered.
     """
 
     entries: Sequence[Entry]
+    window: Sample
     others: int
 
 
@@ -66,7 +68,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
         watched = _watched(settings.model)
         classes, reference = watched.classes, watched.reference
         requests = _requests(settings, watched)
-        window = _sample(requests.entries)
+        window = requests.window
         findings = drift(reference, window, len(classes), alpha=settings.alpha)
         alarm = any(finding.alarm for finding in findings)
         title = f"the newest {len(window)} requests against {len(reference)} validation pictures"
@@ -106,20 +108,20 @@ def _requests(settings: MonitorSettings, watched: Watched) -> Requests:
     served_by = None if settings.served_by == "any" else settings.served_by
     log, since = without_password(settings.log), seconds_of(settings.since)
     model = watched.identity
+    narrowed = f"since={settings.since}, served_by={settings.served_by}"
     with opened(settings.log) as kept:
         entries = kept.read(since=since, last=settings.window, served_by=served_by, model=model)
         others = kept.others(model, since=since, served_by=served_by)
-    narrowed = f"since={settings.since}, served_by={settings.served_by}"
-    if not entries and others:
-        raise UserError(
-            f"log={log} holds no requests that model={settings.model} answered, and {others:,} of "
-            f"another model ({narrowed}); watch that one, or start the server anew if it is to "
-            "serve this one"
-        )
-    if not entries:
-        raise UserError(f"log={log} holds no requests ({narrowed})")
-    _check(entries, watched, log)
-    return Requests(entries, others)
+        if not entries and others:
+            raise UserError(
+                f"log={log} holds no requests that model={settings.model} answered, and "
+                f"{others:,} of another model ({narrowed}); watch that one, or start the server "
+                "anew if it is to serve this one"
+            )
+        if not entries:
+            raise UserError(f"log={log} holds no requests ({narrowed})")
+        _check(entries, watched, log)
+        return Requests(entries, _sample(entries), others)
 
 
 def _check(entries: Sequence[Entry], watched: Watched, log: str) -> None:
@@ -141,12 +143,15 @@ def _check(entries: Sequence[Entry], watched: Watched, log: str) -> None:
 
 
 def _sample(entries: Sequence[Entry]) -> Sample:
-    return Sample(
-        np.array([entry.predicted for entry in entries]),
-        np.array([entry.confidence for entry in entries]),
-        np.array([list(entry.embedding) for entry in entries]).reshape(len(entries), -1),
-        np.array([(entry.brightness, entry.contrast) for entry in entries]),
-    )
+    """Raises ValueError or TypeError for what is no number: SQLite keeps anything in any column."""
+    confidence = np.array([entry.confidence for entry in entries], dtype=float)
+    embedding = np.array([entry.embedding for entry in entries], dtype=float)
+    light = np.array([(entry.brightness, entry.contrast) for entry in entries], dtype=float)
+    for values in (confidence, embedding, light):
+        if not np.isfinite(values).all():
+            raise ValueError("it has a number that is not finite")
+    predicted = np.array([entry.predicted for entry in entries])
+    return Sample(predicted, confidence, embedding, light)
 
 
 def _table(findings: Sequence[Finding]) -> str:
