@@ -281,6 +281,25 @@ def test_a_file_without_named_tensors_is_refused(content: Any, tmp_path: Path) -
     assert "tensors" in refusal(tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensor: {1: tensor}, "holds dict, no named tensors"),
+        (lambda tensor: {"model": tensor}, "model is not in the backbone"),
+        (lambda tensor: {"conv1.0.weight": tensor.to_sparse()}, "other things than plain tensors"),
+        (lambda tensor: {"conv1.0.weight": tensor.to("meta")}, "other things than plain tensors"),
+        (lambda tensor: {"conv1.0.weight": tensor * 1j}, "other things than plain tensors"),
+        (lambda tensor: {"conv1.0.weight": tensor / 0}, "in conv1.0.weight that is no finite"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(
+    change: Callable[[Tensor], dict[Any, Tensor]], said: str, tmp_path: Path
+) -> None:
+    state = state_of(make())
+    torch.save(state | change(state["conv1.0.weight"]), tmp_path / "w.pth")
+    assert said in refusal(tmp_path / "w.pth")
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "is not a file" in refusal(tmp_path / "w.pth")
     (tmp_path / "folder.pth").mkdir()

@@ -85,6 +85,12 @@ def _load(model: nn.Module, state: dict[str, Tensor], weights: str) -> str:
             f"{'; '.join(faults[:3])}{f'; and {len(faults) - 3} more' if len(faults) > 3 else ''}; "
             "pass the weights of this backbone, or the backbone of these weights"
         )
+    numbers = {name: tensor.to(wanted[name].dtype) for name, tensor in state.items()}
+    if strange := [name for name, tensor in numbers.items() if not tensor.isfinite().all()]:
+        raise UserError(
+            f"weights={weights} have a value in {strange[0]} that is no finite number; the "
+            "training that made them broke down: pass those of an earlier epoch"
+        )
     model.load_state_dict(state, strict=False)
     loaded = model.state_dict()
     return _digest({name: loaded[name] for name in state})
@@ -127,14 +133,28 @@ def _read(path: Path) -> dict[str, Tensor]:
     _there(path)
     content = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_pickle(path)
     if isinstance(content, Mapping):
-        content = next((content[key] for key in WRAPPERS if content.get(key)), content)
-    if not isinstance(content, Mapping) or not content:
+        inner = [content.get(key) for key in WRAPPERS]
+        content = next((one for one in inner if isinstance(one, Mapping) and one), content)
+    named = isinstance(content, Mapping) and all(isinstance(name, str) for name in content)
+    if not named or not content:
         raise UserError(f"weights={path} holds {type(content).__name__}, no named tensors")
     state = clean_state_dict(dict(content))
-    other = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    other = [name for name, value in state.items() if not _is_plain(value)]
     if other:
-        raise UserError(f"weights={path} holds other things than tensors, {other[0]} for one")
+        raise UserError(
+            f"weights={path} holds other things than plain tensors, {other[0]} for one; pass a "
+            "state dict of dense tensors of real numbers"
+        )
     return state
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor of numbers that lie in memory one by one."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_nested or value.is_complex())
+    )
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -166,7 +186,7 @@ def _read_pickle(path: Path) -> Any:
             f"weights={path} is refused: it holds more than tensors, and reading it could run "
             "code; pass a state dict alone, best as .safetensors"
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError) as error:
+    except (AssertionError, EOFError, LookupError, OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"weights={path} cannot be read ({reason(error)}); "
             "the file is damaged or another format: get it again"
