@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tlkit.config import Config
 from tlkit.data import manifest as manifests
 from tlkit.data import near
 from tlkit.data.audit import AuditReport, audit
@@ -27,6 +28,7 @@ from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.near import NEAR_DISTANCE, near_groups, near_hashes
 from tlkit.data.sources import Source, SourceFile, open_source
 from tlkit.errors import UserError
+from tlkit.summary import of_audit, of_data
 
 
 def photo(seed: int) -> Image.Image:
@@ -95,6 +97,16 @@ def test_sound_data_has_nothing_to_report(tmp_path: Path) -> None:
     assert (report.warnings, report.quarantined, report.dropped_duplicates) == ((), (), ())
     assert (report.copies, report.conflicting_labels, report.near_duplicates) == ((), (), ())
     assert report.mismatched_extensions == {}
+
+
+def test_names_of_classes_and_files_are_shown_as_they_are_and_move_nothing(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", all=12)
+    (root / "cat").rename(root / "=![a](b)")
+    (root / "dog" / "bad\x1b[2J.jpg").touch()
+    manifest, report = looked_at(root)
+    assert any("takes the name of 1 of 2 classes ('=![a](b)') for a" in w for w in report.warnings)
+    assert "unreadable: dog/bad?[2J.jpg (empty file)" in of_audit(report).splitlines()
+    assert r"2 classes (=\!\[a\](b), dog)" in of_data(Config(), manifest)
 
 
 def test_every_fault_is_named(tmp_path: Path) -> None:

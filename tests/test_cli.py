@@ -124,6 +124,7 @@ def test_an_error_out_of_a_worker_loses_the_workers_traceback() -> None:
 
 def test_a_line_break_in_a_message_cuts_nothing_off() -> None:
     assert one_line(UserError("data=/x/a\nb  c is not there")) == "data=/x/a b  c is not there"
+    assert one_line(UserError("data=\x1b[2J\u202ex\ud800")) == "data=?[2J?x?"
     assert one_line(UserError("")) == ""
 
 

@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from tlkit.evaluation.canvas import blank, draw_picture, printable_line
+from tlkit.errors import printable_line
+from tlkit.evaluation.canvas import blank, draw_picture
 from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.samples_figure import samples_figure

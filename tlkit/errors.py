@@ -1,6 +1,10 @@
 """The one exception that stands for a user's mistake, and how an error is told on one line."""
 
 import re
+import unicodedata
+
+# Embeddings, overrides and isolates, which would put the text around them into another order.
+_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 # The password of an address, and one in its query. A password may hold an @ that is not escaped.
 _PASSWORD = re.compile(r"(://[^:/?#@]*:).*(?=@)|([?&]\w*passw(?:or)?d=)[^&]*", re.IGNORECASE)
@@ -17,10 +21,27 @@ class UserError(Exception):
 _RAISED = f"\n{UserError.__module__}.{UserError.__qualname__}: "
 
 
+def printable_line(text: str) -> str:
+    """`text` with line breaks and runs of spaces as one space, what cannot be printed as "?"."""
+    return " ".join(_printable(text).split())
+
+
+def _printable(text: str) -> str:
+    """Without what moves a terminal's cursor, reorders a line, or cannot be written as UTF-8."""
+    return "".join(character if _harmless(character) else "?" for character in text)
+
+
+def _harmless(character: str) -> bool:
+    # Of what has no glyph, joiners and the like are part of a word: Persian is not written without.
+    unseen = unicodedata.category(character) == "Cf" and character not in _REORDERING
+    return character.isprintable() or character.isspace() or unseen
+
+
 def one_line(error: BaseException) -> str:
-    """The message alone, its lines joined by spaces; "" where there is none."""
+    """The message alone, its lines joined by spaces, what cannot be printed as "?"; "" where there
+    is none. Other spaces stay as they are: they may be part of a name."""
     message = str(error).rpartition(_RAISED)[2]
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+    return _printable(" ".join(line.strip() for line in message.splitlines() if line.strip()))
 
 
 def without_password(text: str) -> str:

@@ -1,5 +1,6 @@
 """Results in words: the description of a run, and the table that a suite ends with."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +8,7 @@ from datetime import datetime
 from tlkit.config import Config
 from tlkit.data.audit import AuditReport
 from tlkit.data.manifest import SPLITS, Manifest
+from tlkit.errors import printable_line
 from tlkit.evaluation.comparison import repeated
 from tlkit.features.store import Store
 from tlkit.outcome import Outcome
@@ -65,10 +67,17 @@ def markdown_table(results: Sequence[PhaseResult]) -> str:
     return "\n".join([head, rule, *rows])
 
 
+def _escaped(name: str) -> str:
+    """A class's name as Markdown shows it, so that *, [ or < in it are not taken for markup."""
+    return re.sub(r"([][\\`*_~<>#|!&])", r"\\\1", printable_line(name))
+
+
 def of_data(config: Config, manifest: Manifest) -> str:
     """One sentence on the pictures."""
     sizes = ", ".join(f"{len(manifest.of(split))} {split}" for split in SPLITS)
-    shown = ", ".join(manifest.classes[:8]) + (", …" if len(manifest.classes) > 8 else "")
+    shown = ", ".join(map(_escaped, manifest.classes[:8])) + (
+        ", …" if len(manifest.classes) > 8 else ""
+    )
     return (
         f"Pictures: `{config.data}`, {len(manifest.classes)} classes ({shown}); {sizes}; "
         f"digest `{manifest.digest}`."
@@ -133,7 +142,7 @@ def of_audit(report: AuditReport) -> str:
     lines += [f"unreadable: {item.path} ({item.reason})" for item in report.quarantined[:10]]
     if len(report.quarantined) > 10:
         lines.append(f"and {len(report.quarantined) - 10} more unreadable, in data/audit.json")
-    return "\n".join(lines)
+    return "\n".join(map(printable_line, lines))
 
 
 def of_store(store: Store) -> str:

@@ -368,6 +368,8 @@ def _class_warnings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     total: Counter[str] = Counter()
     for classes in counts.values():
         total.update(classes)
+    if formulas := [label for label in total if label.startswith(("=", "+", "-", "@"))]:
+        yield f"a spreadsheet takes the name of {_some(formulas, total)} for a formula"
     (most, largest), (least, smallest) = total.most_common()[0], total.most_common()[-1]
     if largest > MAX_IMBALANCE * smallest:
         yield f"strong imbalance: {largest} pictures of {most!r} and {smallest} of {least!r}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tlkit.evaluation.canvas import printable_line
+from tlkit.errors import printable_line
 from tlkit.evaluation.metrics import accuracy_interval, metrics_of_confusion
 from tlkit.serving.stream import Prediction
 from tlkit.summary import columns

@@ -21,6 +21,8 @@ from matplotlib.textpath import TextToPath
 from matplotlib.transforms import Bbox, TransformedBbox
 from numpy.typing import NDArray
 
+from tlkit.errors import printable_line
+
 DPI = 120
 POINTS_PER_INCH = 72
 _LINE = 1.4
@@ -47,8 +49,6 @@ warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
 
 # Of no width: with it as its first letter a line is written from left to right.
 _LEFT_TO_RIGHT = "\u200e"
-# Embeddings, overrides and isolates, which would put the text around them into another order.
-_REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 # For text with a user's words in it: "$" in the name of a class begins no formula.
 PLAIN: dict[str, Any] = {"parse_math": False, "fontfamily": _FAMILY}
@@ -122,17 +122,6 @@ def text_width(text: str, size: float) -> float:
     font = FontProperties(family=_FAMILY, size=size)
     width: float = TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]
     return width / POINTS_PER_INCH
-
-
-def printable_line(text: str) -> str:
-    """`text` with line breaks and runs of spaces as one space, what cannot be printed as "?"."""
-    return " ".join("".join(c if _harmless(c) else "?" for c in text).split())
-
-
-def _harmless(character: str) -> bool:
-    # Of what has no glyph, joiners and the like are part of a word: Persian is not written without.
-    unseen = unicodedata.category(character) == "Cf" and character not in _REORDERING
-    return character.isprintable() or character.isspace() or unseen
 
 
 def shorten(text: str, inches: float, size: float) -> str:

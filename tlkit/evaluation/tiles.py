@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tlkit.errors import printable_line
 from tlkit.evaluation.canvas import (
     BLUE,
     DIM,
@@ -20,7 +21,6 @@ from tlkit.evaluation.canvas import (
     blank,
     draw_picture,
     percent,
-    printable_line,
     shorten,
     text_width,
 )

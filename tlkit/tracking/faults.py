@@ -13,7 +13,6 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from tlkit.errors import UserError, one_line, without_password
-from tlkit.files import utf8
 
 T = TypeVar("T")
 
@@ -71,4 +70,4 @@ def reason_of(error: BaseException) -> str:
 
 def line_of(error: BaseException) -> str:
     """The message on one line, or the error's kind where it has none."""
-    return utf8(one_line(error)) or type(error).__name__
+    return one_line(error) or type(error).__name__
