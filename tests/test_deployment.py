@@ -166,8 +166,9 @@ def identity_of(model: str) -> str:
 
 
 def test_a_router_answers_as_the_model_that_it_names(
-    entry: Entry, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    entry: Entry, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     models = {"champion": trained.model("head"), "challenger": trained.model("baseline")}
     arguments = [word for name, uri in models.items() for word in (f"--{name}", uri)]
     assert entry("route", *arguments, "--register", "pets-router") == 0
@@ -182,15 +183,21 @@ def test_a_router_answers_as_the_model_that_it_names(
         expected = load_models(uri).probabilities([picture])[0]
         rows = answer[answer["served_by"] == name].filter(like="probability_").to_numpy()
         np.testing.assert_allclose(rows, np.tile(expected, (len(rows), 1)), atol=1e-6)
-    for nobody in (None, np.nan, ""):
+    for nobody in (None, np.nan, "", "\ud800"):
+        table = pd.DataFrame({"image": [picture] * 2, "key": ["a", nobody]}, dtype=object)
         with pytest.raises(MlflowException, match="the key of picture 2"):
-            router.predict(pd.DataFrame({"image": [picture] * 2, "key": ["a", nobody]}))
+            router.predict(table)
     monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
     router.predict(pd.DataFrame({"image": [picture] * 12, "key": keys}))
     entries = open_log(f"sqlite:///{tmp_path / 'requests.db'}").read()
     assert {(each.served_by, each.model) for each in entries} == {
         (name, identity_of(uri)) for name, uri in models.items()
     }
+    with sqlite3.connect(tmp_path / "requests.db") as log:
+        log.execute("ALTER TABLE tlkit_requests RENAME COLUMN share TO portion")
+    router.predict(pd.DataFrame({"image": [picture], "key": ["me@example.com"]}))
+    assert "cannot be written: table tlkit_requests has no column named share" in caplog.text
+    assert "me@example.com" not in caplog.text
 
 
 def logged(key: str, served_by: str, share: float = 0.5) -> Logged:

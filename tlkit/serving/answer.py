@@ -280,4 +280,7 @@ class Served:
         try:
             self.log.write(entries)
         except (*LOG_FAULTS, UserError) as error:  # whoever asked gets the answer all the same
-            _logger.warning("the request log cannot be written: %s", error)
+            # The database's own words, without the query and its values, keys of users among them.
+            _logger.warning(
+                "the request log cannot be written: %s", getattr(error, "orig", None) or error
+            )

@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
+from tlkit.files import utf8
 from tlkit.serving.answer import Question, Route, Served, question, refused
 from tlkit.serving.guard import guard_server
 from tlkit.serving.log_entry import MAX_KEY
@@ -61,9 +62,10 @@ class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
         asked = question(model_input, params)
         keys = list(model_input[KEY_COLUMN])
         for number, key in enumerate(keys, start=1):
-            if not isinstance(key, str):  # None and NaN would all be dealt as one user
+            # None and NaN would all be dealt as one user, and half a letter is hashed by nothing.
+            if not isinstance(key, str) or utf8(key) != key:
                 raise refused(
-                    f"the key of picture {number} is {key}; a text of 1 to {MAX_KEY} characters "
+                    f"the key of picture {number} is {key!a}; a text of 1 to {MAX_KEY} characters "
                     "wanted"
                 )
             if not 0 < len(key) <= MAX_KEY:
