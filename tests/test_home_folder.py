@@ -1,5 +1,7 @@
 """`~` is the home folder in every path that a user writes; one that is not known is told."""
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from tlkit.data.given import find_pictures
 from tlkit.data.sources import open_source
 from tlkit.deployment.abtest import read_outcomes
 from tlkit.errors import UserError
-from tlkit.files import cache_folder, output_folder
+from tlkit.files import cache_folder, output_folder, scratch_folder
 from tlkit.models.weights import file_digest, load_weights
 from tlkit.tracking.lookup import local_model
 
@@ -68,3 +70,22 @@ def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     main(found.append, Config, ["--config", "~/mine.yaml"])
     assert found == [Config(seed=7)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "mine.yaml", "w.pth"]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="the system has no user ids")
+def test_a_temporary_folder_that_others_may_write_into_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # beside a cache that is only read
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = scratch_folder()
+    assert folder.parent == tmp_path
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match="others may write into it"):
+        scratch_folder()
+    folder.chmod(0o700)
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    folder.rename(tmp_path / f"tlkit-{user + 1}")
+    with pytest.raises(UserError, match="is another user's"):
+        scratch_folder()

@@ -78,7 +78,7 @@ def scratch_folder() -> Path:
     """Where a run's files lie while it goes on: in the cache, where killed runs leave them.
 
     Beside a cache that can only be read, it is the user's own temporary folder. Raises UserError
-    where neither can be written.
+    where neither can be written, and where somebody else could write into the second.
     """
     cache = cache_folder()
     if os.access(cache, os.W_OK):
@@ -87,6 +87,12 @@ def scratch_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"tlkit-{user}"
     with disk_faults_told(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()  # of a link its own rights, which all have
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+        raise UserError(
+            f"{folder} is another user's, or others may write into it; remove it, or point "
+            "TLKIT_CACHE at a folder that you can write"
+        )
     return folder
 
 
