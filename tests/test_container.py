@@ -46,4 +46,6 @@ def test_what_it_copies_is_there_and_no_runs_are() -> None:
     text = (ROOT / "Dockerfile").read_text()
     for source in re.findall(r"^COPY (?:--\S+ )*(\S+) \S+$", text, re.MULTILINE):
         assert (ROOT / source).exists()
-    assert {"mlruns/*", ".git", "mlflow.db"} <= set((ROOT / ".dockerignore").read_text().split())
+    left = {"mlruns/*", "mlartifacts", "mlflow.db", "optuna.db", ".optuna.db.*", "requests.db"}
+    assert left | {".git"} <= set((ROOT / ".dockerignore").read_text().split())
+    assert left <= {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()}
