@@ -115,7 +115,7 @@ def test_it_ends_as_if_it_had_not_been_interrupted(
 def test_kill_9_in_the_midst_of_training(
     make_folder: MakeFolder, entry: Entry, experiment: str, own_cache: Path
 ) -> None:
-    words = ["--data", str(make_folder()), "--baseline_epochs", "60", "--early_stopping", "0"]
+    words = ["--data", str(make_folder()), "--baseline_epochs", "30", "--early_stopping", "0"]
     command = [sys.executable, "-m", "experiments.baseline", "--config", str(SMOKE), *words]
     root = SMOKE.parents[2]
     own = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_EXPERIMENT_ID": experiment}
