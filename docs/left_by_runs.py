@@ -197,7 +197,7 @@ METRICS: Mapping[str, Sequence[Left]] = {
         ("compare",),
         {
             "difference/*": "test accuracy, candidate minus reference",
-            "difference_low/*": "lower end of its interval (bootstrap)",
+            "difference_low/*": "lower end of its 95 % interval (Newcombe, paired)",
             "difference_high/*": "upper end",
             "p_holm/*": "exact McNemar test, corrected for the number of pairs after Holm",
         },
@@ -237,8 +237,9 @@ METRICS: Mapping[str, Sequence[Left]] = {
         ("promote",),
         {
             "promote/difference": "accuracy, candidate minus champion",
-            "promote/low": "lower end of its interval (bootstrap)",
-            "promote/high": "upper end",
+            "promote/low": "lower end of its interval (Newcombe, paired), which holds "
+            "with `confidence` by itself",
+            "promote/high": "upper end, likewise",
             "promote/p_value": "exact McNemar test, two-sided",
             "promote/p_better": "the same, one-sided, for a better candidate",
             "promote/only_candidate": "pictures that it alone got right",

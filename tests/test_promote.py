@@ -89,7 +89,10 @@ def test_a_worse_an_equal_and_a_better_candidate(
     [run] = mlflow.search_runs([experiment], max_results=1, output_format="list")
     assert run.data.metrics["promote/difference"] == pytest.approx(0.07)
     assert run.data.tags["tlkit.verdict"] == "champion"
-    assert "better (p = " in run.data.tags["mlflow.note.content"]
+    found = compare_paired(right(0.97), right(0.9), confidence=0.9)  # one-sided, its ends at 95 %
+    assert run.data.metrics["promote/low"] == pytest.approx(found.low)
+    assert "(90 % interval " in run.data.tags["mlflow.note.content"]
+    assert "better (one-sided p = " in run.data.tags["mlflow.note.content"]
     version = mlflow.MlflowClient().get_model_version_by_alias("pets", "champion")
     assert "better" in version.tags["tlkit.reason"]
 
@@ -267,6 +270,6 @@ def test_equal_models_are_rarely_told_apart() -> None:
     promoted = 0
     for _ in range(300):
         one, other = RNG.random((2, PICTURES)) < 0.9
-        found = compare_paired(one, other, repeats=1)
+        found = compare_paired(one, other)
         promoted += decide(found, 0.95).what == "champion"
     assert promoted <= 300 * 0.05 + 2 * np.sqrt(300 * 0.05 * 0.95)

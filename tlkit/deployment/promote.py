@@ -33,17 +33,36 @@ class Verdict:
 def decide(found: PairedComparison, confidence: float) -> Verdict:
     """Champion where the candidate is better with that confidence (exact one-sided McNemar test on
     the pictures that only one of the two got right); refused where it is worse with that
-    confidence; else, a tie included, challenger, for live traffic to tell."""
+    confidence; else, a tie included, challenger, for live traffic to tell.
+
+    Args:
+        found: with the interval of `_two_sided(confidence)`.
+    """
+    level, least = f"{100 * _two_sided(confidence):g} % interval", 1 - confidence
     said = (
         f"accuracy {found.difference:+.4f} against the champion "
-        f"({found.low:+.4f} to {found.high:+.4f}); {found.only_candidate} pictures only the "
-        f"candidate got right, {found.only_reference} only the champion"
+        f"({level} {found.low:+.4f} to {found.high:+.4f}); {found.only_candidate} pictures only "
+        f"the candidate got right, {found.only_reference} only the champion"
     )
-    if found.difference > 0 and found.p_better <= 1 - confidence:
-        return Verdict(CHAMPION, f"{said}: better (p = {found.p_better:.2g})")
-    if found.difference < 0 and found.p_value / 2 <= 1 - confidence:
-        return Verdict(REFUSED, f"{said}: worse (two-sided p = {found.p_value:.2g})")
-    return Verdict(CHALLENGER, f"{said}: not told apart (p = {found.p_better:.2g} for better)")
+    if found.difference > 0 and found.p_better <= least:
+        return Verdict(
+            CHAMPION,
+            f"{said}: better (one-sided p = {found.p_better:.2g}, at most {least:.2g} wanted; of "
+            "each candidate by itself: the more are tried, the likelier is a lucky one)",
+        )
+    if found.difference < 0 and found.p_value / 2 <= least:
+        return Verdict(REFUSED, f"{said}: worse (one-sided p = {found.p_value / 2:.2g})")
+    return Verdict(
+        CHALLENGER,
+        f"{said}: not told apart (one-sided p = {found.p_better:.2g} for better, at most "
+        f"{least:.2g} wanted)",
+    )
+
+
+def _two_sided(confidence: float) -> float:
+    """Level of the interval whose lower end alone holds with that confidence, as the one-sided test
+    does."""
+    return round(2 * confidence - 1, 12)
 
 
 def run_promote(settings: PromoteSettings) -> str:
@@ -94,7 +113,7 @@ def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
 def _compared(
     both: Shared, confidence: float, versions: Mapping[str, str | None], tracker: Tracker
 ) -> Verdict:
-    found = compare_paired(both.candidate, both.reference, confidence=confidence)
+    found = compare_paired(both.candidate, both.reference, confidence=_two_sided(confidence))
     facts = asdict(found) | {"pictures": len(both.names), "left_out": both.left_out}
     tracker.metrics({f"promote/{name}": float(value) for name, value in facts.items()})
     with tracker.folder() as folder:

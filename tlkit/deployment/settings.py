@@ -55,8 +55,8 @@ class PromoteSettings(Settings):
         0.95,
         "with which the candidate must be better than the champion to take its place; refused if "
         "worse with it, else challenger",
-        "from 0.5 up to, not including, 1",
-        lambda value: 0.5 <= value < 1,
+        "above 0.5 and below 1",
+        lambda value: 0.5 < value < 1,
     )
     rollback: bool = key(False, "true: the champion before this one is champion again")
 
