@@ -42,6 +42,7 @@ MODELS = (*TESTED, "route")
 _CACHED = "with `engine: cached`"
 _KNOWN = "where folders are called after classes"
 _KEPT = "of the default configuration, and where it was the best so far"
+_CALIBRATED = "but for a mean of several models, which is not calibrated again"
 _CHAMPION = "where there is a champion"
 _OUTCOMES = "where both have outcomes"
 
@@ -80,8 +81,9 @@ METRICS: Mapping[str, Sequence[Left]] = {
             TESTED,
             {
                 "temperature": "what logits are divided by, fitted on the validation pictures; 1 "
-                "where they do not tell it from 1, and for a mean of probabilities"
+                "where they do not tell it from 1"
             },
+            _CALIBRATED,
         ),
     ],
     "Of the test pictures, read once": [
@@ -100,13 +102,19 @@ METRICS: Mapping[str, Sequence[Left]] = {
             {
                 "test/precision": "as `test/f1`",
                 "test/recall": "as `test/f1`",
-                "test/loss": "mean negative log-likelihood in nats, calibrated",
+                "test/loss": "mean negative log-likelihood in nats, of calibrated probabilities",
                 "test/ece": "expected calibration error in 15 bins, 0 to 1, calibrated",
-                "test/loss_uncalibrated": "the loss with temperature 1",
-                "test/ece_uncalibrated": "the calibration error with temperature 1",
                 "test/auroc": "area under the ROC curve; with more than two classes, the mean of "
                 "each against the rest, weighted by frequency",
             },
+        ),
+        *left(
+            TESTED,
+            {
+                "test/loss_uncalibrated": "the loss with temperature 1",
+                "test/ece_uncalibrated": "the calibration error with temperature 1",
+            },
+            _CALIBRATED,
         ),
         *left(
             SEEDS,

@@ -102,6 +102,13 @@ def test_the_figure_says_whether_a_temperature_was_fitted(temperature: float, sa
     assert [said in text.get_text() for text in figure.texts].count(True) == 1
 
 
+def test_the_figure_of_a_mean_claims_no_temperature() -> None:
+    logits, labels = overconfident(50)
+    figure = calibration_figure(softmax(logits, axis=1), labels, None, "confidence")
+    assert "not calibrated again" in " ".join(text.get_text() for text in figure.texts)
+    assert [ax.get_title().split(" ")[0] for ax in figure.axes] == ["calibration", "answering"]
+
+
 @pytest.mark.parametrize("n", [1, 200])
 def test_the_figure_draws(n: int) -> None:
     logits, labels = overconfident(n)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from PIL import Image
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from tlkit.data.audit import AuditReport
 from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import Manifest
 from tlkit.deployment.tested import predictions
+from tlkit.evaluation.compared_figures import reliabilities
 from tlkit.evaluation.comparison import compare_paired
+from tlkit.evidence.costs import Cost
 from tlkit.evidence.gathered import Gathered, _names, choose_runs
-from tlkit.evidence.page import as_svg
+from tlkit.evidence.page import Report, as_svg, write_report
 from tlkit.evidence.pairs import compare_all, verdict
 from tlkit.evidence.shown import choose_pictures, show_mistakes, show_side_by_side
 from tlkit.tracking import lookup
@@ -50,6 +54,49 @@ def three_runs() -> list[Gathered]:
         said(name, np.where(hard + 0.2 * rng.random(300) < share, labels, 1 - labels), labels, seed)
         for seed, (name, share) in enumerate([("baseline", 0.7), ("head", 0.9), ("finetune", 0.93)])
     ]
+
+
+METRICS = {
+    **dict.fromkeys(("accuracy_low", "accuracy_high", "f1", "auroc"), 0.5),
+    **dict.fromkeys(("ece", "loss", "ece_uncalibrated", "loss_uncalibrated"), 0.25),
+}
+
+
+def report_of(runs: list[Gathered], file: Path) -> str:
+    """The page of runs, without pictures."""
+    counts = {split: {"cat": 150, "dog": 150} for split in ("train", "val", "test")}
+    audited = AuditReport("pictures", 900, counts, (), (), (), (), (), {}, 0, ())
+    costs = [Cost(1.0, 2, 3, 4.0, 0.01)] * len(runs)
+    write_report(
+        Report(
+            "verdict", "pictures", "digest", ("cat", "dog"), runs, compare_all(runs), costs,
+            audited, [], {},
+        ),
+        file,
+    )  # fmt: skip
+    return file.read_text(encoding="utf-8")
+
+
+def test_the_page_claims_no_temperature_for_a_mean(tmp_path: Path) -> None:
+    one, other, _ = three_runs()
+    logged = {f"test/{name}": value for name, value in METRICS.items()}
+    of_mean = {name: value for name, value in logged.items() if "uncalibrated" not in name}
+    mean = replace(other, name="ensemble", temperature=None, metrics=of_mean)
+    text = report_of([replace(one, metrics=logged), mean], tmp_path / "report.html")
+    [row] = re.findall(
+        r'<tr><th scope="row">ensemble</th>\s*(<td>none.*?)</tr>', text, flags=re.DOTALL
+    )
+    assert re.findall(r"<td>(.*?)</td>", row) == ["none", "none", "0.250", "none", "0.250"]
+    with_temperature, without = (list(each.by_calibration) for each in (one, mean))
+    assert (with_temperature, without) == (["before", "after"], ["as it is"])
+
+
+def test_one_picture_in_a_bin_is_not_drawn() -> None:
+    labels = np.zeros(30, dtype=np.int64)
+    sure = np.where(np.arange(30) < 1, 0.6, 0.97)  # one picture in a bin of its own, and 29
+    rows = np.stack([sure, 1 - sure], axis=1)
+    _, curve = reliabilities({"one": {"after": rows}}, labels).axes[0].lines
+    assert np.array(curve.get_xdata()) == pytest.approx([0.97])
 
 
 def test_pairs_are_those_of_statsmodels() -> None:

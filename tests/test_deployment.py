@@ -57,6 +57,7 @@ def test_an_ensemble_is_a_model_like_any_other(
     assert {"test/accuracy", "test/ece", "test/accuracy_low", "val/best_accuracy"} <= set(
         run.data.metrics
     )
+    assert not [name for name in run.data.metrics if "uncalib" in name or name == "temperature"]
     said = pd.read_csv(artifact(experiment, "predictions.csv")).set_index("path")
     parts = [trained.evaluated(phase).loc[said.index] for phase in ("head", "baseline")]
     columns = ["probability_cat", "probability_dog"]

@@ -70,6 +70,10 @@ def test_a_run_computes_its_test_metrics_once(monkeypatch: pytest.MonkeyPatch) -
         assert tested.metrics[f"test/{name}_uncalibrated"] == pytest.approx(before[name])
         assert tested.metrics[f"test/{name}"] != pytest.approx(before[name])
     assert len(computed) == 1
+    mean = outcome.Outcome([], probabilities, labels, ["a", "b", "c"], None)
+    assert set(tested.metrics) - set(mean.metrics) == {
+        "temperature", "test/loss_uncalibrated", "test/ece_uncalibrated"
+    }  # fmt: skip
 
 
 def test_weighted_averages_by_hand() -> None:

@@ -61,25 +61,31 @@ class Outcome:
         probabilities: float64 (N, classes).
         labels: int64 (N,).
         classes: names.
-        temperature: what the logits behind the probabilities were divided by.
+        temperature: what the logits behind the probabilities were divided by; None of a mean of
+            several models, which has none of its own.
     """
 
     pictures: Sequence[Picture]
     probabilities: NDArray[np.float64]
     labels: NDArray[np.int64]
     classes: Sequence[str]
-    temperature: float
+    temperature: float | None
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """`test/accuracy`, its interval and the others of the contract; loss and ece also
-        uncalibrated."""
+        """`test/accuracy`, its interval and the others of the contract; where there is a
+        temperature, it, and loss and ece also uncalibrated."""
         values = classification_metrics(self.probabilities, self.labels)
-        before = rescale(self.probabilities, 1 / self.temperature)
-        values["loss_uncalibrated"] = log_loss(before, self.labels)
-        values["ece_uncalibrated"] = expected_calibration_error(before, self.labels)
         values["accuracy_low"], values["accuracy_high"] = self.interval
-        return {f"test/{name}": value for name, value in values.items()}
+        found = {f"test/{name}": value for name, value in values.items()}
+        if self.temperature is None:
+            return found
+        before = rescale(self.probabilities, 1 / self.temperature)
+        return found | {
+            "temperature": self.temperature,
+            "test/loss_uncalibrated": log_loss(before, self.labels),
+            "test/ece_uncalibrated": expected_calibration_error(before, self.labels),
+        }
 
     @property
     def correct(self) -> int:

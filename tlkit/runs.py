@@ -223,7 +223,6 @@ def run_phase(
             "val/best_accuracy": result.best["val/accuracy"],
             "val/best_loss": result.best["val/loss"],
             "val/best_epoch": float(result.best_epoch),
-            "temperature": temperature,
             **outcome.metrics,
             "parameters/trainable": float(network.parameters(trainable=True)),
             "parameters/total": float(network.parameters(trainable=False)),

@@ -121,12 +121,11 @@ def _evaluate_and_log(
         on_val = _rows(ensemble, val, data, "val")
     rows = _rows(ensemble, test, data, "test")
     # A mean of calibrated probabilities has no temperature of its own.
-    temperature = first.description.temperature if len(ensemble.members) == 1 else 1.0
+    temperature = first.description.temperature if len(ensemble.members) == 1 else None
     outcome = Outcome(test, rows, labels_of(test), manifest.classes, temperature)
     log_dataset(tracker, config, data)
     metrics = {
         "val/best_accuracy": float((on_val.argmax(axis=1) == labels_of(val)).mean()),
-        "temperature": temperature,
         **outcome.metrics,
         "parameters/trainable": 0.0,
         "parameters/total": float(

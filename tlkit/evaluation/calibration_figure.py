@@ -18,29 +18,35 @@ _FEWEST_ANSWERED, _ONE_LABEL = 0.05, 0.12
 def calibration_figure(
     probabilities: NDArray[np.float64],
     labels: NDArray[np.integer],
-    temperature: float,
+    temperature: float | None,
     title: str,
 ) -> Figure:
-    """Three panels: reliability before, reliability after, accuracy against share answered.
+    """Reliability before, reliability after, accuracy against share answered, a panel each.
 
     Args:
         probabilities: of the calibrated model, float64 (n, c).
-        temperature: what it was calibrated with; 1 where nothing was fitted.
+        temperature: what it was calibrated with; 1 where the validation pictures wanted none. None:
+            nothing was looked for, and there is one panel of reliability.
     """
-    before = rescale(probabilities, 1 / temperature)
-    width = 13.0
+    shown = {"": probabilities}
+    if temperature is not None:
+        shown = {"before: ": rescale(probabilities, 1 / temperature), "after: ": probabilities}
+    count = len(shown) + 1
+    width = 13.0 * count / 3
     heading = Heading(title, [_remark(temperature)], width)
     figure = blank(width, 4.2 + heading.height)
     heading.draw(figure)
-    axes = panels(figure, 3, 4.2)
-    for ax, name, rows in ((axes[0], "before", before), (axes[1], "after", probabilities)):
+    *left, right = panels(figure, count, 4.2)
+    for ax, (when, rows) in zip(left, shown.items(), strict=True):
         error = expected_calibration_error(rows, labels)
-        _reliability(ax, reliability(rows, labels), f"{name}: calibration error {percent(error)}")
-    _risk(axes[2], probabilities, labels)
+        _reliability(ax, reliability(rows, labels), f"{when}calibration error {percent(error)}")
+    _risk(right, probabilities, labels)
     return figure
 
 
-def _remark(temperature: float) -> str:
+def _remark(temperature: float | None) -> str:
+    if temperature is None:
+        return "a mean of several models, each with its own temperature; not calibrated again"
     if temperature == 1:
         return "no temperature was fitted: the validation pictures do not show that one is needed"
     return (

@@ -21,6 +21,7 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE)
 _MARKERS = "osD^vP*X"
 _STYLES = ("-", "--", "-.", ":")
 _NAME_INCHES = 2.2
+FEWEST_IN_BIN = 5
 # Of the axis that a number of pictures below it takes.
 _LABEL_SHARE = 0.09
 
@@ -88,24 +89,23 @@ def curves_over_one_another(histories: Mapping[str, Sequence[Mapping[str, float]
 
 
 def reliabilities(
-    models: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
-    labels: NDArray[np.integer],
+    models: Mapping[str, Mapping[str, NDArray[np.float64]]], labels: NDArray[np.integer]
 ) -> Figure:
-    """Accuracy against confidence of each model, before and after its temperature.
+    """Accuracy against confidence of each model, before and after its temperature, in bins of at
+    least FEWEST_IN_BIN pictures: one picture alone is wholly right or wholly wrong.
 
-    models: by name, probabilities before and after, float64 (n, classes).
+    models: by name, probabilities, float64 (n, classes), by when ("before", "after").
     """
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
     figure = blank(3.4 * columns, 3.3 * rows)
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
     boxes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, (name, both) in zip(boxes, models.items(), strict=False):
+    for ax, (name, answers) in zip(boxes, models.items(), strict=False):
         ax.plot((0, 1), (0, 1), ":", color="black", lw=1)
-        for place, (when, found) in enumerate(
-            zip(("before", "after"), (reliability(rows, labels) for rows in both), strict=True)
-        ):
-            full = found.count > 0
+        for place, (when, probabilities) in enumerate(answers.items()):
+            found = reliability(probabilities, labels)
+            full = found.count >= FEWEST_IN_BIN
             style = _style(place)
             ax.plot(found.confidence[full], found.accuracy[full], **style, ms=4, lw=1.4, label=when)
         ax.set_title(shorten(name, _NAME_INCHES, 11), fontsize=11, **PLAIN)

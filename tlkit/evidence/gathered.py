@@ -36,7 +36,7 @@ class Gathered:
         paths: of the test pictures.
         labels: int64 (n,).
         probabilities: float64 (n, classes), calibrated.
-        temperature: what they were calibrated with.
+        temperature: what they were calibrated with; None of a mean of several models.
         history: of its epochs; empty for an ensemble.
         check: `gradcam_check.json`; empty for a network without heat maps.
     """
@@ -48,7 +48,7 @@ class Gathered:
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
-    temperature: float
+    temperature: float | None
     history: Sequence[Mapping[str, float]]
     check: Mapping[str, Any]
 
@@ -64,9 +64,13 @@ class Gathered:
         return np.equal(self.predicted, self.labels)
 
     @property
-    def uncalibrated(self) -> NDArray[np.float64]:
-        """Probabilities before the temperature, float64 (n, classes)."""
-        return rescale(self.probabilities, 1 / self.temperature)
+    def by_calibration(self) -> dict[str, NDArray[np.float64]]:
+        """Probabilities before and after the temperature, float64 (n, classes); without one, as
+        they are."""
+        if self.temperature is None:
+            return {"as it is": self.probabilities}
+        before = rescale(self.probabilities, 1 / self.temperature)
+        return {"before": before, "after": self.probabilities}
 
 
 def choose_runs(wanted: str, experiment_id: str) -> list[LoggedRun]:
@@ -184,7 +188,7 @@ def _gather(one: LoggedRun, name: str) -> Gathered:
         paths=tuple(table["path"]),
         labels=np.array([classes.index(label) for label in table["label"]], dtype=np.int64),
         probabilities=table[columns].to_numpy(np.float64),
-        temperature=one.metrics.get("temperature", 1.0),
+        temperature=one.metrics.get("temperature"),
         history=[] if phase == "ensemble" else _json(one.run_id, "history.json"),
         check=_json(one.run_id, "gradcam_check.json", missing={}),
     )

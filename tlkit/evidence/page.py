@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from tlkit.data.audit import AuditReport
 from tlkit.evaluation.canvas import percent
 from tlkit.evaluation.compared_figures import (
+    FEWEST_IN_BIN,
     Interval,
     curves_over_one_another,
     faithfulness,
@@ -82,6 +83,7 @@ def write_report(report: Report, path: Path) -> None:
         rows=list(zip(report.runs, report.costs, strict=True)),
         confusions=_confusions(report) if len(report.classes) <= MANY_CLASSES else [],
         rule=RULE,
+        fewest_in_bin=FEWEST_IN_BIN,
         figures=_figures(report),
     )
     path.write_text(page, encoding="utf-8")
@@ -112,7 +114,7 @@ def _figures(report: Report) -> dict[str, Markup]:
         for pair in report.pairs
     ]
     histories = {one.name: one.history for one in report.runs if one.history}
-    both = {one.name: (one.uncalibrated, one.probabilities) for one in report.runs}
+    answers = {one.name: one.by_calibration for one in report.runs}
     figures = {
         "forest": (
             forest(accuracies, differences),
@@ -120,7 +122,7 @@ def _figures(report: Report) -> dict[str, Markup]:
             "tables.",
         ),
         "reliability": (
-            reliabilities(both, report.runs[0].labels),
+            reliabilities(answers, report.runs[0].labels),
             "Accuracy against confidence of each model before and after calibration.",
         ),
     }
