@@ -182,7 +182,8 @@ def test_hebrew_and_arabic_stand_where_other_names_would() -> None:
     hebrew, arabic = "\u200eכלב\u200e", "\u200eقط\u200e"
     assert f"{hebrew} (12)" in seen
     assert any(f"{hebrew} → {arabic} (5)" in text for text in seen)
-    sheet = words(gradcam_sheet([tile("כלב", "cat", 0.8, heat=True)], "t"))
+    sheet = words(gradcam_sheet([tile("כלב", "cat", 0.8, heat=True)], "t", of_first=True))
+    assert "of several models together; each map is of the first of them" in sheet
     assert f"{hebrew} → cat (80.0 %)" in sheet[sheet.index("✗ ") + 1]
 
 

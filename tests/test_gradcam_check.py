@@ -66,9 +66,20 @@ def blob(model: nn.Module, inputs: Tensor, classes: Tensor | None) -> Tensor:
 
 
 def check(network: nn.Module, explain: Callable[..., Tensor]) -> GradcamCheck:
-    return check_gradcam(
-        network, explain, striped(12, 7)[0], from_the_top(network), predict=network
+    inputs = striped(12, 7)[0]
+    named = network(inputs).argmax(1)
+    return check_gradcam(network, explain, inputs, named, from_the_top(network), predict=network)
+
+
+def test_the_maps_are_those_of_the_classes_that_were_named(network: nn.Module) -> None:
+    inputs = striped(2, 7)[0]
+    others = 1 - network(inputs).argmax(1)  # as an ensemble may, whose first member is outvoted
+    found = check_gradcam(
+        network, heat_maps, inputs, others, from_the_top(network)[:1], predict=network
     )
+    np.testing.assert_allclose(found.maps, heat_maps(network, inputs, others), atol=1e-6)
+    least = network(inputs).double().softmax(1).min(dim=1).values.detach()
+    np.testing.assert_allclose(found.deletion[:, 0], least, atol=1e-6)
 
 
 def test_grad_cam_of_a_network_that_learned_passes(network: nn.Module) -> None:
@@ -130,8 +141,9 @@ def test_similarity_is_spearmans(network: nn.Module) -> None:
     maps = torch.rand(3, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     answers = iter(maps)
     found = check_gradcam(
-        network, lambda *_: next(answers), inputs, from_the_top(network)[:2], predict=network
-    )
+        network, lambda *_: next(answers), inputs, torch.zeros(2, dtype=torch.int64),
+        from_the_top(network)[:2], predict=network,
+    )  # fmt: skip
     np.testing.assert_array_equal(found.maps, maps[0])
     for stage, picture in np.ndindex(2, 2):
         wanted = spearmanr(maps[0, picture].ravel(), maps[1 + stage, picture].ravel()).statistic

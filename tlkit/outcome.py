@@ -209,11 +209,13 @@ def _write_gradcam(
     preprocessing = pictures.views.preprocessing
     shown = [_read(pictures, outcome.pictures[index], preprocessing) for index in indices]
     inputs = torch.stack([preprocessing.tensor(picture) for picture in shown]).to(device)
+    named = torch.from_numpy(outcome.probabilities[indices].argmax(axis=1)).to(device)
     try:
         check = check_gradcam(
             classifier.model,
             heat_maps,
             inputs,
+            named,
             from_the_top(classifier.model),
             predict=compiled(classifier.model, inputs),
         )
@@ -224,10 +226,12 @@ def _write_gradcam(
         _tile(outcome, pictures, index, heat)
         for index, heat in zip(indices, check.maps, strict=True)
     ]
-    save(
-        gradcam_sheet(tiles, f"{phase}: evidence for the predicted class (Grad-CAM)"),
-        folder / "gradcam.png",
+    sheet = gradcam_sheet(
+        tiles,
+        f"{phase}: evidence for the predicted class (Grad-CAM)",
+        of_first=outcome.temperature is None,
     )
+    save(sheet, folder / "gradcam.png")
     (folder / "gradcam").mkdir()
     for number, (tile, heat) in enumerate(zip(tiles, check.maps, strict=True)):
         name = f"{number:02d}-{short_stem(tile.path)}.png"

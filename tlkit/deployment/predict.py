@@ -100,7 +100,11 @@ def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictS
                 _write_overlay(folder / "gradcam", tally.pictures - 1, tile)
                 tiles += [tile] if len(tiles) < SHEET else []
     if tiles:
-        sheet = gradcam_sheet(tiles, "predict: evidence for the predicted class (Grad-CAM)")
+        sheet = gradcam_sheet(
+            tiles,
+            "predict: evidence for the predicted class (Grad-CAM)",
+            of_first=len(ensemble.members) > 1,
+        )
         save(sheet, folder / "gradcam.png")
     return tally
 

@@ -44,7 +44,7 @@ class GradcamCheck:
         similarity: float64 (stages, n) in -1..1, Spearman's rank correlation of the map with that
             of the trained weights.
         removed: float64 (steps + 1,) in 0..0.5, share of the cells.
-        deletion, deletion_random: float64 (n, steps + 1), probability of the predicted class with
+        deletion, deletion_random: float64 (n, steps + 1), probability of the named class with
             that share of the cells blurred, the hottest first, or in random order.
         insertion, insertion_random: the same with that share sharp and the others blurred.
     """
@@ -133,12 +133,13 @@ def check_gradcam(
     model: nn.Module,
     explain: Explain,
     inputs: Tensor,
+    classes: Tensor,
     stages: Sequence[tuple[str, frozenset[str]]],
     *,
     predict: Predict,
     seed: int = 0,
 ) -> GradcamCheck:
-    """Both tests of the maps of the predicted classes.
+    """Both tests of the maps of these classes.
 
     Randomising from the top down is the cascading test of Adebayo et al. 2018 (section 3.1); each
     weight is drawn anew from a normal with the mean and the deviation of its tensor, so that
@@ -149,13 +150,14 @@ def check_gradcam(
     Args:
         model: in eval mode; left as it is.
         inputs: float (n, 3, H, W), n >= 1, preprocessed, on the model's device.
+        classes: int64 (n,), there too: those that were named, by the model or by several of which
+            it is one.
         stages: from the top down, a name and the names of all parameters that are random then.
         predict: the model, or what gives its logits faster; called 2 + 4 * STEPS times.
     """
     blurred = gaussian_blur(inputs, _odd(inputs.shape[-1] // 4), inputs.shape[-1] / 16)
     with torch.no_grad():
         sharp, blunt = predict(inputs), predict(blurred)
-    classes = sharp.argmax(dim=1)
     maps = explain(model, inputs, classes)
     drawn = [explain(_randomised(model, names, seed), inputs, classes) for _, names in stages]
     heat = F.adaptive_avg_pool2d(maps[:, None], CELLS).flatten(1)

@@ -134,18 +134,23 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
     return figure
 
 
-def gradcam_sheet(tiles: Sequence[Tile], title: str) -> Figure:
+def gradcam_sheet(tiles: Sequence[Tile], title: str, *, of_first: bool = False) -> Figure:
     """Each picture beside the evidence for its predicted class, in the order given.
 
     A correct prediction is marked by a tick, a wrong one by a cross and a thick frame. Raises
     ValueError where there is no tile, or one without `heat`.
+
+    Args:
+        of_first: of several models together the classes, of the first one the evidence.
     """
     heats = [tile.heat for tile in tiles if tile.heat is not None]
     if not tiles or len(heats) < len(tiles):
         raise ValueError(f"{len(tiles)} tiles: needs at least one, and a heat map for each")
     grid = _Grid(len(tiles), per_row=3, pictures=2, lines=2)
-    remark = "✓ right · ✗ wrong · true class → predicted class (confidence)"
-    figure = grid.figure(title, [remark], below=0.55)
+    remarks = ["✓ right · ✗ wrong · true class → predicted class (confidence)"]
+    if of_first:
+        remarks.append("of several models together; each map is of the first of them")
+    figure = grid.figure(title, remarks, below=0.55)
     for place, (tile, heat) in enumerate(zip(tiles, heats, strict=True)):
         wrong = tile.true not in (None, tile.predicted)
         colour = VERMILLION if wrong else BLUE
