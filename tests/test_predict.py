@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -13,13 +14,19 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import Entry, Trained
+from mlflow.exceptions import MlflowException
 
 from tlkit.data.given import find_pictures
 from tlkit.deployment.models import load_models
 from tlkit.deployment.tally import Tally
 from tlkit.errors import UserError
+from tlkit.serving.answer import Question, Served
+from tlkit.serving.classifier import DESCRIPTION_FILE
+from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.stream import Prediction, classify_files
+from tlkit.tracking.lookup import local_model
 
 
 def columns(table: pd.DataFrame) -> np.ndarray:
@@ -213,6 +220,34 @@ def test_views_are_averaged_and_always_the_same(trained: Trained) -> None:
     assert views.shape[0] == 8
     by_view = [ensemble.classify([(view[None],)]) for view in views]
     np.testing.assert_allclose(eight, np.mean(by_view, axis=0), atol=1e-6)
+
+
+def test_views_are_those_of_training_and_refused_where_it_had_none(
+    entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with local_model(trained.model()) as folder:
+        shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / DESCRIPTION_FILE
+    told = json.loads(path.read_text())
+    assert told["augment"] == "recipe"
+    file = trained.pictures / "test" / "cat" / "0.png"
+    by_augment = {}
+    for augment in ("recipe", "trivial", "none"):
+        path.write_text(json.dumps(told | {"augment": augment}))
+        by_augment[augment] = Ensemble.load(path.parent)
+    one, other = by_augment["recipe"].members + by_augment["trivial"].members
+    plain, turned = Ensemble((one, other)).prepare(file.read_bytes(), 2)
+    assert torch.equal(plain[0], turned[0])
+    assert not torch.equal(plain[1], turned[1])
+    assert not Ensemble((one, *by_augment["none"].members)).has_views
+
+    asked = ("predict", "--model", str(path.parent), "--images", str(file), "--tta")
+    assert entry(*asked, "2") == 2
+    assert "tta=2; the model was trained with augment=none" in capsys.readouterr().err
+    assert entry(*asked, "1") == 0
+    served = Served.load(path.parent)
+    with pytest.raises(MlflowException, match="tta=2; the model was trained with augment=none"):
+        served.answer(Question([file.read_bytes()], 2, 0.0))
 
 
 def test_many_views_go_through_the_network_32_at_a_time(trained: Trained) -> None:

@@ -178,6 +178,7 @@ def build_network(phase: str, config: Config, classes: tuple[str, ...]) -> Netwo
         classes=classes,
         preprocessing=data_config(backbone),
         max_pixels=config.max_pixels,
+        augment=config.augment,
     )
     if phase == "baseline":
         side = config.baseline_image_size

@@ -26,7 +26,7 @@ from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
 from tlkit.files import cache_folder, disk_faults_told, output_folder, short_stem, utf8
 from tlkit.heat_maps import heat_maps
 from tlkit.serving.classifier import Classifier, probability_columns
-from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.ensemble import NO_VIEWS, Ensemble
 from tlkit.serving.stream import Prediction, classify_files
 from tlkit.tracking.run import start_run
 from tlkit.training.seeding import available_cores
@@ -44,14 +44,17 @@ def run_predict(settings: PredictSettings) -> str:
         A table of the first pictures, the unreadable ones, and where the files are.
 
     Raises:
-        UserError: no such model or pictures, models of different classes, an output folder
-            that is not empty, or nothing that could be classified, once that is logged.
+        UserError: no such model or pictures, models of different classes, views of a model that
+            was trained without, an output folder that is not empty, or nothing that could be
+            classified, once that is logged.
     """
     given = find_pictures(settings.images, cache_folder() / "data")
     output = output_folder(settings.output)
     with start_run("predict", system_metrics=False) as tracker:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)
+        if settings.tta > 1 and not ensemble.has_views:
+            raise UserError(f"tta={settings.tta}; {NO_VIEWS}")
         with tracker.folder() as folder:
             tally = _classify(folder, ensemble, given, settings)
             if tally.known:

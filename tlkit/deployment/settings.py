@@ -35,7 +35,11 @@ class PredictSettings(Settings):
         "what to classify", "a picture, a folder, a pattern such as 'a/*.jpg', a zip or a tar"
     )
     output: str = key("none", "a new or empty folder for the files as well; none: only to the run")
-    tta: int = at_least(1, 1, "views of each picture that are averaged; 1: the picture as it is")
+    tta: int = at_least(
+        1,
+        1,
+        "views that are averaged, augmented as in training; 1: the picture as it is",
+    )
     abstain: float = share(0.0, "confidence below which no class is named")
     gradcam: bool = key(False, "true: an overlay for each picture, and a sheet of the first ones")
     workers: int | str = auto_or("auto", 1, "threads that decode; auto: one a core", 1024)

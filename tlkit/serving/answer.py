@@ -22,7 +22,7 @@ from tlkit.data.images import UnreadablePicture, pixels_to_decode
 from tlkit.errors import UserError
 from tlkit.models.features import last_features, stacked
 from tlkit.serving.classifier import probability_columns
-from tlkit.serving.ensemble import Ensemble
+from tlkit.serving.ensemble import NO_VIEWS, Ensemble
 from tlkit.serving.light import light_seen
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
@@ -206,8 +206,11 @@ class Served:
         """A row a picture: `predicted`, and `probability_<class>` for each class, in 0..1.
 
         Raises:
-            MlflowException: as `question`, for a picture that is none.
+            MlflowException: as `question`, for a picture that is none, or for views of a model that
+                knows none.
         """
+        if asked.views > 1 and not self.ensemble.has_views:
+            raise refused(f"tta={asked.views}; {NO_VIEWS}")
         came = time.time()
         logged = self.log is not None and is_served()
         try:

@@ -41,6 +41,7 @@ class Description:
         image_size: side in pixels, or None for the backbone's own.
         preprocessing: keyword arguments of `timm.data.create_transform`.
         max_pixels: a picture that decodes to more is refused.
+        augment: what its training views were made by; with "none" there are no views to average.
         temperature: what logits are divided by before the softmax.
     """
 
@@ -50,6 +51,7 @@ class Description:
     classes: tuple[str, ...]
     preprocessing: dict[str, Any]
     max_pixels: int
+    augment: str
     temperature: float = 1.0
 
     @classmethod
@@ -99,8 +101,8 @@ class Classifier:
     def prepare(self, picture: bytes | Image, views: int = 1) -> Tensor:
         """A file's bytes, or a decoded RGB picture, as float32 (views, 3, H, W), normalised.
 
-        The first view is the plain picture; the others are augmented as in training (flip,
-        rotation, colour), always the same for the same picture.
+        The first view is the plain picture; the others are augmented as in training, always the
+        same for the same picture.
 
         Raises:
             UnreadablePicture: bytes that are no picture, or one over the pixel limit.
@@ -111,7 +113,7 @@ class Classifier:
             picture = read_picture(picture, self.description.max_pixels)
         else:
             content = hashlib.sha256(picture.tobytes()).hexdigest()
-        augmented = Views(preprocessing, "recipe", seed=0)
+        augmented = Views(preprocessing, self.description.augment, seed=0)
         rendered = augmented.pictures(picture, content, [None, *range(1, views)])
         return torch.stack([preprocessing.tensor(view) for view in rendered])
 

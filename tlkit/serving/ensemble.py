@@ -16,6 +16,11 @@ from tlkit.serving.classifier import BATCH, Classifier
 
 ENSEMBLE_FILE = "ensemble.json"
 
+NO_VIEWS = (
+    "the model was trained with augment=none, so another view of a picture may be of another "
+    "class; leave tta out"
+)
+
 
 def member_folders(folder: Path) -> list[Path]:
     """Where the classifiers lie that `Ensemble.save`, or `Classifier.save`, wrote into a folder."""
@@ -56,11 +61,21 @@ class Ensemble:
         """A picture that decodes to more is refused."""
         return min(member.description.max_pixels for member in self.members)
 
+    @property
+    def has_views(self) -> bool:
+        """Whether every member was trained on augmented views, so that they can be averaged."""
+        return all(member.description.augment != "none" for member in self.members)
+
     def prepare(self, picture: bytes | Image, views: int = 1) -> tuple[Tensor, ...]:
-        """As `Classifier.prepare`, once for each kind of preprocessing among the members."""
+        """As `Classifier.prepare`, once for each kind of preprocessing and views among the
+        members."""
         if isinstance(picture, bytes):
             picture = read_picture(picture, self.max_pixels)
-        kinds = [json.dumps(m.description.preprocessing, sort_keys=True) for m in self.members]
+        told = [member.description for member in self.members]
+        kinds = [
+            json.dumps([one.preprocessing, one.augment if views > 1 else ""], sort_keys=True)
+            for one in told
+        ]
         tensors: dict[str, Tensor] = {}
         for kind, member in zip(kinds, self.members, strict=True):
             if kind not in tensors:
