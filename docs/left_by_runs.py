@@ -475,7 +475,8 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             ("curve",),
             {
                 "curve.png": "accuracy against training pictures, with intervals",
-                "curve.csv": "phase, pictures, accuracy, ends of its interval",
+                "curve.csv": "phase, pictures, accuracy, ends of the interval; of what it "
+                "is, the description says",
             },
         ),
     ],

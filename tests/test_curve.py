@@ -10,7 +10,9 @@ from conftest import Entry, MakeFolder
 from tlkit import phases
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
+from tlkit.evidence import curve
 from tlkit.runs import prepare_data
+from tlkit.summary import PhaseResult
 from tlkit.training.batches import epoch_batches
 
 
@@ -92,7 +94,9 @@ def test_a_curve_is_a_point_for_each_phase_and_share(
     pictures = str(make_folder())
     shares = "1, 0.5, 0.49, 0.48"  # the last three of which are the same 6 pictures a class
     assert entry("curve", "--data", pictures, "--fractions", shares, "--head_lr", "0.02") == 0
-    assert "just the pictures of a larger one: 0.49, 0.48." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "just the pictures of a larger one: 0.49, 0.48." in said
+    assert "intervals for the chance of the test pictures (Wilson)" in said
     runs = {run.info.run_id: run for run in mlflow.search_runs(output_format="list")}
     (parent,) = (run for run in runs.values() if run.info.run_name == "curve")
     children = [run for run in runs.values() if run is not parent]
@@ -117,6 +121,24 @@ def test_a_curve_is_a_point_for_each_phase_and_share(
     }
     names = [one.path for one in mlflow.MlflowClient().list_artifacts(parent.info.run_id)]
     assert names == ["curve.csv", "curve.png"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_intervals_of_several_seeds_are_called_those_of_the_mean(
+    entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    one = {"test/accuracy": 0.775, "test/accuracy_low": 0.7, "test/accuracy_high": 0.8}
+    monkeypatch.setattr(curve, "run_phase", lambda phase, *_, **__: PhaseResult(phase, "1", one))
+    assert entry("curve", "--data", str(make_folder()), "--seeds", "2", "--fractions", "1") == 0
+    said = capsys.readouterr().out
+    assert "0.775 to 0.775" in said
+    of_mean = (
+        "intervals of the mean over 2 seeds (Student), without the chance of the test pictures"
+    )
+    assert of_mean in said
+    [run] = mlflow.search_runs(output_format="list", max_results=1)
+    assert of_mean in run.data.tags["mlflow.note.content"]
 
 
 def test_a_share_for_one_training_is_refused_and_so_is_nonsense(

@@ -144,10 +144,13 @@ def faithfulness(checks: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def learning_curves(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> Figure:
+def learning_curves(
+    curves: Mapping[str, Sequence[tuple[int, float, float, float]]], of_what: str
+) -> Figure:
     """Test accuracy against the number of training pictures, with intervals.
 
     curves: by name, (pictures, accuracy, low, high) in rising order of pictures.
+    of_what: what the intervals are of.
     """
     figure = blank(7.5, 4.4)
     figure.set_layout_engine("constrained")
@@ -163,6 +166,7 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[int, float, float, float
     ax.set_xticks(counts, [f"{count:,}" if count in labelled else "" for count in counts])
     ax.minorticks_off()
     ax.set(xlabel="training pictures (log scale)", ylabel="test accuracy")
+    ax.set_title(f"bands: 95 % intervals {of_what}", fontsize=9, loc="left")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     _plain(ax)
     return figure

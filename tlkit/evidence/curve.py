@@ -89,14 +89,15 @@ def run_curve(config: Config) -> str:
             ]
             for phase in PHASES
         }
-        said = _said(curves)
+        of_what = _of_what(config.seeds)
+        said = f"{_said(curves)}\n95 % intervals {of_what}."
         if left_out:
             rest = ", ".join(left_out)
             said += (
                 f"\nFractions left out, for they give just the pictures of a larger one: {rest}."
             )
         with tracker.folder() as folder:
-            save(learning_curves(curves), folder / "curve.png")
+            save(learning_curves(curves, of_what), folder / "curve.png")
             _write(folder / "curve.csv", points)
         for point in points:
             tracker.metrics({f"{point.phase}/test_accuracy": point.accuracy}, step=point.pictures)
@@ -124,9 +125,16 @@ def _said(curves: dict[str, list[tuple[int, float, float, float]]]) -> str:
     if not enough:
         return f"The head never reaches the baseline's {best:.3f} on {pictures:,} pictures."
     return (
-        f"The head on {enough[0]:,} pictures is at least as accurate as the baseline on "
-        f"{pictures:,} ({best:.3f})."
+        f"The head on {enough[0]:,} pictures scores at least as much as the baseline on "
+        f"{pictures:,} ({best:.3f}); see the intervals."
     )
+
+
+def _of_what(seeds: int) -> str:
+    """What the intervals are of."""
+    if seeds == 1:
+        return "for the chance of the test pictures (Wilson)"
+    return f"of the mean over {seeds} seeds (Student), without the chance of the test pictures"
 
 
 def _table(points: Sequence[Point]) -> str:
