@@ -421,7 +421,8 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             "classification_report.json": "precision, recall and F1 of each class",
             "confusion_matrix.json": "counts; rows are true classes, columns predicted ones",
             "confusion_matrix.png": "the same as a figure",
-            "calibration.json": "the temperature, and what abstaining costs and gains",
+            "calibration.json": "the temperature, and what abstaining costs and gains, on the "
+            "validation pictures (to choose by) and on the test pictures",
             "calibration.png": "reliability before and after the temperature, and abstaining",
             "mistakes.png": "the most confident mistakes, up to 24",
             "gradcam.png": "pictures with the evidence for the predicted class, up to 12",

@@ -207,6 +207,11 @@ def test_metrics_agree_with_the_predictions(suite: tuple[dict[str, Run], Path]) 
     assert run.data.metrics["test/loss"] == pytest.approx(-np.log(truth).mean(), rel=1e-6)
     matrix = json.loads((artifacts(run) / "confusion_matrix.json").read_text())["matrix"]
     assert np.trace(matrix) / np.sum(matrix) == pytest.approx(right)
+    abstaining = json.loads((artifacts(run) / "calibration.json").read_text())
+    for split, accuracy in (("validation", "val/best_accuracy"), ("test", "test/accuracy")):
+        nothing = abstaining[f"abstain_on_{split}"][0]
+        assert (nothing["threshold"], nothing["answered"]) == (0, 1)
+        assert nothing["accuracy"] == pytest.approx(run.data.metrics[accuracy])
 
 
 def test_the_head_moves_nothing_else_and_finetune_moves_the_top(

@@ -138,12 +138,15 @@ def write_outcome(
     *,
     phase: str,
     columns: Sequence[str],
+    on_val: NDArray[np.float64],
     device: torch.device,
 ) -> dict[str, float]:
     """Write the figures and files of the contract that tell of the test.
 
     Args:
         classifier: whose Grad-CAM is drawn.
+        on_val: calibrated probabilities of the validation pictures, float64 (M, classes), on which
+            a confidence to abstain below may be chosen.
 
     Returns:
         `gradcam/...`: what the tests of the heat maps measured.
@@ -158,7 +161,10 @@ def write_outcome(
         confusion_matrix(matrix, classes, f"{phase}: test pictures"),
         folder / "confusion_matrix.png",
     )
-    write_json(folder / "calibration.json", calibration_facts(outcome))
+    write_json(
+        folder / "calibration.json",
+        _calibration_facts(outcome, on_val, labels_of(pictures.manifest.of("val"))),
+    )
     save(
         calibration_figure(
             outcome.probabilities,
@@ -184,15 +190,24 @@ def write_outcome(
     return _write_gradcam(folder, outcome, classifier, pictures, phase, device)
 
 
-def calibration_facts(outcome: Outcome) -> dict[str, Any]:
-    """The temperature, and what abstaining below a confidence costs and gains on the test split."""
+def _calibration_facts(
+    outcome: Outcome, on_val: NDArray[np.float64], val_labels: NDArray[np.int64]
+) -> dict[str, Any]:
+    """The temperature, and what abstaining below a confidence costs and gains on either split."""
     return {
         "temperature": outcome.temperature,
-        "abstain": [
-            {**asdict(row), "accuracy": None if np.isnan(row.accuracy) else row.accuracy}
-            for row in coverage(outcome.probabilities, outcome.labels)
-        ],
+        "abstain_on_validation": _abstaining(on_val, val_labels),
+        "abstain_on_test": _abstaining(outcome.probabilities, outcome.labels),
     }
+
+
+def _abstaining(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> list[dict[str, float | None]]:
+    return [
+        {**asdict(row), "accuracy": None if np.isnan(row.accuracy) else row.accuracy}
+        for row in coverage(probabilities, labels)
+    ]
 
 
 def _write_gradcam(

@@ -232,7 +232,8 @@ def run_phase(
         # First what cannot be had again, then the figures.
         tracker.metrics(metrics)
         lit = _light(pictures, config.batch_size)
-        said = reference(features, softmax(logits / temperature, axis=1), lit)
+        on_val = softmax(logits / temperature, axis=1)
+        said = reference(features, on_val, lit)
         log_model(tracker, classifier, said, data.manifest)
         write_history(folder, phase, result.history, result.best_epoch)
         trust = write_outcome(
@@ -242,6 +243,7 @@ def run_phase(
             pictures,
             phase=phase,
             columns=probability_columns(data.manifest.classes),
+            on_val=on_val,
             device=machine.device,
         )
         last = {**trust, "time/total_seconds": time.perf_counter() - started + elsewhere}

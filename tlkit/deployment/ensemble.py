@@ -148,7 +148,7 @@ def _evaluate_and_log(
     with tracker.folder() as folder:
         trust = write_outcome(
             folder, outcome, first, pictures,
-            phase="ensemble", columns=probability_columns(manifest.classes),
+            phase="ensemble", columns=probability_columns(manifest.classes), on_val=on_val,
             device=torch.device("cpu"),
         )  # fmt: skip
         (folder / "data").mkdir()
