@@ -576,6 +576,7 @@ def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
     assert entry("finetune", *recipe, "--seed", "5") == 0
     printed = capsys.readouterr().out
     assert "Test accuracy over 2 seeds: mean" in printed
+    assert "Of the fine-tuning alone: with pretrained weights all seeds begin" in printed
     runs = runs_of(experiment)
     [parent] = [run for run in runs if run.info.run_name == "finetune-seeds"]
     children = [run for run in runs if run.info.run_name == "finetune"]

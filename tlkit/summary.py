@@ -128,11 +128,14 @@ def of_repeats(results: Sequence[PhaseResult]) -> tuple[str, dict[str, float]]:
         "test/accuracy_mean_low": found.low,
         "test/accuracy_mean_high": found.high,
     }
-    return (
+    said = (
         f"Test accuracy over {len(results)} seeds: mean {found.mean:.4f}, deviation "
         f"{found.deviation:.4f}, 95 % interval of the mean {found.low:.4f} to {found.high:.4f}; "
         "it tells of the training's chance alone, not of that of the test pictures."
-    ), metrics
+    )
+    if results[0].phase.startswith("finetune"):
+        said += " Of the fine-tuning alone: with pretrained weights all seeds begin from one head."
+    return said, metrics
 
 
 def of_audit(report: AuditReport) -> str:
