@@ -17,7 +17,7 @@ from tlkit.summary import PhaseResult
 NOTEBOOK = ROOT / "notebooks" / "transfer_learning.ipynb"
 MAX_BYTES = 400_000
 # Two folders below the root of a disk, a drive, or the address of a file: a path of someone's own.
-ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~-])/[\w.@-]+/[\w.@-]|\b[A-Za-z]:\\|(?:file|sqlite):///")
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~#-])/[\w.@-]+/[\w.@-]|\b[A-Za-z]:\\|(?:file|sqlite):///")
 
 
 def load() -> NotebookNode:
@@ -124,7 +124,7 @@ def test_what_is_committed_is_small_and_names_no_place_of_a_machine() -> None:
         ("C:\\Users\\me", True),
         ("sqlite:////tmp/x/y.db", True),
         ("runs:/0123/model", False),
-        ("http://127.0.0.1:5000/a/b", False),
+        ("http://127.0.0.1:5000/#/a/b", False),
         ("train/accuracy and docs/images/ui.png", False),
     ],
 )
