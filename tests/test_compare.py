@@ -62,6 +62,15 @@ METRICS = {
 }
 
 
+CURVES = ("deletion", "deletion_random", "insertion", "insertion_random")
+UNPROVEN = {
+    **dict.fromkeys(("follows_weights", "points_at_evidence"), False),
+    **{name: 4 * [[0.9, 0.8]] for name in CURVES},
+    "removed": [0.0, 0.5],
+    "verdict": "",
+}
+
+
 def report_of(runs: list[Gathered], file: Path) -> str:
     """The page of runs, without pictures."""
     counts = {split: {"cat": 150, "dog": 150} for split in ("train", "val", "test")}
@@ -77,7 +86,7 @@ def report_of(runs: list[Gathered], file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def test_the_page_claims_no_temperature_for_a_mean(tmp_path: Path) -> None:
+def test_the_page_claims_nothing_that_was_not_tested(tmp_path: Path) -> None:
     one, other, _ = three_runs()
     logged = {f"test/{name}": value for name, value in METRICS.items()}
     of_mean = {name: value for name, value in logged.items() if "uncalibrated" not in name}
@@ -87,6 +96,12 @@ def test_the_page_claims_no_temperature_for_a_mean(tmp_path: Path) -> None:
         r'<tr><th scope="row">ensemble</th>\s*(<td>none.*?)</tr>', text, flags=re.DOTALL
     )
     assert re.findall(r"<td>(.*?)</td>", row) == ["none", "none", "0.250", "none", "0.250"]
+    assert "ensemble: not tested</h3>" in text
+    few = replace(one, metrics=logged, check=UNPROVEN)
+    more = replace(other, metrics=logged, check=UNPROVEN | {"deletion": 5 * [[0.9, 0.8]]})
+    text = report_of([few, more], tmp_path / "report.html")
+    assert "baseline: not tested: fewer than 5 pictures</h3>" in text
+    assert "head: not shown by both tests</h3>" in text
     with_temperature, without = (list(each.by_calibration) for each in (one, mean))
     assert (with_temperature, without) == (["before", "after"], ["as it is"])
 

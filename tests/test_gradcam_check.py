@@ -150,6 +150,17 @@ def test_similarity_is_spearmans(network: nn.Module) -> None:
         assert found.similarity[stage, picture] == pytest.approx(wanted)
 
 
+def test_four_pictures_are_too_few_and_five_are_not(network: nn.Module) -> None:
+    inputs = striped(5, 7)[0]
+    named, stages = network(inputs).argmax(1), from_the_top(network)[:1]
+    for few in (4, 5):
+        found = check_gradcam(
+            network, heat_maps, inputs[:few], named[:few], stages, predict=network
+        )
+        assert found.enough_pictures == (few == 5)
+        assert ("fewer than 5 pictures cannot pass" in found.text) == (few == 4)
+
+
 def test_flat_maps_are_like_nothing(network: nn.Module) -> None:
     found = check(network, lambda model, inputs, classes: torch.zeros(len(inputs), SIDE, SIDE))
     assert (found.similarity == 0).all()

@@ -24,6 +24,8 @@ SIGNIFICANCE = 0.05
 # Probability, as a mean over the steps: a gain below decides no answer, however surely it is above
 # 0. Of a network that names one class for everything, gains of 0.0001 are significant.
 LEAST_GAIN = 0.01
+# The least p-value that n pictures can give is 2**-n.
+FEWEST = 5
 # Cells a side, and steps until half of them are deleted or inserted: beyond, too little is left of
 # a picture, or too little missing, for the order to matter.
 CELLS = 8
@@ -75,6 +77,11 @@ class GradcamCheck:
         )
 
     @property
+    def enough_pictures(self) -> bool:
+        """Whether the second test could be passed at all."""
+        return len(self.deletion) >= FEWEST
+
+    @property
     def answer_moves(self) -> bool:
         """Whether the mean probability moves while cells are deleted, in either order."""
         means = np.stack([self.deletion.mean(axis=0), self.deletion_random.mean(axis=0)])
@@ -102,6 +109,8 @@ class GradcamCheck:
         follows = "follow" if self.follows_weights else f"{empty}do not follow"
         points = "hurts more" if self.points_at_evidence else "does not hurt more"
         rest = "" if self.answer_moves else "; the answer hardly changes, whichever are deleted"
+        if not self.enough_pictures:
+            rest += f"; fewer than {FEWEST} pictures cannot pass the second test"
         return (
             f"The heat maps {follows} the weights (rank correlation with the maps of random "
             f"weights {values['gradcam/similarity_randomised']:.2f}, below {SIMILAR:g} wanted), "

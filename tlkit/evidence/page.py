@@ -22,6 +22,7 @@ from tlkit.evaluation.compared_figures import (
     forest,
     reliabilities,
 )
+from tlkit.evaluation.gradcam_check import FEWEST
 from tlkit.evaluation.metrics import confusion
 from tlkit.evidence.costs import Cost
 from tlkit.evidence.gathered import Gathered
@@ -84,6 +85,7 @@ def write_report(report: Report, path: Path) -> None:
         confusions=_confusions(report) if len(report.classes) <= MANY_CLASSES else [],
         rule=RULE,
         fewest_in_bin=FEWEST_IN_BIN,
+        fewest_checked=FEWEST,
         figures=_figures(report),
     )
     path.write_text(page, encoding="utf-8")
