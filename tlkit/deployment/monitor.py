@@ -187,4 +187,4 @@ def _verdict(findings: Sequence[Finding], alpha: float) -> str:
     moved = [finding.name for finding in findings if finding.alarm]
     if moved:
         return f"ALARM: {', '.join(moved)} differ (at most {alpha:.1%} of looks alarm falsely)."
-    return "No alarm: nothing differs beyond chance."
+    return "No alarm: these requests are not told apart from the validation pictures."
