@@ -101,7 +101,8 @@ METRICS: Mapping[str, Sequence[Left]] = {
             TESTED,
             {
                 "test/precision": "as `test/f1`",
-                "test/recall": "as `test/f1`",
+                "test/recall": "as `test/f1`; weighted so, recall is the accuracy",
+                "test/balanced_accuracy": "mean of the recalls of the classes, each counting alike",
                 "test/loss": "mean negative log-likelihood in nats, of calibrated probabilities",
                 "test/ece": "expected calibration error in 15 bins, 0 to 1, calibrated",
                 "test/auroc": "area under the ROC curve; with more than two classes, the mean of "
@@ -225,6 +226,7 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "predict/accuracy": "share classified right",
                 "predict/accuracy_low": "lower end of its 95 % interval (Wilson)",
                 "predict/accuracy_high": "upper end",
+                "predict/balanced_accuracy": "as `test/balanced_accuracy`",
                 "predict/precision": "as `test/precision`",
                 "predict/recall": "as `test/recall`",
                 "predict/f1": "as `test/f1`",

@@ -39,10 +39,14 @@ def test_metrics_equal_scikit_learn(classes: int) -> None:
     predicted = probabilities.argmax(axis=1)
     seen = classification_metrics(probabilities, labels)
 
-    assert list(seen) == ["accuracy", "precision", "recall", "f1", "loss", "ece", "auroc"]
+    assert list(seen) == [
+        "accuracy", "balanced_accuracy", "precision", "recall", "f1", "loss", "ece", "auroc"
+    ]  # fmt: skip
     assert all(type(value) is float for value in seen.values())
     average = {"average": "weighted", "zero_division": 0}
     assert seen["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
+    balanced = sk.balanced_accuracy_score(labels, predicted)
+    assert seen["balanced_accuracy"] == pytest.approx(balanced)
     assert seen["precision"] == pytest.approx(sk.precision_score(labels, predicted, **average))
     assert seen["recall"] == pytest.approx(sk.recall_score(labels, predicted, **average))
     assert seen["f1"] == pytest.approx(sk.f1_score(labels, predicted, **average))

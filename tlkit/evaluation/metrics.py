@@ -28,11 +28,13 @@ SUMMARY_ROWS = ("accuracy", "macro avg", "weighted avg")
 def classification_metrics(
     probabilities: NDArray[np.floating], labels: NDArray[np.integer]
 ) -> dict[str, float]:
-    """Accuracy, precision, recall, f1, loss, ece and auroc, in this order.
+    """Accuracy, balanced_accuracy, precision, recall, f1, loss, ece and auroc, in this order.
 
-    Precision, recall and F1 are averaged over classes with the classes' frequencies as weights;
-    a class that is never predicted counts 0. `loss` is the mean negative log-likelihood in nats.
-    `auroc` is nan where the labels hold a single class: it is not defined there.
+    Precision, recall and F1 are averaged over classes with the classes' frequencies as weights,
+    which makes that recall the accuracy; a class that is never predicted counts 0. The balanced
+    accuracy is the mean of the recalls of the classes that the labels hold. `loss` is the mean
+    negative log-likelihood in nats. `auroc` is nan where the labels hold a single class: it is not
+    defined there.
     """
     probabilities, labels = _checked(probabilities, labels)
     return {
@@ -77,7 +79,8 @@ def confusion_json(matrix: NDArray[np.integer], classes: Sequence[str]) -> str:
 
 
 def metrics_of_confusion(matrix: NDArray[np.integer]) -> dict[str, float]:
-    """Accuracy, precision, recall and f1 as `classification_metrics` gives them, of counts alone.
+    """Accuracy, balanced_accuracy, precision, recall and f1 as `classification_metrics` gives them,
+    of counts alone.
 
     Args:
         matrix: true (rows) and predicted (columns), integer (c, c), with a sum of 1 or more.
@@ -87,9 +90,11 @@ def metrics_of_confusion(matrix: NDArray[np.integer]) -> dict[str, float]:
     precision, recall, f1, _ = precision_recall_fscore_support(
         true, predicted, average="weighted", zero_division=0, sample_weight=matrix.ravel()
     )
-    accuracy = float(np.trace(matrix) / matrix.sum())
+    counts = matrix.sum(axis=1)
+    recalls = np.diag(matrix)[counts > 0] / counts[counts > 0]
     return {
-        "accuracy": accuracy,
+        "accuracy": float(np.trace(matrix) / matrix.sum()),
+        "balanced_accuracy": float(recalls.mean()),
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(f1),
