@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial
 from tlkit.config import Config
 from tlkit.errors import UserError
 from tlkit.search.space import DEFAULT, Space
-from tlkit.search.study import _FREE, identity, study_name
+from tlkit.search.study import _FREE, identity, sampler, study_name
 
 BASE = Config(backbone="test_resnet", weights="none", unfreeze_depth=2)
 UNITS = 5  # of test_resnet: the stem and a block in each of four stages
@@ -293,6 +293,11 @@ def test_studies_are_of_one_name_only_where_their_trials_can_be_compared() -> No
     ]
     assert len(set(others)) == len(others)
     assert name(study="mine") == "mine"
+
+
+def test_each_seed_that_is_allowed_is_one_for_the_sampler() -> None:
+    study = optuna.create_study(sampler=sampler(2**31 - 1, 20))
+    assert 0 <= study.ask().suggest_float("dropout", 0, 1) <= 1
 
 
 @pytest.mark.parametrize("listed", [True, False])

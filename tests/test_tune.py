@@ -1026,6 +1026,33 @@ def test_a_study_of_another_program_is_left_alone(
     assert len(study_at(storage)) == 1
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (("--objective", "accuracy"), "to minimize, where this search is to maximize;"),
+        (("--second_objective", "seconds"), "where this search is to minimize, then minimize;"),
+    ],
+)
+def test_an_empty_study_that_improves_something_else_is_refused(
+    wanted: tuple[str, str], said: str, tune: Tune, storage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    optuna.create_study(study_name="mine", storage=storage)
+    assert tune("--study", "mine", *wanted) == 2
+    assert said in capfd.readouterr().err
+    assert study_at(storage) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_values_that_optuna_does_not_take_end_the_search(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nan = math.nan
+    monkeypatch.setattr(worker, "train_trial", lambda *_, **__: score_of(nan, nan, 0, 1, 0.01))
+    assert tune("--trials", "2") == 2
+    assert "Optuna does not take the values of trial 0" in capfd.readouterr().err
+
+
 def test_all_trials_failing_fails_the_parent_with_the_first_error(
     tune: Tune, storage: str, experiment: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

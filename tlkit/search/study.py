@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -66,14 +67,16 @@ def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
     To be called under a lock.
 
     Raises:
-        UserError: a study of that name is about something else, or a file of weights is not there.
+        UserError: a study of that name is about something else or was made to improve something
+            else, or a file of weights is not there.
     """
     config, own = space.base, identity(space, digest)
+    wanted = directions(config)
     study = optuna.create_study(
         study_name=study_name(config, own),
         storage=storage,
         load_if_exists=True,
-        directions=directions(config),
+        directions=wanted,
         pruner=pruner(config),
     )
     if PARENT in study.user_attrs:
@@ -82,6 +85,11 @@ def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
         raise UserError(
             f"study={study.study_name} is there already, and some other program's; "
             "give this search a study of its own"
+        )
+    elif study.directions != wanted:
+        raise UserError(
+            f"study={study.study_name} is there already, to {_words(study.directions)}, where "
+            f"this search is to {_words(wanted)}; give it a study of its own"
         )
     else:
         study.set_user_attr(_IDENTITY, own)
@@ -124,6 +132,10 @@ def directions(config: Config) -> list[StudyDirection]:
     return [first] if config.second_objective == "none" else [first, StudyDirection.MINIMIZE]
 
 
+def _words(wanted: Sequence[StudyDirection]) -> str:
+    return ", then ".join(direction.name.lower() for direction in wanted)
+
+
 def pruner(config: Config) -> BasePruner:
     """What judges a trial by its validation values so far; Optuna's defaults."""
     if config.pruner == "median":
@@ -143,7 +155,7 @@ def sampler(seed: int, trials_so_far: int) -> TPESampler:
         n_startup_trials=_RANDOM_TRIALS,
         multivariate=True,
         group=True,
-        seed=seed * 100_003 + trials_so_far,
+        seed=(seed * 100_003 + trials_so_far) % 2**32,  # NumPy takes no larger one
     )
 
 

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -134,8 +134,7 @@ def _take(search: Search, turn: ExitStack) -> None:
     # What Optuna raises where another worker has ended the trial meanwhile: on a report, on an
     # error and on a result.
     except (UpdateFinishedTrialError, ValueError, AssertionError):
-        trials = study.get_trials(deepcopy=False)
-        if not any(studies.state(trials[number]) == "interrupted" for number in taken):
+        if not _any_interrupted(study, taken):
             raise
         if stopped:
             raise stopped[0] from None
@@ -145,6 +144,17 @@ def _take(search: Search, turn: ExitStack) -> None:
             "again; going on with the next",
             file=sys.stderr,
         )
+    else:
+        if _any_interrupted(study, taken):  # by nobody; it would be tried without end
+            raise UserError(
+                f"Optuna does not take the values of trial {taken[0]}; begin anew with another "
+                "study, and if that ends so too, report it"
+            )
+
+
+def _any_interrupted(study: Study, numbers: Sequence[int]) -> bool:
+    trials = study.get_trials(deepcopy=False)
+    return any(studies.state(trials[number]) == "interrupted" for number in numbers)
 
 
 def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
