@@ -456,7 +456,7 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
         ),
         *left(
             ("tune",),
-            {"param_importances.png": "how much each key explains"},
+            {"param_importances.png": "how much it takes of each key to be among the best"},
             "where trials differ in a key",
         ),
         *left(

@@ -33,7 +33,7 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError
 from tlkit.runs import AlreadyTrained, prepare_data
-from tlkit.search import conclude, worker
+from tlkit.search import conclude, figures, worker
 from tlkit.search import study as studies
 from tlkit.search import tune as tune_module
 from tlkit.search.space import DEFAULT
@@ -1293,6 +1293,28 @@ def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
     names = {path.name for path in artifacts(only(runs, "tune")).glob("*.png")}
     assert names == {*FIGURES, "pareto_front.png"} - {"intermediate_values.png"}
     assert "![pareto_front.png]" in note(only(runs, "tune"))
+
+
+def test_importances_and_colours_are_of_what_is_good() -> None:
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    study.add_trial(create_trial(values=[0.5, 1.0]))  # the default, of a space without it
+
+    def near_the_top_one_key_decides_near_the_bottom_the_other(
+        trial: optuna.Trial,
+    ) -> tuple[float, float]:
+        lifts, sinks = trial.suggest_float("lifts", 0, 1), trial.suggest_float("sinks", 0, 1)
+        return max(0, lifts - 0.7) - max(0, sinks - 0.7), 1.0
+
+    study.optimize(near_the_top_one_key_decides_near_the_bottom_the_other, n_trials=100)
+    options = figures._options(study, "param_importances", "val/accuracy")
+    del options["target_name"]
+    with pytest.warns(UserWarning, match="to achieve low `target` values"):
+        found = optuna.importance.get_param_importances(study, **options)
+    assert found["lifts"] > 2 * found["sinks"]
+    assert "target" not in figures._options(study, "parallel_coordinate", "val/accuracy")
+    assert figures._enough(study, "param_importances")
 
 
 # ---- budget

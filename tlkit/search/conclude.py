@@ -60,7 +60,7 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
     with parent.folder() as folder:
         _write_trials(folder / "trials.csv", study, search.space)
         search.space.of_trial(best).write(folder / "best.yaml")
-        captions = write_figures(study, folder, _objectives(search.config))
+        captions = write_figures(study, folder, studies.objective_names(search.config))
     summary = _summary(study, best, search.config)
     chosen = [best]
     default = studies.default_trial(study)
@@ -145,13 +145,6 @@ def _finished(trial: FrozenTrial, phase: str, search: Search) -> LoggedRun | Non
         if same and child.tags.get(PHASE_TAG) == phase and child.status == "FINISHED":
             return child
     return None
-
-
-def _objectives(config: Config) -> list[str]:
-    first = f"val/{config.objective}"
-    if config.second_objective == "none":
-        return [first]
-    return [first, f"{config.second_objective} (s)"]
 
 
 def _write_trials(path: Path, study: Study, space: Space) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import optuna
 from matplotlib.ticker import MaxNLocator
-from optuna.study import Study
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
@@ -22,8 +22,9 @@ _PLOTS: dict[str, tuple[Plot, str]] = {
     ),
     "param_importances": (
         plots.plot_param_importances,
-        "How much of the difference between trials each key explains. Keys that only some trials "
-        "have, such as the backbone's rate at depth 0, are left out.",
+        "How much it takes of each key to be among the best trials by the first objective: how far "
+        "its values there differ from those of all trials (PED-ANOVA). With few trials it is "
+        "a hint at most.",
     ),
     "slice": (plots.plot_slice, "The value over each key; later trials are darker."),
     "parallel_coordinate": (
@@ -62,28 +63,41 @@ def write_figures(study: Study, folder: Path, names: list[str]) -> dict[str, str
     for name, (plot, caption) in _PLOTS.items():
         if name in (_OF_ONE_OBJECTIVE if two else _OF_TWO_OBJECTIVES) or not _enough(study, name):
             continue
-        options: dict[str, Any] = {}
-        if name == "pareto_front":
-            options = {"target_names": names}
-        elif name not in _OF_THE_WHOLE_STUDY:
-            options = {"target_name": names[0]}
-            if two:
-                options["target"] = lambda trial: trial.values[0]
         with _figure(folder / f"{name}.png", _WIDE.get(name, (9.0, 5.5))):
-            plot(study, **options)
+            plot(study, **_options(study, name, names[0]))
             _make_legible(name, names[0])
         captions[f"{name}.png"] = caption
     return captions
+
+
+def _options(study: Study, name: str, objective: str) -> dict[str, Any]:
+    if name == "param_importances":
+        complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        # A tenth of the trials, as by default, but at least five, of which Optuna warns.
+        best = min(max(0.1, 5 / complete), 0.5)
+        # It takes a low value for a good one.
+        sign = 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
+        return {
+            "target_name": objective,
+            "target": lambda trial: sign * trial.values[0],
+            "evaluator": PedAnovaImportanceEvaluator(target_quantile=best),
+        }
+    if name in _OF_THE_WHOLE_STUDY:
+        return {}
+    if len(study.directions) == 1:
+        return {"target_name": objective}
+    if name == "parallel_coordinate":  # it shows both
+        return {}
+    return {"target_name": objective, "target": lambda trial: trial.values[0]}
 
 
 def _enough(study: Study, name: str) -> bool:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if name != "param_importances":
         return len(complete) > 0
-    # Importances compare trials: there must be two that differ in value, and a key in which.
-    shared = optuna.search_space.intersection_search_space(complete)
+    # Importances compare trials: there must be two that differ in value, and a key.
     return len({trial.values[0] for trial in complete}) > 1 and any(
-        not dimension.single() for dimension in shared.values()
+        not dimension.single() for trial in complete for dimension in trial.distributions.values()
     )
 
 

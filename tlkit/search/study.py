@@ -93,6 +93,7 @@ def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
         )
     else:
         study.set_user_attr(_IDENTITY, own)
+        study.set_metric_names(objective_names(config))
     if not _has_default(study) and is_free(study, config.trials):
         study.enqueue_trial(space.default(), user_attrs={DEFAULT: True})
     return study
@@ -130,6 +131,14 @@ def directions(config: Config) -> list[StudyDirection]:
     """Optuna's directions of the one or two objectives."""
     first = StudyDirection.MINIMIZE if config.objective == "loss" else StudyDirection.MAXIMIZE
     return [first] if config.second_objective == "none" else [first, StudyDirection.MINIMIZE]
+
+
+def objective_names(config: Config) -> list[str]:
+    """Of the one or two objectives, as figures show them."""
+    first = f"val/{config.objective}"
+    if config.second_objective == "none":
+        return [first]
+    return [first, f"{config.second_objective} (s)"]
 
 
 def _words(wanted: Sequence[StudyDirection]) -> str:
