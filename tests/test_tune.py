@@ -1179,6 +1179,19 @@ class Silent(Tracker):
         pass
 
 
+def test_hyperband_measures_others_against_the_default() -> None:
+    config = Config.load(SMOKE, {"finetune_epochs": "9", "pruner": "hyperband"})
+    # Which trials have rungs early goes by the name.
+    study = optuna.create_study(study_name="s0", pruner=studies.pruner(config))
+    study.enqueue_trial({}, user_attrs={DEFAULT: True})
+    trial = study.ask()
+    report = worker._reporter(config, trial, Silent("", ""))
+    for epoch in range(9):
+        report({"val/loss": 0.1}, epoch)
+    study.tell(trial, 0.1)
+    assert any("rung" in name for name in study.trials[0].system_attrs)
+
+
 @pytest.mark.parametrize("default", [True, False])
 def test_the_default_is_never_pruned(default: bool) -> None:
     study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=1))

@@ -153,7 +153,12 @@ class Config(Settings):
         "latency",
     )
     pruner: str = choice(
-        "median", "how tune tells a bad trial after an epoch", "median", "hyperband", "none"
+        "median",
+        "how tune tells a bad trial: median after any epoch but the last, hyperband after 2 at the "
+        "earliest, so never with finetune_epochs of 1 or 2",
+        "median",
+        "hyperband",
+        "none",
     )
     workers: int = at_least(1, 1, "processes that train trials; they share the cores")
     study: str = key(

@@ -214,17 +214,18 @@ def objectives(config: Config, score: Score) -> tuple[float, ...]:
 
 def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
     metric = f"val/{config.objective}"
-    # Optuna prunes by one objective only. The default configuration is what others are measured
-    # against, so it runs to its end.
-    prunes = config.second_objective == "none" and not trial.user_attrs.get(DEFAULT)
 
     def report(metrics: Mapping[str, float], epoch: int) -> None:
         tracker.metrics(metrics, epoch)
         _stop_with_parent()
-        if config.second_objective == "none":
-            trial.report(metrics[metric], epoch)
-        # After the last epoch there is nothing left to save.
-        if prunes and epoch + 1 < config.finetune_epochs and trial.should_prune():
+        if config.second_objective != "none":  # Optuna prunes by one objective only
+            return
+        trial.report(metrics[metric], epoch)
+        # Asked whether it is heeded or not: Hyperband remembers by it what others must reach.
+        bad = trial.should_prune()
+        # After the last epoch there is nothing left to save, and the default configuration is
+        # what others are measured against.
+        if bad and epoch + 1 < config.finetune_epochs and not trial.user_attrs.get(DEFAULT):
             raise TrialPruned(f"{metric} {metrics[metric]:.4f} after {epochs_up_to(epoch)}")
 
     return report
