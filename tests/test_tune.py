@@ -1065,6 +1065,8 @@ def test_all_trials_failing_fails_the_parent_with_the_first_error(
     assert "Traceback" not in error
     runs = runs_of(experiment)
     assert_exact(runs, study_at(storage), 2)
+    # Or its sampler would learn nothing from them.
+    assert {trial.state for trial in study_at(storage)} == {TrialState.PRUNED}
     parent = only(runs, "tune")
     assert parent.info.status == "FAILED"
     assert "the first: the validation loss after epoch" in note(parent)

@@ -17,6 +17,10 @@ class UserError(Exception):
     """
 
 
+class CannotTrainError(UserError):
+    """What a configuration is to blame for: its loss is not finite, a card's memory is full."""
+
+
 # How a traceback names it: torch hands on an error of a loader's worker as the traceback's text.
 _RAISED = f"\n{UserError.__module__}.{UserError.__qualname__}: "
 

@@ -33,9 +33,12 @@ _PLOTS: dict[str, tuple[Plot, str]] = {
     ),
     "intermediate_values": (
         plots.plot_intermediate_values,
-        "The value after each epoch; lines that end early were pruned.",
+        "The value after each epoch; lines that end early were pruned or failed.",
     ),
-    "timeline": (plots.plot_timeline, "When each trial ran, and how it ended."),
+    "timeline": (
+        plots.plot_timeline,
+        "When each trial ran, and how it ended; one whose loss was not finite counts as pruned.",
+    ),
     "pareto_front": (
         plots.plot_pareto_front,
         "Trials by both objectives; no trial is better in both than one on the front.",

@@ -193,8 +193,11 @@ def is_retry(study: Study, number: int) -> bool:
 
 def state(trial: FrozenTrial) -> str:
     """waiting, running, complete, pruned, failed (by an error of its own) or interrupted."""
+    # Where the configuration is to blame it is pruned for Optuna.
+    if trial.state in (TrialState.FAIL, TrialState.PRUNED) and ERROR in trial.user_attrs:
+        return "failed"
     if trial.state is TrialState.FAIL:
-        return "failed" if ERROR in trial.user_attrs else "interrupted"
+        return "interrupted"
     return trial.state.name.lower()
 
 

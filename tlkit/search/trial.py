@@ -68,8 +68,8 @@ def train_trial(
         also: depths that other trials may have, whose inputs are stored on the way.
 
     Raises:
-        UserError: the configuration cannot be trained, its loss is not finite, or a card's memory
-            is full.
+        CannotTrainError: its loss is not finite, or a card's memory is full.
+        UserError: the configuration cannot be trained for another reason.
     """
     started = time.perf_counter()
     machine = machine_for(config)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.errors import UserError, one_line
+from tlkit.errors import CannotTrainError, UserError, one_line
 from tlkit.phases import machine_for
 from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
@@ -122,6 +122,9 @@ def _take(search: Search, turn: ExitStack) -> None:
             reason = _reason(error)
             trial.set_user_attr(studies.ERROR, reason)
             tqdm.write(f"trial {trial.number} failed: {reason}", file=sys.stderr)
+            if isinstance(error, CannotTrainError):
+                # TPE learns nothing from what Optuna calls failed, and would come back to it.
+                raise TrialPruned(reason) from error
             raise
 
     try:

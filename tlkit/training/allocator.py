@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tlkit.errors import UserError
+from tlkit.errors import CannotTrainError
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -28,11 +28,11 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def full_cards_told() -> Iterator[None]:
-    """Turn the want of a card's memory into a UserError that says what takes less."""
+    """Turn the want of a card's memory into a CannotTrainError that says what takes less."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(
+        raise CannotTrainError(
             "the card's memory is full; lower batch_size and raise accumulate by as much, "
             "lower image_size, or use device=cpu"
         ) from error

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tlkit.errors import UserError
+from tlkit.errors import CannotTrainError
 from tlkit.training.optimizer import Schedule, learning_rates
 from tlkit.training.precision import autocast
 
@@ -120,7 +120,8 @@ def fit(
             are as they left them.
 
     Raises:
-        UserError: a loss is not finite; names the epoch and the step, at most 50 steps later.
+        CannotTrainError: a loss is not finite; names the epoch and the step, at most 50 steps
+            later.
     """
     so_far = begun or Result([], 0, 0.0)
     started = time.perf_counter() - so_far.seconds
@@ -197,7 +198,7 @@ def _plus(total: float, unread: list[Tensor], epoch: int, step: int) -> float:
 
 def _finite(value: float, what: str) -> float:
     if not math.isfinite(value):
-        raise UserError(
+        raise CannotTrainError(
             f"the {what} is {value}; it must be finite: "
             "lower head_lr, backbone_lr or baseline_lr, or use precision=fp32"
         )
