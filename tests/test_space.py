@@ -102,6 +102,21 @@ def test_at_a_fixed_depth_of_0_the_rate_of_the_backbone_alone_is_nothing_to_sear
     assert space_of({"backbone_lr": RATE, "unfreeze_depth": [0, 1]}, unfreeze_depth=0)
 
 
+def test_a_warm_up_is_sampled_under_cosine_alone() -> None:
+    warm_up = {"low": 0, "high": 3}
+    space = space_of({"warmup_epochs": warm_up, "schedule": ["plateau", "cosine"]})
+    for schedule, read in (("plateau", False), ("cosine", True)):
+        trial = FixedTrial({"schedule": schedule, "warmup_epochs": 2})
+        assert space.sample(trial).warmup_epochs == (2 if read else BASE.warmup_epochs)
+    assert "nothing to search" in fault_of({"warmup_epochs": warm_up})
+    assert space_of({"warmup_epochs": warm_up}, schedule="cosine")
+
+
+def test_the_epochs_of_a_head_that_is_given_are_nothing_to_search() -> None:
+    assert "with an init_from (head_epochs)" in fault_of({"head_epochs": [5, 10]}, init_from="a")
+    assert space_of({"head_epochs": [5, 10]})
+
+
 def test_trials_of_a_study_lie_in_the_space_and_give_their_configuration_back() -> None:
     space = Space.of(BASE)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))

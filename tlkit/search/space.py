@@ -101,27 +101,28 @@ class Space:
                 dimensions[key] = _dimension(key, wanted, config)
             except UserError as error:
                 faults.append(f"search: {error}")
-        deepest = _deepest(dimensions.get("unfreeze_depth"), config)
+        widest = _widest(dimensions, config)
         varied = [
             key
             for key, dimension in dimensions.items()
-            if not dimension.single() and _applies(key, deepest)
+            if not dimension.single() and _applies(key, widest)
         ]
         if not faults and not varied:
             faults.append(
                 "search: its keys have one value each, or change nothing at unfreeze_depth 0 "
-                f"({', '.join(_OF_UNFROZEN_UNITS)}), so there is nothing to search; "
-                "widen a range, or run finetune with these values"
+                f"({', '.join(_OF_UNFROZEN_UNITS)}), under schedule=plateau (warmup_epochs) or "
+                "with an init_from (head_epochs), so there is nothing to search; widen a range, or "
+                "run finetune with these values"
             )
-        faults += [f"search: {fault}" for fault in _contradictions(dimensions, config, deepest)]
+        faults += [f"search: {fault}" for fault in _contradictions(dimensions, config, widest)]
         if faults:
             raise UserError("; ".join(faults))
-        # The depth decides which others apply.
-        order = sorted(dimensions, key=lambda key: key != "unfreeze_depth")
+        # These decide which others apply.
+        order = sorted(dimensions, key=lambda key: key not in ("unfreeze_depth", "schedule"))
         return cls({key: dimensions[key] for key in order}, config)
 
     def sample(self, trial: optuna.Trial) -> Config:
-        """The configuration of a trial; what does not apply at its depth is not sampled.
+        """The configuration of a trial; what does not apply in it is not sampled.
 
         A trial with the attribute DEFAULT is the base configuration.
         """
@@ -129,25 +130,20 @@ class Space:
             keys = [key for key in self.dimensions if key in self.default()]
         else:
             keys = list(self.dimensions)
-        values: dict[str, Any] = {}
+        config = self.base
         for key in keys:
-            depth = values.get("unfreeze_depth", self.base.unfreeze_depth)
-            if _applies(key, depth):
-                values[key] = _suggest(trial, key, self.dimensions[key])
-        return replace(self.base, **values)
+            if _applies(key, config):
+                config = replace(config, **{key: _suggest(trial, key, self.dimensions[key])})
+        return config
 
     def of_trial(self, trial: FrozenTrial) -> Config:
         """The configuration of a trial that was sampled."""
         return replace(self.base, **trial.params)
 
     def values(self, trial: FrozenTrial) -> dict[str, Any]:
-        """What the configuration of a trial has for the keys that apply at its depth."""
+        """What the configuration of a trial has for the keys that apply in it."""
         config = self.of_trial(trial)
-        return {
-            key: getattr(config, key)
-            for key in self.dimensions
-            if _applies(key, config.unfreeze_depth)
-        }
+        return {key: getattr(config, key) for key in self.dimensions if _applies(key, config)}
 
     def rungs(self) -> list[int]:
         """Depths, spread over those that are searched, at which a trial keeps the outputs of the
@@ -176,12 +172,12 @@ class Space:
 
 
 def _contradictions(
-    dimensions: Mapping[str, BaseDistribution], config: Config, deepest: int
+    dimensions: Mapping[str, BaseDistribution], config: Config, widest: Config
 ) -> list[str]:
     """Faults of values that a trial could have together, each once. Tried are the values of two
     keys at a time, for no contradiction is of more, and the ends of ranges."""
     tried = {
-        key: _tried(dimension) for key, dimension in dimensions.items() if _applies(key, deepest)
+        key: _tried(dimension) for key, dimension in dimensions.items() if _applies(key, widest)
     }
     found: dict[str, None] = {}
     for one, other in combinations_with_replacement(tried, 2):
@@ -198,8 +194,13 @@ def _tried(dimension: BaseDistribution) -> Sequence[Any]:
     return dimension.low, dimension.high
 
 
-def _applies(key: str, depth: int) -> bool:
-    return depth > 0 or key not in _OF_UNFROZEN_UNITS
+def _applies(key: str, config: Config) -> bool:
+    """Whether a trial of this configuration reads the key."""
+    if key in _OF_UNFROZEN_UNITS:
+        return config.unfreeze_depth > 0
+    if key == "warmup_epochs":
+        return config.schedule == "cosine"
+    return key != "head_epochs" or config.init_from == "auto"
 
 
 def _dimension(key: str, wanted: Any, config: Config) -> BaseDistribution:
@@ -251,11 +252,15 @@ def _range(key: str, wanted: Mapping[str, Any], config: Config) -> BaseDistribut
         raise UserError(f"{key}: {' '.join(str(error).split())}") from None
 
 
-def _deepest(dimension: BaseDistribution | None, config: Config) -> int:
-    """The largest `unfreeze_depth` that a trial may have."""
-    if isinstance(dimension, CategoricalDistribution):
-        return max(int(depth) for depth in dimension.choices if depth is not None)
-    return dimension.high if isinstance(dimension, IntDistribution) else config.unfreeze_depth
+def _widest(dimensions: Mapping[str, BaseDistribution], config: Config) -> Config:
+    """The configuration with the depth and the schedule, of those that a trial may have, in which
+    most keys apply."""
+    depth, schedule = dimensions.get("unfreeze_depth"), dimensions.get("schedule")
+    if depth is not None:
+        config = replace(config, unfreeze_depth=max(_tried(depth)))
+    if schedule is not None:
+        config = replace(config, schedule=min(_tried(schedule)))  # cosine comes before plateau
+    return config
 
 
 def _units(config: Config) -> int:
