@@ -1,6 +1,7 @@
 """The search space: what a study may vary, and what is refused before any work."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def test_a_word_is_not_held_by_a_range_of_numbers() -> None:
     assert space.default() == {}
 
 
-FAULTS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+FAULTS: list[tuple[dict[Any, Any], tuple[str, ...]]] = [
     ({"heed_lr": RATE}, ("unknown key heed_lr", "did you mean head_lr")),
     ({"head_lr": {"low": 1e-2, "high": 1e-4}}, ("low=0.01 is above high=0.0001",)),
     ({"dropout": {"low": 0, "high": 1.5}}, ("dropout=1.5 is not allowed; from 0 up to",)),
@@ -199,6 +200,14 @@ FAULTS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"weight_decay": {"low": 0, "high": 0.1, "log": True}}, ("weight_decay", "log")),
     ({"dropout": {"low": 0, "high": 0.5, "step": -0.1}}, ("dropout", "step")),
     ({"batch_size": {"low": 1, "high": 8, "step": 1.5}}, ("batch_size: step=1.5",)),
+    ({"batch_size": {"low": 1, "high": 8, "step": math.inf}}, ("batch_size: step=inf",)),
+    ({"dropout": {"low": 0, "high": 0.5, "step": 1e-320}}, ("dropout: step=1e-320",)),
+    ({"dropout": {"low": 0, "high": 0.5, "step": math.nan}}, ("dropout: step=nan",)),
+    ({"dropout": {"low": 0, "high": 0.5, "step": 0.2}},
+     ("step=0.2 does not lead from low=0.0 to high=0.5; change one",)),
+    ({"backbone": [], "unfreeze_depth": {"low": 0, "high": "all"}}, ("backbone: [] is neither",)),
+    ({"backbone": [["a"]], "unfreeze_depth": {"low": 0, "high": "all"}}, ("backbone=['a']",)),
+    ({5: [1, 2]}, ("unknown key 5",)),
     ({"batch_size": {"low": 1, "high": 8, "step": "two"}}, ("batch_size", "two")),
     ({"unfreeze_depth": {"low": 0, "high": UNITS + 1}}, ("6 is more than the 5 units",)),
     ({"unfreeze_depth": [1, UNITS + 1]}, ("6 is more than the 5 units",)),

@@ -24,6 +24,9 @@ from tlkit.models.units import units
 # Each rung costs disk and, once, the time to write it.
 _RUNGS = 4
 
+# Optuna's arithmetic of steps ends where they are too small.
+_MOST_STEPS = 1e9
+
 # Attribute of the trial that tries the configuration as it is.
 DEFAULT = "default"
 
@@ -205,7 +208,7 @@ def _applies(key: str, config: Config) -> bool:
 
 def _dimension(key: str, wanted: Any, config: Config) -> BaseDistribution:
     if key not in Config.names():
-        raise UserError(unknown_key(key, Config.names()))
+        raise UserError(unknown_key(str(key), Config.names()))
     if key in _REFUSED:
         raise UserError(f"{key} cannot be searched: {_REFUSED[key]}")
     if isinstance(wanted, list) and wanted:
@@ -243,13 +246,22 @@ def _range(key: str, wanted: Mapping[str, Any], config: Config) -> BaseDistribut
         raise UserError(f"{key}: log={log} is neither true nor false")
     whole = isinstance(low, int) and isinstance(high, int)
     try:
-        if whole and step is not None and float(step) != int(step):
-            raise ValueError(f"step={step} is no whole number")
+        if step is not None:
+            step = _step(float(step), low, high, whole)
         if whole:
             return IntDistribution(low, high, log=log, step=1 if step is None else int(step))
-        return FloatDistribution(low, high, log=log, step=None if step is None else float(step))
+        return FloatDistribution(low, high, log=log, step=step)
     except (TypeError, ValueError) as error:  # a log range from 0, a step below 0
         raise UserError(f"{key}: {' '.join(str(error).split())}") from None
+
+
+def _step(step: float, low: float, high: float, whole: bool) -> float:
+    if whole and not step.is_integer():
+        raise ValueError(f"step={step} is no whole number")
+    steps = (high - low) / step if step else math.nan
+    if not (1 <= steps <= _MOST_STEPS and math.isclose(steps, round(steps))):
+        raise ValueError(f"step={step} does not lead from low={low} to high={high}; change one")
+    return step
 
 
 def _widest(dimensions: Mapping[str, BaseDistribution], config: Config) -> Config:
@@ -269,8 +281,11 @@ def _units(config: Config) -> int:
     if not isinstance(names, list):
         names = [config.backbone]
     return min(
-        len(units(create_model(name, num_classes=2, dropout=0.0, image_size=None)))
-        for name in names
+        (
+            len(units(create_model(name, num_classes=2, dropout=0.0, image_size=None)))
+            for name in (Config.value_of("backbone", name) for name in names)
+        ),
+        default=0,  # an empty list is refused as such
     )
 
 
