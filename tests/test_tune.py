@@ -26,6 +26,7 @@ import torch
 import yaml
 from conftest import ROOT, SMOKE, Entry, make_pictures, run_entry
 from mlflow.entities import Run
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 
@@ -531,13 +532,30 @@ def test_ctrl_c_queues_the_trial_and_the_command_again_completes(
     assert only(runs, "trial-1").data.tags["tlkit.trial_state"] == "interrupted"
     assert [run.info.status for run in runs] == ["KILLED", "FINISHED", "KILLED"]
     assert "**Interrupted.**" in note(only(runs, "tune"))
-    assert [studies.state(trial) for trial in trials] == ["complete", "interrupted", "waiting"]
+    assert [studies.state(trial) for trial in trials] == ["complete", "interrupted"]
     assert tune("--trials", "4") == 0
     runs, trials = runs_of(experiment), study_at(storage)
     assert_exact(runs, trials, 4)
     assert trials[2].params == trials[1].params
     assert len(trials) == 5
     assert "Interrupted" not in note(only(runs, "tune"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_ctrl_c_while_a_result_is_stored_is_no_fault_of_optuna(
+    tune: Tune, storage: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = RDBStorage.set_trial_state_values
+
+    def stopped(*arguments: Any, **values: Any) -> bool:
+        if TrialState.COMPLETE in arguments:
+            raise KeyboardInterrupt
+        return store(*arguments, **values)
+
+    monkeypatch.setattr(RDBStorage, "set_trial_state_values", stopped)
+    assert tune("--trials", "1") == 130
+    assert "Traceback" not in capfd.readouterr().err
+    assert [studies.state(trial) for trial in study_at(storage)] == ["interrupted"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -650,6 +668,7 @@ def test_a_killed_worker_is_noticed_even_in_the_second_try(
     assert tune("--trials", "3") == 130
     (name,) = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage)
+    studies.settle(study)
     taken = study.ask()  # and then killed
     assert taken.number == 2
     if after == "its first heartbeat":
@@ -721,9 +740,7 @@ def test_a_trial_that_was_given_to_another_worker_is_lost_in_a_line(
     assert "Traceback" not in told
     if then == "is stopped":
         assert code == 130
-        assert [studies.state(trial) for trial in study_at(storage)] == [
-            "complete", "interrupted", "waiting"
-        ]  # fmt: skip
+        assert [studies.state(trial) for trial in study_at(storage)] == ["complete", "interrupted"]
         return
     assert code == 0
     assert "trial 1 was taken for dead while this process stood still" in told

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy
 from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,6 +18,8 @@ from tlkit.errors import UserError, reason, without_password
 # A worker that was killed is noticed after this long, and its trial is tried again once.
 HEARTBEAT_SECONDS, GRACE_SECONDS = 5, 20
 retry_once = RetryHeartbeatStaleTrialCallback(max_retry=1)
+# What a database raises that fails while we work with it, through Optuna or directly.
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 
 
 class Busy(Exception):

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from copy import deepcopy
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -94,6 +95,7 @@ def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
     else:
         study.set_user_attr(_IDENTITY, own)
         study.set_metric_names(objective_names(config))
+    settle(study)
     if not _has_default(study) and is_free(study, config.trials):
         study.enqueue_trial(space.default(), user_attrs={DEFAULT: True})
     return study
@@ -169,7 +171,10 @@ def sampler(seed: int, trials_so_far: int) -> TPESampler:
 
 
 def settle(study: Study) -> None:
-    """Mark trials whose worker was killed, and queue each of them once more."""
+    """Mark trials whose worker was killed, and queue each that was interrupted once more.
+
+    To be called under a lock.
+    """
     optuna.storages.fail_stale_trials(study)
     # Optuna looks at heartbeats only; a worker killed before its first one left none.
     long_ago = datetime.now() - timedelta(seconds=GRACE_SECONDS)
@@ -177,13 +182,18 @@ def settle(study: Study) -> None:
         begun = trial.user_attrs.get(BEGUN) == trial.number
         if not begun and (trial.datetime_start or long_ago) <= long_ago:
             give_back(study, trial.number)
+    # Whoever ended them may have been stopped before they were queued.
+    queued = {number for trial in _all(study) for number in retry_once.retry_history(trial)}
+    for trial in _all(study):
+        first = not retry_once.retry_history(trial)
+        if state(trial) == "interrupted" and first and trial.number not in queued:
+            retry_once(study, deepcopy(trial))
 
 
 def give_back(study: Study, number: int) -> None:
-    """End a trial that was interrupted, and queue it once more."""
-    if not study.get_trials(deepcopy=False)[number].state.is_finished():
+    """End a trial that was interrupted; whoever takes the next one queues it."""
+    if not _all(study)[number].state.is_finished():
         study.tell(number, state=TrialState.FAIL)
-    retry_once(study, study.get_trials()[number])
 
 
 def is_retry(study: Study, number: int) -> bool:

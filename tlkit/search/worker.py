@@ -5,8 +5,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from tlkit.errors import CannotTrainError, UserError, one_line
 from tlkit.phases import machine_for
 from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
-from tlkit.search.storage import Lock
+from tlkit.search.storage import STORAGE_ERRORS, Lock
 from tlkit.search.trial import Log, Score, train_trial
 from tlkit.summary import epochs_up_to
 from tlkit.tracking.lookup import children
@@ -129,7 +129,8 @@ def _take(search: Search, turn: ExitStack) -> None:
 
     try:
         # Rather than `ask` and `tell`: it keeps the trial's heart beating.
-        study.optimize(objective, n_trials=1, catch=(Exception,))
+        with _unmasked():
+            study.optimize(objective, n_trials=1, catch=(Exception,))
     except KeyboardInterrupt:
         for number in taken:
             studies.give_back(study, number)
@@ -153,6 +154,20 @@ def _take(search: Search, turn: ExitStack) -> None:
                 f"Optuna does not take the values of trial {taken[0]}; begin anew with another "
                 "study, and if that ends so too, report it"
             )
+
+
+@contextmanager
+def _unmasked() -> Iterator[None]:
+    """Raise what cut off the storing of a result; Optuna hides it behind a fault of its own."""
+    try:
+        yield
+    except UnboundLocalError as error:
+        hidden = error.__context__
+        while hidden is not None:
+            if isinstance(hidden, (KeyboardInterrupt, *STORAGE_ERRORS)):
+                raise hidden from None
+            hidden = hidden.__context__
+        raise
 
 
 def _any_interrupted(study: Study, numbers: Sequence[int]) -> bool:
