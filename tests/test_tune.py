@@ -8,6 +8,7 @@ import os
 import pwd
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -548,7 +549,7 @@ def test_ctrl_c_while_a_result_is_stored_is_no_fault_of_optuna(
     store = RDBStorage.set_trial_state_values
 
     def stopped(*arguments: Any, **values: Any) -> bool:
-        if TrialState.COMPLETE in arguments:
+        if values["state"] is TrialState.COMPLETE:
             raise KeyboardInterrupt
         return store(*arguments, **values)
 
@@ -556,6 +557,33 @@ def test_ctrl_c_while_a_result_is_stored_is_no_fault_of_optuna(
     assert tune("--trials", "1") == 130
     assert "Traceback" not in capfd.readouterr().err
     assert [studies.state(trial) for trial in study_at(storage)] == ["interrupted"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_database_that_fails_under_way_is_told_in_a_line(
+    tune: Tune,
+    tmp_path: Path,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> Score:
+        with sqlite3.connect(tmp_path / "optuna.db") as database:
+            database.execute("DROP TABLE trial_user_attributes")
+        return stand_in_trial(*arguments, **options)
+
+    monkeypatch.setattr(worker, "train_trial", broken)
+    assert tune("--trials", "2") == 2
+    told = capfd.readouterr().err
+    assert "optuna.db fails: " in told
+    assert "Traceback" not in told
+    assert only(runs_of(experiment), "tune").info.status == "FAILED"
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'v3.0.0.d'")
+    assert tune("--trials", "2") == 2
+    told = capfd.readouterr().err
+    assert "optuna storage upgrade" in told
+    assert "server runs" not in told
 
 
 @pytest.mark.usefixtures("quick")

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from tlkit.errors import UserError, reason, without_password
+from tlkit.errors import UserError, one_line, reason, without_password
 
 # A worker that was killed is noticed after this long, and its trial is tried again once.
 HEARTBEAT_SECONDS, GRACE_SECONDS = 5, 20
@@ -146,8 +146,24 @@ def open_storage(address: str) -> RDBStorage:
             grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=retry_once,
         )
-    except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+    except RuntimeError as error:  # made by another Optuna, which says what to do
+        shown = url.render_as_string(hide_password=True)
+        raise UserError(f"storage={shown} cannot be used: {one_line(error)}") from error
+    except (SQLAlchemyError, ImportError, ValueError) as error:
         raise _unreachable(url, error) from error
+
+
+@contextlib.contextmanager
+def storage_faults_told(address: str) -> Iterator[None]:
+    """Turn what the database refuses or cannot do any more into a UserError."""
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        shown = _url(address).render_as_string(hide_password=True)
+        raise UserError(
+            f"storage={shown} fails: {reason(error.__cause__ or error)}; see that it is there, "
+            "answers and has space, then give the same command again: what is stored is taken over"
+        ) from error
 
 
 def _url(address: str) -> URL:

@@ -17,13 +17,13 @@ from optuna.study import Study
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.errors import UserError
+from tlkit.errors import UserError, one_line
 from tlkit.lineage import best_checkpoint, refuse_seen
 from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space
-from tlkit.search.storage import Busy, locks, open_storage, sqlite_file
+from tlkit.search.storage import Busy, locks, open_storage, sqlite_file, storage_faults_told
 from tlkit.search.worker import Search, settle_runs, work
 from tlkit.tracking.run import Tracker, ended_by, join, set_status, start_run
 from tlkit.tracking.store import store_file, store_folder
@@ -53,13 +53,13 @@ def run_tune(config: Config) -> Conclusion | None:
         if config.init_from != "auto":
             refuse_seen(config.init_from, data.manifest)
             head = stack.enter_context(best_checkpoint(config.init_from))
-        with lock("turn"):
+        with storage_faults_told(address), lock("turn"):
             study = studies.open_study(open_storage(address), space, data.manifest.digest)
             parent = _parent(study, own, config, data)
         search = Search(space, study, lock, data.manifest, parent, head)
         print(_greeting(study, config), file=sys.stderr)
         try:
-            with _ended_truly(own, parent):
+            with _ended_truly(own, parent), storage_faults_told(address):
                 settle_runs(study, parent)
                 with _other_workers(search, address, deadline):
                     work(search, deadline)
@@ -200,9 +200,14 @@ def _work_beside(
     sys.stderr = _Quiet(os.fdopen(os.dup(2), "wb"), line_buffering=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell what fails, in a line
     lock = locks(address)
-    with lock("turn"):
-        study = optuna.load_study(
-            study_name=name, storage=open_storage(address), pruner=studies.pruner(config)
-        )
-    with contextlib.suppress(KeyboardInterrupt):
-        work(Search(Space.of(config), study, lock, manifest, parent, head), deadline)
+    try:
+        with storage_faults_told(address):
+            with lock("turn"):
+                study = optuna.load_study(
+                    study_name=name, storage=open_storage(address), pruner=studies.pruner(config)
+                )
+            work(Search(Space.of(config), study, lock, manifest, parent, head), deadline)
+    except KeyboardInterrupt:
+        pass
+    except UserError as error:
+        sys.exit(f"error: {one_line(error)}")
