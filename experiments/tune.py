@@ -14,7 +14,7 @@ def task(config: Config) -> None:
         return
     print(conclusion.summary)
     print(table(conclusion.results))
-    print(f"Look at it: {ui_command()}")
+    print(f"Look at it: {ui_command(conclusion.experiment_id)}")
 
 
 if __name__ == "__main__":

@@ -605,6 +605,18 @@ def test_the_default_is_tried_however_often_it_is_interrupted(
     assert "the default configuration (trial" in note(only(runs_of(experiment), "tune"))
 
 
+@pytest.mark.usefixtures("quick")
+def test_ctrl_c_in_a_second_terminal_does_not_end_the_search_of_the_first(
+    tune: Tune, storage: str, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tune("--trials", "1") == 0
+    (name,) = optuna.get_all_study_names(storage)
+    optuna.load_study(study_name=name, storage=storage).ask()  # by the first
+    interrupt_second_trial(monkeypatch)
+    assert tune("--trials", "4") == 130
+    assert only(runs_of(experiment), "tune").info.status == "RUNNING"
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "experiments.tune", "--config", str(SMOKE), *arguments]
 
@@ -1037,7 +1049,11 @@ def test_a_search_whose_run_was_deleted_says_how_to_bring_it_back(
     assert "which was deleted; bring it back with `mlflow runs restore --run-id" in told
     assert "Traceback" not in told
     client.restore_run(parent)
+    mlflow.set_experiment("elsewhere")
     assert tune("--trials", "2") == 0
+    told = capfd.readouterr()
+    assert f"the study is logged in experiment {experiment}: its trials go there" in told.err
+    assert f"/#/experiments/{experiment}/runs" in told.out
 
 
 def test_the_database_of_mlflow_is_not_for_optuna_too(

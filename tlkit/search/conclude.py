@@ -33,11 +33,13 @@ class Conclusion:
 
     Attributes:
         summary: in words.
+        experiment_id: of MLflow, where the search is logged.
         results: a finetune run of the best configuration and, where it is another one, of the
             default; `phase` says which is which.
     """
 
     summary: str
+    experiment_id: str
     results: list[PhaseResult]
 
 
@@ -80,7 +82,7 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
         version = register_model(results[0].run_id, search.config.register)
         summary += f" Registered as {search.config.register}, version {version}."
     parent.describe(_description(summary, results, captions, search, data))
-    return Conclusion(summary, results)
+    return Conclusion(summary, parent.experiment_id, results)
 
 
 def _end_what_was_killed(parent: Tracker, own: Tracker) -> None:
@@ -169,7 +171,7 @@ def _write_trials(path: Path, study: Study, space: Space) -> None:
 
 def _summary(study: Study, best: FrozenTrial, config: Config) -> str:
     counts = studies.counts(study)
-    made = counts["complete"] + counts["pruned"] + counts["failed"]
+    made = studies.made(counts)
     words = (
         f"{made} trials: {counts['complete']} complete, {counts['pruned']} pruned "
         f"({counts['pruned'] / made:.0%}), {counts['failed']} failed. "

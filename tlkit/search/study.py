@@ -216,6 +216,11 @@ def counts(study: Study) -> Counter[str]:
     return Counter(state(trial) for trial in _all(study))
 
 
+def made(counts: Counter[str]) -> int:
+    """How many of these came to an end of their own."""
+    return counts["complete"] + counts["pruned"] + counts["failed"]
+
+
 def ended(study: Study) -> set[int]:
     """The numbers of the trials that came to an end, whichever."""
     return {trial.number for trial in _all(study) if trial.state.is_finished()}

@@ -59,7 +59,7 @@ def run_tune(config: Config) -> Conclusion | None:
         search = Search(space, study, lock, data.manifest, parent, head)
         print(_greeting(study, config), file=sys.stderr)
         try:
-            with _ended_truly(own, parent), storage_faults_told(address):
+            with _ended_truly(own, parent, study), storage_faults_told(address):
                 settle_runs(study, parent)
                 with _other_workers(search, address, deadline):
                     work(search, deadline)
@@ -124,14 +124,15 @@ def _parent(study: Study, own: Tracker, config: Config, data: Data) -> Tracker:
 
 
 @contextlib.contextmanager
-def _ended_truly(own: Tracker, parent: Tracker) -> Iterator[None]:
+def _ended_truly(own: Tracker, parent: Tracker, study: Study) -> Iterator[None]:
     """Give a parent that another command began the status that this one ends with."""
     try:
         yield
     except Busy:  # who holds the lock will say how it ended
         raise
     except BaseException as error:
-        if parent.run_id != own.run_id:
+        elsewhere = isinstance(error, KeyboardInterrupt) and studies.is_running(study)
+        if parent.run_id != own.run_id and not elsewhere:
             status, said = ended_by(error)
             parent.describe(said)
             set_status(parent.run_id, status)
@@ -142,8 +143,7 @@ def _ended_truly(own: Tracker, parent: Tracker) -> Iterator[None]:
 
 def _greeting(study: Study, config: Config) -> str:
     counts = studies.counts(study)
-    made = sum(counts[name] for name in ("complete", "pruned", "failed"))
-    return f"study {study.study_name}: {made} of {config.trials} trials made"
+    return f"study {study.study_name}: {studies.made(counts)} of {config.trials} trials made"
 
 
 @contextlib.contextmanager

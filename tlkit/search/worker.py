@@ -307,7 +307,7 @@ def _show(progress: "tqdm[NoReturn]", search: Search, shown: Counter[str] | None
     counts, best = studies.counts(search.study), studies.best(search.study)
     if counts == shown:
         return counts
-    progress.n = sum(counts[name] for name in STATUS if name != "interrupted")
+    progress.n = studies.made(counts)
     metrics = {f"trials/{name}": float(counts[name]) for name in STATUS}
     if best is not None:
         loss, accuracy = best.user_attrs[studies.LOSS], best.user_attrs[studies.ACCURACY]

@@ -326,6 +326,11 @@ def join(worker: Tracker, parent_id: str) -> Tracker:
         )
     worker.tags({MLFLOW_PARENT_RUN_ID: parent_id, MLFLOW_RUN_NAME: "tune-worker"})
     worker.describe(f"Worked on the trials of run {parent_id}.")
+    if parent.info.experiment_id != worker.experiment_id:
+        print(
+            f"the study is logged in experiment {parent.info.experiment_id}: its trials go there",
+            file=sys.stderr,
+        )
     if parent.info.status != "RUNNING":
         set_status(parent_id, "RUNNING")
     return Tracker(parent_id, parent.info.experiment_id)

@@ -31,23 +31,25 @@ def _database(uri: ParseResult) -> Path:
     return Path(unquote(uri.path).removeprefix("/")).absolute()
 
 
-def ui_command() -> str:
-    """What to type to look at the runs of this process's last run's experiment."""
-    uri = shown_address()
+def ui_command(experiment_id: str | None = None) -> str:
+    """What to type to look at the runs of an experiment; by default, of this process's last run."""
+    page, uri = _runs_page(experiment_id), shown_address()
     if urlparse(uri).scheme in ("http", "https"):
-        return f"open {uri.rstrip('/')}{_runs_page()}"
-    local = f"http://127.0.0.1:5000{_runs_page()}"
+        return f"open {uri.rstrip('/')}{page}"
+    local = f"http://127.0.0.1:5000{page}"
     if store_file() == Path("mlflow.db").absolute():
         return f"mlflow ui   and open {local}"
     return f"mlflow ui --backend-store-uri {uri}   and open {local}"
 
 
-def _runs_page() -> str:
+def _runs_page(experiment_id: str | None) -> str:
     """Where MLflow's UI has the runs: by itself it opens on the traces of language models."""
     last = mlflow.last_active_run()
-    if last is None:
+    if experiment_id is None and last is not None:
+        experiment_id = last.info.experiment_id
+    if experiment_id is None:
         return ""
-    return f"/#/experiments/{last.info.experiment_id}/runs?workflowType=machine_learning"
+    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 def set_up() -> None:
