@@ -1369,6 +1369,10 @@ def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
     names = {path.name for path in artifacts(only(runs, "tune")).glob("*.png")}
     assert names == {*FIGURES, "pareto_front.png"} - {"intermediate_values.png"}
     assert "![pareto_front.png]" in note(only(runs, "tune"))
+    rows = pd.read_csv(artifacts(only(runs, "tune")) / "trials.csv")
+    assert list(rows["second objective"]) == [trial.values[1] for trial in trials]
+    best = {int(rows["val/loss"].idxmin()), int(rows["second objective"].idxmin())}
+    assert best <= set(rows.index[rows["on the front"]])
 
 
 def test_importances_and_colours_are_of_what_is_good() -> None:

@@ -151,11 +151,13 @@ def _finished(trial: FrozenTrial, phase: str, search: Search) -> LoggedRun | Non
 
 def _write_trials(path: Path, study: Study, space: Space) -> None:
     keys = list(space.dimensions)
+    second = ["second objective", "on the front"] if len(study.directions) > 1 else []
+    front = {trial.number for trial in study.best_trials}
     facts = (studies.LOSS, studies.ACCURACY, studies.SECONDS)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["trial", "state", *keys, "val/loss", "val/accuracy", "seconds", "epochs",
-                         "error"])  # fmt: skip
+                         "error", *second])  # fmt: skip
         for trial in study.get_trials(deepcopy=False):
             writer.writerow(
                 [
@@ -165,6 +167,7 @@ def _write_trials(path: Path, study: Study, space: Space) -> None:
                     *(trial.user_attrs.get(fact, "") for fact in facts),
                     len(trial.intermediate_values),
                     trial.user_attrs.get(studies.ERROR, ""),
+                    *([(trial.values or ("", ""))[1], trial.number in front] if second else ()),
                 ]
             )
 

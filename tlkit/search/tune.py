@@ -210,4 +210,5 @@ def _work_beside(
     except KeyboardInterrupt:
         pass
     except UserError as error:
-        sys.exit(f"error: {one_line(error)}")
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
