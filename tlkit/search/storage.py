@@ -45,7 +45,7 @@ def locks(address: str) -> Lock:
     try:
         engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
     except (SQLAlchemyError, ImportError) as error:  # its driver is not installed
-        raise _unreachable(url, error) from error
+        raise _unreachable(address, error) from error
     _connect(engine).close()  # now, before anything is computed
     take, leave = _SERVER_LOCKS[url.get_backend_name()]
 
@@ -72,7 +72,7 @@ def _connect(engine: Engine) -> Connection:
     try:
         return engine.connect()
     except SQLAlchemyError as error:
-        raise _unreachable(engine.url, error) from error
+        raise _unreachable(engine.url.render_as_string(hide_password=False), error) from error
 
 
 # SQL to take a lock, without and with waiting, and to leave it.
@@ -147,10 +147,10 @@ def open_storage(address: str) -> RDBStorage:
             heartbeat_stale_trial_callback=retry_once,
         )
     except RuntimeError as error:  # made by another Optuna, which says what to do
-        shown = url.render_as_string(hide_password=True)
+        shown = without_password(address)
         raise UserError(f"storage={shown} cannot be used: {one_line(error)}") from error
     except (SQLAlchemyError, ImportError, ValueError) as error:
-        raise _unreachable(url, error) from error
+        raise _unreachable(address, error) from error
 
 
 @contextlib.contextmanager
@@ -159,10 +159,10 @@ def storage_faults_told(address: str) -> Iterator[None]:
     try:
         yield
     except STORAGE_ERRORS as error:
-        shown = _url(address).render_as_string(hide_password=True)
         raise UserError(
-            f"storage={shown} fails: {reason(error.__cause__ or error)}; see that it is there, "
-            "answers and has space, then give the same command again: what is stored is taken over"
+            f"storage={without_password(address)} fails: {reason(error.__cause__ or error)}; see "
+            "that it is there, answers and has space, then give the same command again: what is "
+            "stored is taken over"
         ) from error
 
 
@@ -182,9 +182,8 @@ def _url(address: str) -> URL:
     return url
 
 
-def _unreachable(url: URL, error: BaseException) -> UserError:
-    shown = without_password(url.render_as_string(hide_password=False))
+def _unreachable(address: str, error: BaseException) -> UserError:
     return UserError(
-        f"storage={shown} cannot be used: {reason(error.__cause__ or error)}; "
+        f"storage={without_password(address)} cannot be used: {reason(error.__cause__ or error)}; "
         "check that the server runs and the name is right, or use storage=auto"
     )
