@@ -342,7 +342,8 @@ def test_another_version_of_a_package_is_a_miss(
     stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     monkeypatch.setattr(prefix_module, "version", lambda name: "0")
     # Past its cache, which is for a process.
-    monkeypatch.setattr(prefix_module, "_versions", prefix_module._versions.__wrapped__)
+    uncached = prefix_module.package_versions.__wrapped__
+    monkeypatch.setattr(prefix_module, "package_versions", uncached)
     _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     assert report.hits == 0
 

@@ -1,11 +1,13 @@
 """An interrupted training goes on where it was, and ends as if it had never been interrupted."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import mlflow
@@ -19,6 +21,7 @@ from tlkit.config import Config
 from tlkit.phases import machine_for, prepare_phase, training_key
 from tlkit.runs import prepare_data
 from tlkit.training import loop, progress
+from tlkit.training.optimizer import Schedule, adamw
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 WENT_ON = "tlkit.went_on_from"
@@ -262,3 +265,63 @@ def test_the_cache_shows_them_and_clears_them(
     assert file.exists()
     assert entry("cache", "--clear", "yes") == 0
     assert not file.exists()
+
+
+def small_training() -> progress.Training:
+    network = torch.nn.Linear(2, 2)
+    optimizer = adamw(
+        network.named_parameters(), frozenset(), head_lr=0.1, backbone_lr=0.1, weight_decay=0
+    )
+    schedule = Schedule(optimizer, "plateau", epochs=9, steps_per_epoch=1, warmup_epochs=0)
+    cpu = torch.device("cpu")
+    return progress.Training(network.state_dict, network.load_state_dict, optimizer, schedule, cpu)
+
+
+def after(epochs: int) -> loop.Result:
+    result = loop.Result([], 0, 0.0)
+    for _ in range(epochs):
+        result = result.after({"val/loss": 1.0 / (1 + len(result.history))}, 1.0)
+    return result
+
+
+def test_it_is_written_seldom_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 19.0, 22.0, 22.5, 23.0, 24.0, 25.0])  # the first took 1 s to write
+    monkeypatch.setattr(progress, "_SHARE", 0.05)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    kept, training = progress.Progress(tmp_path / "one.safetensors", "a run"), small_training()
+    written = []
+    for epochs, now in ((1, False), (2, False), (3, False), (3, True), (4, True)):
+        kept.save(after(epochs), training, tmp_path / "best", now=now)
+        found = progress.Progress(kept.file, "another").restore(small_training())
+        assert found is not None
+        written.append(len(found[0].history))
+    assert written == [1, 1, 3, 3, 4]
+
+
+def test_what_nobody_goes_on_with_is_forgotten(tmp_path: Path) -> None:
+    month = 30 * 24 * 3600
+    for name, age in (("old", month + 60), ("young", month - 60)):
+        file = tmp_path / f"{name}.safetensors"
+        file.touch()
+        os.utime(file, times=(time.time() - age,) * 2)
+    with progress.progress_of(tmp_path, "key", "a run"):
+        pass
+    assert [file.stem for file in progress.interrupted_trainings(tmp_path)] == ["young"]
+
+
+def test_a_full_disk_under_it_ends_no_training(
+    make_folder: MakeFolder,
+    entry: Entry,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(progress, "save_file", full)
+    assert entry("head", "--data", str(make_folder()), "--head_epochs", "3") == 0
+    told = capfd.readouterr().err
+    assert "warning: how far the training came is not kept: no disk space left" in told
+    assert told.count("how far the training came") == 2  # after the first epoch and at the end

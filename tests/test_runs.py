@@ -424,7 +424,7 @@ def test_the_cache_is_shown_and_cleared(
     # The pooled features of two splits, and the cut that finetune will want.
     assert shown.count("test_resnet") == 4
     assert "4 entries" in shown
-    assert re.search(r"0\.\d MB of at most 1,074 MB on what the audit saw .*looks.sqlite$", shown)
+    assert re.search(r"0\.\d MB of at most 1,074 MB on what the audit saw .*looks.sqlite\n", shown)
     assert (own_cache / "looks.sqlite").exists()
     assert entry("cache", "--clear", "yes") == 0
     assert "Freed" in capsys.readouterr().out
