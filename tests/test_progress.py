@@ -183,12 +183,14 @@ def test_a_damaged_file_is_no_beginning(
 def test_only_what_changes_no_number_may_change(make_folder: MakeFolder) -> None:
     folder = make_folder()
 
-    def key(phase: str, **settings: object) -> str:
+    def key(phase: str, begun: float = 0.0, **settings: object) -> str:
         own = {"data": str(folder), "backbone": "test_resnet", "weights": "none", **settings}
         config = Config.load(SMOKE, own)
         machine = machine_for(config)
         manifest = prepare_data(config).manifest
         network, _ = prepare_phase(phase, config, manifest, machine)
+        with torch.no_grad():  # as another head has it
+            network.classifier.model.get_classifier().bias.add_(begun)
         return training_key(phase, config, network, manifest, machine)
 
     same = key("head")
@@ -199,7 +201,7 @@ def test_only_what_changes_no_number_may_change(make_folder: MakeFolder) -> None
         "backbone": "test_vit", "image_size": 96,
     }.items():  # fmt: skip
         assert key("head", **{name: value}) != same, name
-    assert key("finetune") != same
+    assert len({same, key("finetune"), key("finetune", begun=0.1)}) == 3
 
 
 def test_two_that_train_the_same_do_not_disturb_each_other(
