@@ -42,22 +42,25 @@ def runs(experiment: str, name: str) -> list[Run]:
     )
 
 
-def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-    """Let the next training of a phase end as by Ctrl-C, once so many epochs are kept."""
+def interrupt(entry: Entry, name: str, words: list[str], phase: str = "") -> None:
+    """Give a command that ends as by Ctrl-C, once two epochs of a phase are kept."""
     fit, summary, calls = loop.fit, loop._summary, []
 
-    def interrupt(metrics: dict[str, float]) -> str:
+    def interrupted(metrics: dict[str, float]) -> str:
         calls.append(metrics)
-        if len(calls) == epochs:
+        if len(calls) == 2:
             raise KeyboardInterrupt(2)
         return summary(metrics)
 
-    def fitted(*given: object, **named: object) -> loop.Result:
-        if named["description"] == phase:
-            monkeypatch.setattr(loop, "_summary", interrupt)
-        return fit(*given, **named)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
 
-    monkeypatch.setattr("tlkit.phases.fit", fitted)
+        def fitted(*given: object, **named: object) -> loop.Result:
+            if named["description"] == (phase or name):
+                patch.setattr(loop, "_summary", interrupted)
+            return fit(*given, **named)  # type: ignore[arg-type]
+
+        patch.setattr("tlkit.phases.fit", fitted)
+        assert entry(name, *words) == 130
 
 
 def left(run: Run) -> dict[str, object]:
@@ -93,13 +96,10 @@ def test_it_ends_as_if_it_had_not_been_interrupted(
     entry: Entry,
     experiment: str,
     own_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     words = ["--data", str(make_folder()), *(f"--{word}" for word in settings.split())]
-    with monkeypatch.context() as patch:
-        interrupt_after(2, patch, phase)
-        assert entry(phase, *words) == 130
+    interrupt(entry, phase, words)
     capfd.readouterr()
     assert entry(phase, *words, "--loader_workers", "0") == 0
     first = runs(experiment, phase)[0]
@@ -162,12 +162,9 @@ def test_a_damaged_file_is_no_beginning(
     entry: Entry,
     experiment: str,
     own_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["--data", str(make_folder()), "--head_epochs", "3"]
-    with monkeypatch.context() as patch:
-        interrupt_after(2, patch, "head")
-        assert entry("head", *words) == 130
+    interrupt(entry, "head", words)
     (file,) = (own_cache / "trainings").glob("*.safetensors")
     sound = file.read_bytes()
     for damage in (cut, empty, flip):
@@ -209,12 +206,9 @@ def test_two_that_train_the_same_do_not_disturb_each_other(
     entry: Entry,
     experiment: str,
     own_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["--data", str(make_folder()), "--head_epochs", "3"]
-    with monkeypatch.context() as patch:
-        interrupt_after(2, patch, "head")
-        assert entry("head", *words) == 130
+    interrupt(entry, "head", words)
     (file,) = (own_cache / "trainings").glob("*.safetensors")
     before = file.read_bytes()
     with FileLock(file.with_suffix(".lock")):  # as the other holds it
@@ -232,12 +226,9 @@ def test_a_suite_does_not_train_again_what_it_had_trained(
     entry: Entry,
     experiment: str,
     own_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["--data", str(make_folder()), "--finetune_epochs", "3"]
-    with monkeypatch.context() as patch:
-        interrupt_after(2, patch, "finetune")
-        assert entry("suite", *words) == 130
+    interrupt(entry, "suite", words, "finetune")
     assert entry("suite", *words) == 0
     for phase in ("baseline", "head", "finetune"):
         first, again = runs(experiment, phase)
@@ -252,13 +243,10 @@ def test_the_cache_shows_them_and_clears_them(
     make_folder: MakeFolder,
     entry: Entry,
     own_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["--data", str(make_folder()), "--head_epochs", "3"]
-    with monkeypatch.context() as patch:
-        interrupt_after(2, patch, "head")
-        assert entry("head", *words) == 130
+    interrupt(entry, "head", words)
     (file,) = (own_cache / "trainings").glob("*.safetensors")
     assert entry("cache") == 0
     assert "on how far trainings came, interrupted or under way: 1 in" in capsys.readouterr().out
