@@ -162,6 +162,7 @@ def test_a_damaged_file_is_no_beginning(
     entry: Entry,
     experiment: str,
     own_cache: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     words = ["--data", str(make_folder()), "--head_epochs", "3"]
     interrupt(entry, "head", words)
@@ -171,7 +172,9 @@ def test_a_damaged_file_is_no_beginning(
         file.write_bytes(sound)
         damage(file)
         assert progress.Progress(file, "").restore(cast(progress.Training, None)) is None
+    capfd.readouterr()
     assert entry("head", *words) == 0
+    assert f"is damaged in {file}: it begins anew" in capfd.readouterr().err
     _, anew = runs(experiment, "head")
     assert WENT_ON not in anew.data.tags
     assert not file.exists()
@@ -206,6 +209,7 @@ def test_two_that_train_the_same_do_not_disturb_each_other(
     entry: Entry,
     experiment: str,
     own_cache: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     words = ["--data", str(make_folder()), "--head_epochs", "3"]
     interrupt(entry, "head", words)
@@ -213,6 +217,7 @@ def test_two_that_train_the_same_do_not_disturb_each_other(
     before = file.read_bytes()
     with FileLock(file.with_suffix(".lock")):  # as the other holds it
         assert entry("head", *words) == 0
+    assert "another process trains the same" in capfd.readouterr().err
     assert file.read_bytes() == before
     assert entry("head", *words) == 0
     first, alone, went_on = runs(experiment, "head")

@@ -23,7 +23,7 @@ from tlkit.training.checkpoints import load_checkpoint, separate
 from tlkit.training.loop import Result
 from tlkit.training.optimizer import Schedule
 
-# Writing takes at most this share of the time.
+# Writing takes at most this share of the time, but for the last one.
 _SHARE = 0.05
 
 # Days after which nobody is expected to give an interrupted command again.
@@ -108,6 +108,11 @@ class Progress:
         where there is no file, or a damaged one."""
         found = _read(self.file)
         if found is None:
+            if self.file.exists():
+                print(
+                    f"how far this training came is damaged in {self.file}: it begins anew",
+                    file=sys.stderr,
+                )
             return None
         tensors, facts = found
         training.load(_under("state/", tensors))
@@ -139,6 +144,9 @@ def progress_of(folder: Path, key: str, run_id: str) -> Iterator[Progress | None
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        print(
+            "another process trains the same; this one does not go on after a kill", file=sys.stderr
+        )
         yield None
         return
     try:
