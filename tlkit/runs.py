@@ -28,7 +28,7 @@ from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
 from tlkit.files import cache_folder, disk_faults_told, scratch_folder, write_json
 from tlkit.lineage import best_checkpoint, has_checkpoint, refuse_seen
-from tlkit.outcome import evaluate, labels_of, write_history, write_outcome
+from tlkit.outcome import Outcome, evaluate, labels_of, write_history, write_outcome
 from tlkit.phases import (
     PHASES,
     Machine,
@@ -219,16 +219,7 @@ def run_phase(
         temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
         classifier = network.classifier.calibrated(temperature)
         outcome = evaluate(classifier, pictures, config.batch_size, machine.device)
-        metrics = {
-            "val/best_accuracy": result.best["val/accuracy"],
-            "val/best_loss": result.best["val/loss"],
-            "val/best_epoch": float(result.best_epoch),
-            **outcome.metrics,
-            "parameters/trainable": float(network.parameters(trainable=True)),
-            "parameters/total": float(network.parameters(trainable=False)),
-            **(report.metrics if report else {"time/prefix_seconds": 0.0}),
-            "time/train_seconds": result.seconds,
-        }
+        metrics = _metrics(network, result, report, outcome)
         # First what cannot be had again, then the figures.
         tracker.metrics(metrics)
         lit = _light(pictures, config.batch_size)
@@ -279,6 +270,22 @@ def _train(
         progress=progress,
     )
     return trained.result, trained.report, trained.validation()
+
+
+def _metrics(
+    network: Network, result: Result, report: Report | None, outcome: Outcome
+) -> dict[str, float]:
+    """What is logged once, before the figures."""
+    return {
+        "val/best_accuracy": result.best["val/accuracy"],
+        "val/best_loss": result.best["val/loss"],
+        "val/best_epoch": float(result.best_epoch),
+        **outcome.metrics,
+        "parameters/trainable": float(network.parameters(trainable=True)),
+        "parameters/total": float(network.parameters(trainable=False)),
+        **(report.metrics if report else {"time/prefix_seconds": 0.0}),
+        "time/train_seconds": result.seconds,
+    }
 
 
 def _tell_went_on(tracker: Tracker, interrupted: str) -> None:
