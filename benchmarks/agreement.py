@@ -15,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import machine_name, start, take
+from benchmarks.measure import evaluated, machine_name, start, take
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.models.units import units
-from tlkit.outcome import evaluate
-from tlkit.phases import build_network, machine_for, prepare_phase, train_phase
-from tlkit.runs import prepare_data
+from tlkit.phases.machine import machine_for
+from tlkit.phases.network import build_network
+from tlkit.phases.prepare import prepare_phase
+from tlkit.phases.train import train_phase
+from tlkit.runs.prepare import prepare_data
 
 BACKBONES = (
     "tf_efficientnet_lite0",
@@ -45,13 +47,10 @@ RECIPE = {
 def finetuned(config: Config, manifest: Manifest) -> tuple[np.ndarray, dict[str, float]]:
     """Probabilities of the test pictures, and the metrics of every epoch and of the test."""
     machine = machine_for(config)
-    network, pictures = prepare_phase("finetune", config, manifest, machine)
+    phase = prepare_phase("finetune", config, manifest, machine)
     with tempfile.TemporaryDirectory() as folder:
-        trained = train_phase(
-            "finetune", config, network, pictures, machine,
-            log=lambda metrics, epoch: None, checkpoints=Path(folder),
-        )  # fmt: skip
-    outcome = evaluate(network.classifier, pictures, config.batch_size, machine.device)
+        trained = train_phase(phase, log=lambda metrics, epoch: None, checkpoints=Path(folder))
+    outcome = evaluated(phase)
     history = {
         f"{row['epoch']:.0f} {key}": row[key] for row in trained.result.history for key in row
     }

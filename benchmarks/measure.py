@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError, one_line
-from tlkit.features.inputs import Pictures
-from tlkit.phases import Machine, Network, begin_from, prepare_phase, train_phase
+from tlkit.outcome import Outcome, evaluate
+from tlkit.phases.machine import Machine
+from tlkit.phases.prepare import Phase, prepare_phase
+from tlkit.phases.train import train_phase
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,27 +93,33 @@ def take(flags: dict[str, str], name: str, default: Number) -> Number:
     return value
 
 
-def train_both_phases(
-    config: Config, manifest: Manifest, machine: Machine
-) -> tuple[float, Network, Pictures]:
+def train_both_phases(config: Config, manifest: Manifest, machine: Machine) -> tuple[float, Phase]:
     """Head, then finetune from it, as the suite does but for the logging.
 
     Returns:
-        Seconds, the finetuned network, and the pictures as it wants them.
+        Seconds, and the finetuned phase.
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         head, finetune = Path(folder) / "head", Path(folder) / "finetune"
-        for phase in (head, finetune):
-            phase.mkdir()
-            network, pictures = prepare_phase(phase.name, config, manifest, machine)
-            if phase == finetune:
-                network = begin_from(network, head / "best", "head")
+        for checkpoints in (head, finetune):
+            checkpoints.mkdir()
+            phase = prepare_phase(checkpoints.name, config, manifest, machine)
+            if checkpoints == finetune:
+                phase = phase.begun_from(head / "best", "head")
             train_phase(
-                phase.name, config, network, pictures, machine,
-                log=lambda metrics, epoch: None, checkpoints=phase, also=[config.unfreeze_depth],
-            )  # fmt: skip
-        return time.perf_counter() - started, network, pictures
+                phase,
+                log=lambda metrics, epoch: None,
+                checkpoints=checkpoints,
+                also=[config.unfreeze_depth],
+            )
+        return time.perf_counter() - started, phase
+
+
+def evaluated(phase: Phase) -> Outcome:
+    """The test split, as a run reads it."""
+    device = phase.machine.device
+    return evaluate(phase.network.classifier, phase.pictures, phase.config.batch_size, device)
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:

@@ -10,13 +10,19 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks.measure import in_own_process, machine_name, start, take, train_both_phases
+from benchmarks.measure import (
+    evaluated,
+    in_own_process,
+    machine_name,
+    start,
+    take,
+    train_both_phases,
+)
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.files import cache_folder
-from tlkit.outcome import evaluate
-from tlkit.phases import machine_for
-from tlkit.runs import prepare_data
+from tlkit.phases.machine import machine_for
+from tlkit.runs.prepare import prepare_data
 
 WAYS = {
     "float32, uncompiled": {"precision": "fp32", "compile": "off"},
@@ -31,10 +37,10 @@ def measure(arguments: dict[str, Any]) -> dict[str, Any]:
     for seed in range(seeds):
         config = Config.load(None, {**arguments, "seed": str(seed), "data_seed": "0"})
         manifest, machine = prepare_data(config).manifest, machine_for(config)
-        seconds, network, pictures = train_both_phases(config, manifest, machine)
-        metrics = evaluate(network.classifier, pictures, config.batch_size, machine.device).metrics
-        result["accuracy"].append(metrics["test/accuracy"])
-        result["loss"].append(metrics["test/loss"])
+        seconds, phase = train_both_phases(config, manifest, machine)
+        outcome = evaluated(phase)
+        result["accuracy"].append(outcome.metrics["test/accuracy"])
+        result["loss"].append(outcome.metrics["test/loss"])
         result["seconds"] += seconds
     return result
 

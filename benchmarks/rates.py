@@ -23,7 +23,8 @@ from tlkit.config import Config
 from tlkit.features.prefix import PASS, Prefix
 from tlkit.models.cut import split
 from tlkit.models.freezing import train_suffix
-from tlkit.phases import Machine, build_network, machine_for
+from tlkit.phases.machine import Machine, machine_for
+from tlkit.phases.network import build_network
 from tlkit.training.allocator import keep_freed_memory
 from tlkit.training.precision import autocast
 from tlkit.training.seeding import seed_everything

@@ -19,8 +19,8 @@ from benchmarks.measure import in_own_process, machine_name, start, take, train_
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.files import cache_folder
-from tlkit.phases import machine_for
-from tlkit.runs import prepare_data
+from tlkit.phases.machine import machine_for
+from tlkit.runs.prepare import prepare_data
 
 RECIPE = {
     "backbone": "test_efficientnet",
@@ -70,7 +70,7 @@ def measure(arguments: dict[str, Any]) -> dict[str, Any]:
     config = Config.load(None, arguments)
     with Memory() as memory:
         manifest = prepare_data(config).manifest
-        seconds, _, _ = train_both_phases(config, manifest, machine_for(config))
+        seconds, _ = train_both_phases(config, manifest, machine_for(config))
     return {"seconds": seconds, "gigabytes": memory.peak}
 
 

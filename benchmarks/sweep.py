@@ -23,7 +23,7 @@ from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.errors import UserError
 from tlkit.files import cache_folder
-from tlkit.runs import prepare_data
+from tlkit.runs.prepare import prepare_data
 from tlkit.search.trial import train_trial
 
 RECIPE = {

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import (
+    evaluated,
     in_own_process,
     machine_name,
     median_seconds,
@@ -25,13 +26,14 @@ from benchmarks.measure import (
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.features.inputs import Pictures, Rendition
+from tlkit.features.inputs import Rendition
 from tlkit.features.prefix import PASS, Prefix
 from tlkit.files import cache_folder
 from tlkit.models.cut import split
-from tlkit.outcome import evaluate
-from tlkit.phases import Machine, Network, machine_for, open_store
-from tlkit.runs import Data, prepare_data
+from tlkit.phases.engine import open_store
+from tlkit.phases.machine import machine_for
+from tlkit.phases.prepare import Phase
+from tlkit.runs.prepare import prepare_data
 from tlkit.training.batches import plain_batches
 from tlkit.training.precision import autocast
 
@@ -48,23 +50,22 @@ def measure(arguments: dict[str, Any]) -> dict[str, Any]:
     """Both phases with one engine: seconds, test accuracy, and the floor for `cached`."""
     config = Config.load(None, arguments)
     data, machine = prepare_data(config), machine_for(config)
-    seconds, network, pictures = train_both_phases(config, data.manifest, machine)
-    outcome = evaluate(network.classifier, pictures, config.batch_size, machine.device)
+    seconds, phase = train_both_phases(config, data.manifest, machine)
+    outcome = evaluated(phase)
     result = {"seconds": seconds, "accuracy": outcome.metrics["test/accuracy"]}
     if config.engine == "cached":
-        result["floor"] = floor(config, network, data, machine, pictures)
+        result["floor"] = floor(phase)
     return result
 
 
-def floor(
-    config: Config, network: Network, data: Data, machine: Machine, pictures: Pictures
-) -> float:
+def floor(phase: Phase) -> float:
     """Seconds of one pass of the prefix a view and of the suffix's steps, at the rates of this
     machine now: pictures and outputs lie in memory, nothing is decoded, read or written."""
-    train = len(data.manifest.of("train"))
+    config, network, machine = phase.config, phase.network, phase.machine
+    train = len(phase.manifest.of("train"))
     model, depth = network.classifier.model, config.unfreeze_depth
     prefix = Prefix(model, depth, (), {"backbone": config.backbone}, machine.device, machine.dtype)
-    rendition = Rendition(pictures, "train", 0)
+    rendition = Rendition(phase.pictures, "train", 0)
     compiled = replace(prefix, compiled=True)
     folder = cache_folder() / "features"
     store = open_store(folder, config.store_gigabytes)
@@ -85,7 +86,7 @@ def floor(
         with torch.no_grad(), autocast(machine.device, machine.dtype):
             suffix(outputs)
 
-    passes, steps, looks = least_work(config, data.manifest, pictures.different)
+    passes, steps, looks = least_work(config, phase.manifest, phase.pictures.different)
     return passes * forward + steps * median_seconds(step) + looks * median_seconds(look)
 
 

@@ -2,7 +2,7 @@
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.runs import run_cache
+from tlkit.runs.cache import run_cache
 
 
 def task(config: Config) -> None:

@@ -2,7 +2,7 @@
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.runs import run_data
+from tlkit.runs.data import run_data
 from tlkit.tracking.store import ui_command
 
 

@@ -2,7 +2,7 @@
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.runs import run_repeats
+from tlkit.runs.suite import run_repeats
 from tlkit.summary import report
 from tlkit.tracking.store import ui_command
 

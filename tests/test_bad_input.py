@@ -19,7 +19,7 @@ from conftest import Entry, MakeFolder
 from PIL import Image
 from safetensors import SafetensorError
 
-from tlkit import runs
+import tlkit.runs.phase
 from tlkit.training import loop
 
 Case = Callable[[Path, MakeFolder], list[str]]
@@ -186,14 +186,14 @@ def test_a_picture_that_is_changed_meanwhile_is_told_alike_at_the_terminal_and_i
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    folder, train_phase = make_folder(), runs.train_phase
+    folder, train_phase = make_folder(), tlkit.runs.phase.train_phase
 
     def change_first(*given: Any, **named: Any) -> Any:
         for path in (folder / "train").rglob("*.png"):
             Image.new("RGB", (40, 40)).save(path)
         return train_phase(*given, **named)
 
-    monkeypatch.setattr(runs, "train_phase", change_first)
+    monkeypatch.setattr(tlkit.runs.phase, "train_phase", change_first)
     assert entry("baseline", *data(folder), "--loader_workers", "1") == 2
     said = capfd.readouterr().err.splitlines()[-1].removeprefix("error: ")
     assert "has other content than when the data was audited" in said

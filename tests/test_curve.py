@@ -11,7 +11,7 @@ from tlkit import phases
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.evidence import curve
-from tlkit.runs import prepare_data
+from tlkit.runs.prepare import prepare_data
 from tlkit.summary import PhaseResult
 from tlkit.training.batches import epoch_batches
 

@@ -27,7 +27,7 @@ from mlflow.projects._project_spec import load_project
 
 from tlkit.cli import parse_flags
 from tlkit.config import Config
-from tlkit.phases import PHASES
+from tlkit.phases.prepare import PHASES
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import Reference
 from tlkit.serving.request_log import open_log

@@ -12,7 +12,8 @@ from tlkit.data.audit import audit
 from tlkit.data.manifest import Manifest
 from tlkit.data.sources import open_source
 from tlkit.models.units import units
-from tlkit.phases import machine_for, prepare_phase
+from tlkit.phases.machine import machine_for
+from tlkit.phases.prepare import prepare_phase
 from tlkit.training.kernels import float32
 from tlkit.training.kernels.winograd import Winograd
 
@@ -51,8 +52,8 @@ def configuration(engine: str, backbone: str, depth: int) -> Config:
 @pytest.mark.parametrize("backbone", SIZES)
 def test_cached_and_plain_train_alike(backbone: str, part: str, manifest: Manifest) -> None:
     config = Config.load(None, {"backbone": backbone, "weights": "none", "image_size": "32"})
-    network, _ = prepare_phase("finetune", config, manifest, machine_for(config))
-    most = len(units(network.classifier.model))
+    phase = prepare_phase("finetune", config, manifest, machine_for(config))
+    most = len(units(phase.network.classifier.model))
     depth = {"nothing": 0, "one unit": 1, "half": most // 2, "all": most}[part]
     cached, by_cached = finetuned(configuration("cached", backbone, depth), manifest)
     plain, by_plain = finetuned(configuration("plain", backbone, depth), manifest)

@@ -9,7 +9,9 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.errors import UserError
 from tlkit.lineage import refuse_seen
-from tlkit.phases import Machine, build_network, head_settings
+from tlkit.phases.identity import head_settings
+from tlkit.phases.machine import Machine
+from tlkit.phases.network import build_network
 from tlkit.tracking.run import start_run
 from tlkit.tracking.tags import INIT_TAG
 

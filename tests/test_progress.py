@@ -18,8 +18,10 @@ from filelock import FileLock
 from mlflow.entities import Run
 
 from tlkit.config import Config
-from tlkit.phases import machine_for, prepare_phase, training_key
-from tlkit.runs import prepare_data
+from tlkit.phases.identity import training_key
+from tlkit.phases.machine import machine_for
+from tlkit.phases.prepare import prepare_phase
+from tlkit.runs.prepare import prepare_data
 from tlkit.training import loop, progress
 from tlkit.training.optimizer import Schedule, adamw
 
@@ -59,7 +61,7 @@ def interrupt(entry: Entry, name: str, words: list[str], phase: str = "") -> Non
                 patch.setattr(loop, "_summary", interrupted)
             return fit(*given, **named)  # type: ignore[arg-type]
 
-        patch.setattr("tlkit.phases.fit", fitted)
+        patch.setattr("tlkit.phases.train.fit", fitted)
         assert entry(name, *words) == 130
 
 
@@ -183,15 +185,13 @@ def test_a_damaged_file_is_no_beginning(
 def test_only_what_changes_no_number_may_change(make_folder: MakeFolder) -> None:
     folder = make_folder()
 
-    def key(phase: str, begun: float = 0.0, **settings: object) -> str:
+    def key(name: str, begun: float = 0.0, **settings: object) -> str:
         own = {"data": str(folder), "backbone": "test_resnet", "weights": "none", **settings}
         config = Config.load(SMOKE, own)
-        machine = machine_for(config)
-        manifest = prepare_data(config).manifest
-        network, _ = prepare_phase(phase, config, manifest, machine)
+        phase = prepare_phase(name, config, prepare_data(config).manifest, machine_for(config))
         with torch.no_grad():  # as another head has it
-            network.classifier.model.get_classifier().bias.add_(begun)
-        return training_key(phase, config, network, manifest, machine)
+            phase.network.classifier.model.get_classifier().bias.add_(begun)
+        return training_key(phase)
 
     same = key("head")
     assert key("head", loader_workers=0, store_gigabytes=1, init_from="a" * 32) == same

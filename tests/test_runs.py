@@ -533,7 +533,7 @@ def test_a_card_that_is_full_is_told_in_a_line(
     def fail(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("tlkit.runs.prepare_phase", fail)
+    monkeypatch.setattr("tlkit.runs.phase.prepare_phase", fail)
     assert entry("head", "--data", str(make_folder(counts=(4, 2, 2)))) == 2
     said = "the card's memory is full; lower batch_size"
     assert f"error: {said}" in capsys.readouterr().err

@@ -34,7 +34,8 @@ from PIL import Image
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError
-from tlkit.runs import AlreadyTrained, prepare_data
+from tlkit.runs.phase import AlreadyTrained
+from tlkit.runs.prepare import prepare_data
 from tlkit.search import conclude, figures, worker
 from tlkit.search import study as studies
 from tlkit.search import tune as tune_module

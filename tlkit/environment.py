@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tlkit.phases import Machine
+from tlkit.phases.machine import Machine
 from tlkit.tracking.run import SERVING_PACKAGES
 
 

@@ -17,6 +17,9 @@ from safetensors import SafetensorError
 
 from tlkit.errors import UserError
 
+# The folder of tlkit's own code.
+PACKAGE = Path(__file__).parent
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

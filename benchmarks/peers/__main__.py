@@ -20,15 +20,22 @@ from typing import Any
 
 from safetensors.torch import save_model
 
-from benchmarks.measure import in_own_process, machine_name, start, take, train_both_phases
+from benchmarks.measure import (
+    evaluated,
+    in_own_process,
+    machine_name,
+    start,
+    take,
+    train_both_phases,
+)
 from benchmarks.two_phase import RECIPE
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.errors import UserError
 from tlkit.files import cache_folder
-from tlkit.outcome import evaluate
-from tlkit.phases import build_network, machine_for
-from tlkit.runs import prepare_data
+from tlkit.phases.machine import machine_for
+from tlkit.phases.network import build_network
+from tlkit.runs.prepare import prepare_data
 
 HERE = Path(__file__).parent
 PEERS = ("fastai", "autotimm")
@@ -38,8 +45,8 @@ def measure(arguments: dict[str, Any]) -> dict[str, Any]:
     """Both phases in tlkit: seconds and test accuracy."""
     config = Config.load(None, arguments)
     manifest, machine = prepare_data(config).manifest, machine_for(config)
-    seconds, network, pictures = train_both_phases(config, manifest, machine)
-    outcome = evaluate(network.classifier, pictures, config.batch_size, machine.device)
+    seconds, phase = train_both_phases(config, manifest, machine)
+    outcome = evaluated(phase)
     return {"seconds": seconds, "accuracy": outcome.metrics["test/accuracy"]}
 
 

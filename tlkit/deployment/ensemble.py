@@ -18,8 +18,9 @@ from tlkit.evaluation.calibration import fit_temperature
 from tlkit.features.inputs import Pictures
 from tlkit.models.features import last_features, stacked
 from tlkit.outcome import Outcome, labels_of, write_outcome
-from tlkit.phases import machine_for
-from tlkit.runs import Data, data_of, log_dataset, log_model
+from tlkit.phases.machine import machine_for
+from tlkit.runs.artifacts import log_model
+from tlkit.runs.prepare import Data, data_of, log_dataset
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.light import light_seen

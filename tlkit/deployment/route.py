@@ -10,7 +10,7 @@ from PIL import Image
 
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import RouteSettings
-from tlkit.runs import PACKAGE
+from tlkit.files import PACKAGE
 from tlkit.serving.classifier import probability_columns
 from tlkit.serving.request_log import unlogged
 from tlkit.tracking.lookup import local_model

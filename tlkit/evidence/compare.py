@@ -15,7 +15,7 @@ from tlkit.evidence.pairs import Pair, compare_all, verdict
 from tlkit.evidence.settings import CompareSettings
 from tlkit.evidence.shown import show_mistakes, show_side_by_side
 from tlkit.files import write_json
-from tlkit.runs import data_of, log_dataset
+from tlkit.runs.prepare import data_of, log_dataset
 from tlkit.tracking.run import Tracker, start_run
 
 

@@ -11,8 +11,9 @@ from tlkit.errors import UserError
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.comparison import repeated
-from tlkit.phases import build_network
-from tlkit.runs import log_dataset, prepare_data, run_phase, thinned
+from tlkit.phases.network import build_network
+from tlkit.runs.phase import run_phase
+from tlkit.runs.prepare import log_dataset, prepare_data, thinned
 from tlkit.summary import columns, of_data
 from tlkit.tracking.run import start_run
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tlkit.deployment.tested import predictions
 from tlkit.errors import UserError
 from tlkit.evaluation.calibration import rescale
-from tlkit.phases import PHASES
+from tlkit.phases.prepare import PHASES
 from tlkit.tracking.lookup import (
     LoggedRun,
     children,

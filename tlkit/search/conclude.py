@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial
 
 from tlkit.config import Config
 from tlkit.errors import UserError
-from tlkit.runs import AlreadyTrained, Data, run_phase
+from tlkit.runs.phase import AlreadyTrained, run_phase
+from tlkit.runs.prepare import Data
 from tlkit.search import study as studies
 from tlkit.search.figures import write_figures
 from tlkit.search.space import Space

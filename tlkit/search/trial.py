@@ -11,15 +11,9 @@ import torch
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.features.fill import Report
-from tlkit.phases import (
-    Machine,
-    Trained,
-    begin_from,
-    machine_for,
-    prepare_phase,
-    train_phase,
-)
-from tlkit.serving.classifier import Classifier
+from tlkit.phases.machine import machine_for
+from tlkit.phases.prepare import Phase, prepare_phase
+from tlkit.phases.train import train_phase
 from tlkit.training.allocator import full_cards_told
 
 Log = Callable[[Mapping[str, float], int], object]
@@ -74,49 +68,31 @@ def train_trial(
     started = time.perf_counter()
     machine = machine_for(config)
     if head is None:
+        (folder / "head").mkdir(parents=True)
+        head_alone = prepare_phase("head", config, manifest, machine)
+        train_phase(head_alone, log=_unheard, checkpoints=folder / "head", also=also)
         head = folder / "head" / "best"
-        _train("head", config, manifest, machine, head.parent, _unheard, also)
-    trained, classifier = _train(
-        "finetune", config, manifest, machine, folder / "finetune", log, also, head
-    )
+    (folder / "finetune").mkdir(parents=True)
+    phase = prepare_phase("finetune", config, manifest, machine).begun_from(head, config.init_from)
+    trained = train_phase(phase, log=log, checkpoints=folder / "finetune", also=also)
     return Score(
         trained.result.best["val/loss"],
         trained.result.best["val/accuracy"],
         trained.result.best_epoch,
         time.perf_counter() - started,
-        _latency(classifier, machine) if config.second_objective == "latency" else None,
+        _latency(phase) if config.second_objective == "latency" else None,
         trained.report,
     )
-
-
-def _train(
-    phase: str,
-    config: Config,
-    manifest: Manifest,
-    machine: Machine,
-    checkpoints: Path,
-    log: Log,
-    also: Sequence[int],
-    head: Path | None = None,
-) -> tuple[Trained, Classifier]:
-    checkpoints.mkdir(parents=True)
-    network, pictures = prepare_phase(phase, config, manifest, machine)
-    if head is not None:
-        network = begin_from(network, head, config.init_from)
-    trained = train_phase(
-        phase, config, network, pictures, machine,
-        log=log, checkpoints=checkpoints, also=also,
-    )  # fmt: skip
-    return trained, network.classifier
 
 
 def _unheard(metrics: Mapping[str, float], epoch: int) -> None:
     """The head's epochs are not the trial's."""
 
 
-def _latency(classifier: Classifier, machine: Machine) -> float:
+def _latency(phase: Phase) -> float:
+    classifier = phase.network.classifier
     shape = tuple(classifier.description.preprocessing["input_size"])
-    picture = torch.zeros(1, *shape, device=machine.device)
+    picture = torch.zeros(1, *shape, device=phase.machine.device)
     seconds = []
     with torch.inference_mode():
         for _ in range(_TIMED_PICTURES):

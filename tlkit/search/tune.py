@@ -19,7 +19,8 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError, one_line
 from tlkit.lineage import best_checkpoint, refuse_seen
-from tlkit.runs import Data, log_dataset, prepare_data, refuse_seeds
+from tlkit.runs.prepare import Data, log_dataset, prepare_data
+from tlkit.runs.suite import refuse_seeds
 from tlkit.search import study as studies
 from tlkit.search.conclude import Conclusion, conclude
 from tlkit.search.space import Space

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import CannotTrainError, UserError, one_line
-from tlkit.phases import machine_for
+from tlkit.phases.machine import machine_for
 from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import STORAGE_ERRORS, Lock

@@ -1,0 +1,1 @@
+"""A phase without its bookkeeping: from configuration to network, from network to trained."""

@@ -1,0 +1,125 @@
+"""What the loop trains, and on what: `cached` and `plain`."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tlkit.features.fill import Report, stored_inputs
+from tlkit.features.inputs import Inputs, PictureInputs
+from tlkit.features.prefix import Frozen, NoPrefix, Prefix
+from tlkit.features.store import Store
+from tlkit.files import cache_folder
+from tlkit.models.backbones import to_channels_last
+from tlkit.models.cut import split
+from tlkit.models.freezing import train_mode, train_suffix
+from tlkit.models.units import units
+from tlkit.phases.machine import Machine
+from tlkit.phases.prepare import Phase
+from tlkit.training.loop import Objective
+from tlkit.training.precision import autocast
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the loop trains, and on what.
+
+    Attributes:
+        trained: the suffix, or the whole network; shares its parameters with the network.
+        train_mode: puts what trains into training mode and what is frozen into eval mode.
+        report: how the outputs of the frozen part came to be, where there are any.
+    """
+
+    trained: nn.Module
+    train_mode: Callable[[], object]
+    inputs: Inputs
+    report: Report | None = None
+
+
+def start_engine(phase: Phase, epochs: int, also: Sequence[int] = ()) -> Engine:
+    """Have the outputs of the frozen part at hand (`cached`), or not (`plain`).
+
+    Args:
+        epochs: how many will train; with 0 there are validation pictures alone.
+        also: depths at which other runs will cut the same network.
+    """
+    config, network, machine = phase.config, phase.network, phase.machine
+    model = network.classifier.model.to(machine.device)
+    moving = config.batch_norm == "moving"
+    mode: Callable[[], object] = model.train
+    frozen: nn.Module = nn.Identity()
+    trained = model
+    if network.depth is not None:
+        frozen, trained = split(model, network.depth)
+        mode = partial(train_mode, model, network.depth, moving_statistics=moving)
+    if config.engine == "plain":
+        return Engine(model, mode, PictureInputs(phase.pictures))
+    to_channels_last(model)
+    part: Frozen = NoPrefix(phase.pictures.views.preprocessing)
+    if network.depth is not None and not isinstance(frozen, nn.Identity):
+        mode = partial(train_suffix, trained, moving_statistics=moving)
+        part = Prefix(
+            model,
+            network.depth,
+            tuple(depth for depth in also if network.depth < depth < len(units(model))),
+            {"backbone": config.backbone},
+            machine.device,
+            machine.dtype,
+        )
+    store = open_store(cache_folder() / "features", config.store_gigabytes)
+    inputs, report = stored_inputs(
+        store,
+        part,
+        phase.pictures,
+        epochs,
+        config.compile,
+        epochs_to_come=config.finetune_epochs,
+        sharing=config.workers,
+    )
+    return Engine(trained, mode, inputs, report)
+
+
+@lru_cache
+def open_store(folder: Path, gigabytes: int | str) -> Store:
+    """The store of prefix outputs; the same object for a process, which remembers what it checked.
+
+    Args:
+        gigabytes: what its entries may take; "auto" for half of the disk that is free or theirs.
+    """
+    if gigabytes == "auto":
+        taken = sum(entry.size for entry in Store(folder, 0).entries())
+        return Store(folder, (taken + shutil.disk_usage(cache_folder()).free) // 2)
+    return Store(folder, int(gigabytes) * 10**9)
+
+
+def validation_metrics(
+    engine: Engine, batches: list[list[int]], machine: Machine
+) -> dict[str, float]:
+    """`val/loss`, cross-entropy without smoothing or class weights, and `val/accuracy`."""
+    objective, seen = Objective(), 0
+    loss = torch.zeros((), dtype=torch.float64, device=machine.device)
+    correct = torch.zeros((), dtype=torch.int64, device=machine.device)
+    for logits, labels in validate(engine, batches, machine):
+        loss += objective.total(logits, labels)
+        correct += (logits.argmax(1) == labels).sum()
+        seen += len(labels)
+    return {"val/loss": float(loss) / seen, "val/accuracy": int(correct) / seen}
+
+
+def validate(
+    engine: Engine, batches: list[list[int]], machine: Machine
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits and labels of the validation pictures, on the device."""
+    engine.trained.eval()
+    for raw_inputs, raw_labels in engine.inputs.validation(batches):
+        inputs = raw_inputs.to(machine.device, non_blocking=True)
+        labels = raw_labels.to(machine.device, non_blocking=True)
+        # Not around the loop: a generator's caller would run without gradients too.
+        kernels = machine.fast_kernels
+        with torch.no_grad(), autocast(machine.device, machine.dtype, fast_kernels=kernels):
+            logits = engine.trained(inputs)
+        yield logits, labels

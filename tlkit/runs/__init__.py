@@ -1,0 +1,1 @@
+"""A phase, or several of them, from configuration to logged result."""

@@ -1,0 +1,77 @@
+"""The pictures of a run, found, audited and split."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tlkit.config import Config
+from tlkit.data.audit import AuditReport, audit
+from tlkit.data.manifest import Manifest
+from tlkit.data.sources import open_source
+from tlkit.errors import UserError
+from tlkit.files import cache_folder
+from tlkit.phases.machine import machine_for
+from tlkit.summary import of_audit
+from tlkit.tracking.lookup import downloaded, find_run
+from tlkit.tracking.run import Tracker
+from tlkit.tracking.tags import DIGEST_TAG
+
+# In the cache: the file that remembers what audits saw.
+LOOKS = "looks.sqlite"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures that passed the audit, and what the audit found."""
+
+    manifest: Manifest
+    report: AuditReport
+
+
+def prepare_data(config: Config) -> Data:
+    """Find, audit and split the pictures that the configuration names; say what was found."""
+    manifest, report = audit(
+        open_source(config.data, cache_folder() / "data", config.pictures_seed),
+        seed=config.pictures_seed,
+        max_pixels=config.max_pixels,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        workers=machine_for(config).workers,
+        looks=cache_folder() / LOOKS,
+    )
+    print(of_audit(report), file=sys.stderr)
+    return thinned(Data(manifest, report), config.train_fraction, config.pictures_seed)
+
+
+def thinned(data: Data, fraction: float, seed: int) -> Data:
+    """With that share of the training pictures; the data digest is that of what is left."""
+    return data if fraction == 1 else replace(data, manifest=data.manifest.thinned(fraction, seed))
+
+
+def data_of(run_ids: Sequence[str]) -> tuple[Config, Data]:
+    """The configuration of the first run, and the pictures that all were trained on.
+
+    Raises:
+        UserError: runs on different pictures, or pictures that are no longer there.
+    """
+    digests = {find_run(run_id).tags.get(DIGEST_TAG, "") for run_id in run_ids}
+    if len(digests) > 1:
+        raise UserError(
+            f"the models were trained on {len(digests)} sets of pictures; one set wanted, so that "
+            "none was trained on another's test pictures"
+        )
+    with downloaded(run_ids[0], "config.yaml") as path:
+        config = Config.load(path, {})
+    data = prepare_data(config)
+    if data.manifest.digest not in digests:
+        raise UserError(
+            f"the pictures of {config.data} are no longer those of run {run_ids[0]}; "
+            "train the models again"
+        )
+    return config, data
+
+
+def log_dataset(tracker: Tracker, config: Config, data: Data) -> None:
+    """Log the pictures as the run's data set."""
+    tracker.tags({DIGEST_TAG: data.manifest.digest})
+    tracker.dataset(config.data, data.manifest.root, data.manifest.digest)
