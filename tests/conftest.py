@@ -107,10 +107,10 @@ def make_folder(tmp_path: Path) -> MakeFolder:
     return make
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are files of one pixel: drawing them takes a third of a tiny run, and other tests
-    look at them."""
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are files of one pixel: drawing them takes a third of a tiny run. Those that tests
+    look at are drawn without a file, or made by fixtures of a module, which come before this."""
     draw = Figure.savefig
 
     def save(figure: Figure, where: Any, **options: Any) -> None:

@@ -409,7 +409,6 @@ def test_points_of_a_learning_curve_are_not_the_newest(
     assert [one.run_id for one in choose_runs("auto", experiment)] == [whole[0], again]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(
     entry: Entry, make_folder, capsys: pytest.CaptureFixture[str]
 ) -> None:

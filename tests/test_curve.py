@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import Entry, MakeFolder
 
-from tlkit import phases
+import tlkit.phases.train
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.evidence import curve
@@ -47,7 +47,6 @@ def test_an_epoch_keeps_its_length_however_few_pictures_are_left(
     assert manifest(90).thinned(fraction, 0).passes == passes
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_share_is_trained_on_in_more_passes(
     entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,12 +56,11 @@ def test_a_share_is_trained_on_in_more_passes(
         asked.add((count, passes))
         return epoch_batches(count, size, seed, epoch, passes)
 
-    monkeypatch.setattr(phases, "epoch_batches", spy)
+    monkeypatch.setattr(tlkit.phases.train, "epoch_batches", spy)
     assert entry("head", "--data", str(make_folder()), "--train_fraction", "0.25") == 0
     assert asked == {(6, 4)}
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_repeats_of_a_share_have_the_pictures_that_their_configuration_names(
     entry: Entry, make_folder: MakeFolder
 ) -> None:
@@ -123,7 +121,6 @@ def test_a_curve_is_a_point_for_each_phase_and_share(
     assert names == ["curve.csv", "curve.png"]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_intervals_of_several_seeds_are_called_those_of_the_mean(
     entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from tlkit import runs
+import tlkit.runs.phase
 from tlkit.data.transforms import Preprocessing
 from tlkit.deployment import ensemble
 from tlkit.deployment.abtest import ARMS, read_outcomes
@@ -43,7 +43,6 @@ def artifact(experiment: str, path: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_an_ensemble_is_a_model_like_any_other(
     entry: Entry, experiment: str, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,7 +355,7 @@ def test_the_reference_holds_the_light_of_the_validation_pictures(
     assert entry("ensemble", "--models", both) == 0
     with local_model(f"runs:/{newest(experiment).info.run_id}/model") as folder:
         np.testing.assert_array_equal(Reference.load(folder).light, trained.reference().light)
-    monkeypatch.setattr(runs, "MOST_LIT", 5)
+    monkeypatch.setattr(tlkit.runs.phase, "MOST_LIT", 5)
     assert entry("head", "--data", str(trained.pictures)) == 0
     with local_model(f"runs:/{newest(experiment).info.run_id}/model") as folder:
         some = Reference.load(folder)

@@ -358,7 +358,6 @@ def reader(
         reader.server.wait(30)
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", DOCUMENTS, indirect=True)
 def test_a_reader_can_type_all_that_stands_there(reader: Reader) -> None:

@@ -25,7 +25,6 @@ from tlkit.runs.prepare import prepare_data
 from tlkit.training import loop, progress
 from tlkit.training.optimizer import Schedule, adamw
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 WENT_ON = "tlkit.went_on_from"
 
 

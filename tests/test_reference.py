@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from mlflow.entities import Run
 from test_architecture import ALLOWED, LEAVES
 
+import tlkit.runs.phase
+import tlkit.runs.suite
 from docs import left_by_runs as tables
 from docs import make_reference as made
 from docs.left_by_runs import Left
-from tlkit import runs
 from tlkit.cli import main
 from tlkit.config import Config
 from tlkit.errors import UserError
@@ -135,7 +136,7 @@ def everything(tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch)
     from_head = (*data, "--init_from", ids["head"])
     anew = (*from_head, "--backbone_lr", "0.01")
     with monkeypatch.context() as patch:  # after training
-        patch.setattr(runs, "evaluate", interrupt)
+        patch.setattr(tlkit.runs.phase, "evaluate", interrupt)
         mlflow.delete_run(run("finetune", *anew).split("/")[1])
     again = run("finetune", *anew)
     run("ensemble", "--models", f"{finetune},{again}", "--average", "weights")
@@ -146,7 +147,7 @@ def everything(tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch)
         return PhaseResult(phase, ids[phase], trained[phase].data.metrics)
 
     # What these train are phases like those above; what they leave themselves is looked at.
-    for module in (runs, curve, conclude):
+    for module in (tlkit.runs.suite, curve, conclude):
         monkeypatch.setattr(module, "run_phase", trained_already)
     run("curve", *data, "--fractions", "0.5, 1")
     run("baseline", *data, "--seeds", "2")

@@ -231,7 +231,6 @@ def test_the_head_moves_nothing_else_and_finetune_moves_the_top(
     assert {name.split(".")[0] for name in checkpoint} == {"fc"}
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_cached_and_plain_engines_agree(
     make_folder: MakeFolder, entry: Entry, experiment: str
 ) -> None:
@@ -269,7 +268,6 @@ def test_the_same_command_twice_gives_the_same_bits(
         assert (artifacts(first) / path).read_bytes() == (artifacts(second) / path).read_bytes()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_finetune_trains_a_head_when_there_is_none_and_takes_it_when_there_is(
     make_folder: MakeFolder, entry: Entry, experiment: str
 ) -> None:
@@ -295,7 +293,6 @@ def test_finetune_trains_a_head_when_there_is_none_and_takes_it_when_there_is(
     assert begun_from() != head
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_finetune_refuses_the_head_of_another_network(
     make_folder: MakeFolder, entry: Entry, experiment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -325,7 +322,6 @@ def test_a_head_that_failed_before_its_first_epoch_is_refused(
         assert f"error: init_from={head} has no checkpoint: it failed before" in said
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_head_of_another_image_size_is_told_with_the_size(
     make_folder: MakeFolder, entry: Entry, experiment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -387,7 +383,6 @@ def test_a_network_with_three_dimensional_convolutions_trains(
     assert entry("head", "--data", str(make_folder(counts=(4, 2, 2))), *backbone) == 0
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -413,7 +408,6 @@ def test_finetune_takes_the_frozen_outputs_from_what_head_stored(
     assert runs["finetune"].data.metrics["features/bytes"] > 0
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_cache_is_shown_and_cleared(
     entry: Entry, make_folder: MakeFolder, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -450,7 +444,6 @@ def read_only(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux does")
 def test_a_cache_that_can_only_be_read_is_enough(
     entry: Entry, make_folder: MakeFolder, experiment: str, own_cache: Path, tmp_path: Path
@@ -474,7 +467,6 @@ def test_a_cache_that_can_only_be_read_is_enough(
         assert entry("head", *data) == 0
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_what_was_begun_from_stays_in_what_is_begun_from_next(
     entry: Entry, experiment: str, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
@@ -493,7 +485,6 @@ def test_what_was_begun_from_stays_in_what_is_begun_from_next(
     assert third == pytest.approx(deep, abs=1e-4)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_head_that_has_seen_the_test_pictures_is_refused(
     entry: Entry, experiment: str, make_folder: MakeFolder, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -512,7 +503,6 @@ def test_a_head_that_has_seen_the_test_pictures_is_refused(
         assert re.search(r"init_from=\w+ has seen \d+ of the \d+ (val|test) pictures", said)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_seeds_of_random_backbones_have_heads_of_their_own(
     entry: Entry, experiment: str, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -564,7 +554,6 @@ def test_names_as_long_as_a_file_may_have_and_figures_that_fail_cost_no_model(
     )
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
     entry: Entry, experiment: str, make_folder: MakeFolder, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

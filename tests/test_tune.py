@@ -358,7 +358,6 @@ def test_best_and_default_are_trained_for_good_beside_one_another(tuned: Tuned) 
         assert f"/runs/{run.info.run_id})" in words
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_the_best_configuration_run_by_itself_gives_the_same_figures(
     tuned: Tuned, entry: Entry, experiment: str
@@ -411,7 +410,6 @@ def test_only_what_may_be_wanted_for_good_is_kept(tuned: Tuned) -> None:
         assert ("tlkit.trained_by" in tags) == (number == 0 or value <= min(values[:number]))
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_a_finetune_that_is_taken_over_names_the_head_that_it_began_from(
     tune: Tune, experiment: str
@@ -448,7 +446,6 @@ def test_weights_that_cannot_be_kept_lose_no_trial(
     assert not [run for run in runs_of(experiment) if "tlkit.trained_by" in run.data.tags]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_settings_that_change_the_last_digits_train_again_for_good(
     tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
