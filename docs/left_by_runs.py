@@ -352,6 +352,11 @@ TAGS: Sequence[Left] = [
     ),
     *left(
         TRIAL,
+        {"tlkit.repeats": "the trial whose configuration, and so result, it has"},
+        "where there is one; it is not trained again, and has few metrics",
+    ),
+    *left(
+        TRIAL,
         {
             "tlkit.trained_by": "engine, device, number format, threads, compiling and torch that "
             "`trained` was computed by"

@@ -1193,6 +1193,45 @@ def test_a_space_of_other_keys_works_from_the_file_alone(
         assert params["head_lr"] == defaults["head_lr"]
 
 
+@pytest.mark.parametrize(("pruner", "state"), [("none", "complete"), ("median", "pruned")])
+@pytest.mark.usefixtures("quick")
+def test_a_configuration_that_comes_again_is_not_trained_again(
+    pruner: str,
+    state: str,
+    tune: Tune,
+    storage: str,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = []
+
+    def counted(config: Config, *rest: Any, **options: Any) -> Score:
+        trained.append(config.head_lr)
+        return stand_in_trial(config, *rest, **options)
+
+    monkeypatch.setattr(worker, "train_trial", counted)
+    monkeypatch.setattr(studies, "_RANDOM_TRIALS", 1)
+    assert tune("--trials", "7", "--search", "{head_lr: [1.0e-9, 1.0e-8]}", "--head_lr", "0.01",
+                "--pruner", pruner, "--finetune_epochs", "3") == 0  # fmt: skip
+    runs, trials = runs_of(experiment), study_at(storage)
+    assert_exact(runs, trials, 7)
+    assert [studies.state(trial) for trial in trials] == ["complete", *[state] * 6]
+    assert sorted(trained) == [1e-9, 1e-8, 0.01]
+    again = [run for run in trials_of(runs) if "tlkit.repeats" in run.data.tags]
+    assert len(again) == 4
+    for run in again:
+        first, own = (
+            next(trial for trial in trials if trial.number == int(run.data.tags[tag]))
+            for tag in ("tlkit.repeats", "tlkit.trial")
+        )
+        assert (first.params, first.values) == (own.params, own.values)
+        assert first.intermediate_values == own.intermediate_values
+        assert f"The configuration of trial {first.number}, " in note(run)
+        if state == "complete":
+            assert own.user_attrs[studies.LOSS] == first.user_attrs[studies.LOSS]
+            assert run.data.metrics["val/best_loss"] == own.value
+
+
 # ---- pruning
 
 

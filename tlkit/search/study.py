@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime, timedelta
 from typing import Any
@@ -248,6 +248,14 @@ def best(study: Study) -> FrozenTrial | None:
         key=lambda trial: (sign * trial.values[0], trial.user_attrs[LOSS], trial.number),
         default=None,
     )
+
+
+def earlier(study: Study, params: Mapping[str, Any]) -> FrozenTrial | None:
+    """The first trial with these values of the searched keys that is complete or was pruned."""
+    for trial in _all(study):
+        if trial.params == params and state(trial) in ("complete", "pruned"):
+            return trial
+    return None
 
 
 def leads(study: Study, value: float, loss: float) -> bool:

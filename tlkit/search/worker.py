@@ -15,6 +15,7 @@ from typing import NoReturn
 from optuna import Trial
 from optuna.exceptions import TrialPruned, UpdateFinishedTrialError
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
 from tlkit.config import Config
@@ -28,7 +29,7 @@ from tlkit.search.trial import Log, Score, train_trial
 from tlkit.summary import epochs_up_to
 from tlkit.tracking.lookup import children
 from tlkit.tracking.run import Tracker, set_status, start_run
-from tlkit.tracking.tags import PHASE_TAG, TRIAL_STATE_TAG, TRIAL_TAG
+from tlkit.tracking.tags import PHASE_TAG, REPEATS_TAG, TRIAL_STATE_TAG, TRIAL_TAG
 
 # Where, below a trial's artifacts, lies what it trained: a folder a phase, as `run_phase` takes it.
 TRAINED = "trained"
@@ -187,20 +188,10 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
         tracker.params(config.as_dict())
         tracker.tags({TRIAL_STATE_TAG: "running"})
         try:
-            with tempfile.TemporaryDirectory(prefix="tlkit-trial-") as folder:
-                score = train_trial(
-                    config,
-                    search.manifest,
-                    _reporter(config, trial, tracker),
-                    Path(folder),
-                    head=search.head,
-                    also=search.space.rungs(),
-                )
-                value, *_ = objectives(config, score)
-                # Those that may be wanted for good; the others would only take room.
-                if trial.user_attrs.get(DEFAULT) or studies.leads(search.study, value, score.loss):
-                    _keep_trained(trial, tracker, Path(folder), config)
-            _keep(trial, tracker, score)
+            if (earlier := studies.earlier(search.study, trial.params)) is not None:
+                values = _repeated(trial, tracker, earlier)
+            else:
+                values = _trained(search, config, trial, tracker)
         except TrialPruned as stop:
             pruned = stop
             tracker.tags({TRIAL_STATE_TAG: "pruned"})
@@ -214,7 +205,45 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
     if pruned is not None:
         set_status(tracker.run_id, STATUS["pruned"])
         raise pruned
-    return objectives(config, score)
+    return values
+
+
+def _trained(search: Search, config: Config, trial: Trial, tracker: Tracker) -> tuple[float, ...]:
+    with tempfile.TemporaryDirectory(prefix="tlkit-trial-") as folder:
+        score = train_trial(
+            config,
+            search.manifest,
+            _reporter(config, trial, tracker),
+            Path(folder),
+            head=search.head,
+            also=search.space.rungs(),
+        )
+        first, *others = objectives(config, score)
+        # Those that may be wanted for good; the others would only take room.
+        if trial.user_attrs.get(DEFAULT) or studies.leads(search.study, first, score.loss):
+            _keep_trained(trial, tracker, Path(folder), config)
+    _keep(trial, tracker, score)
+    return (first, *others)
+
+
+def _repeated(trial: Trial, tracker: Tracker, earlier: FrozenTrial) -> tuple[float, ...]:
+    """What an earlier trial of the same configuration came to: trained again it would be the same,
+    and in a small space the sampler comes back to the same few."""
+    tracker.tags({REPEATS_TAG: str(earlier.number)})
+    for epoch, value in earlier.intermediate_values.items():
+        trial.report(value, epoch)  # sampler and pruner learn from them
+    as_before = f"The configuration of trial {earlier.number}"
+    if studies.state(earlier) == "pruned":
+        raise TrialPruned(f"{as_before}, which was pruned.")
+    for name in (studies.LOSS, studies.ACCURACY, studies.SECONDS):
+        trial.set_user_attr(name, earlier.user_attrs[name])
+    loss, accuracy = (earlier.user_attrs[name] for name in (studies.LOSS, studies.ACCURACY))
+    tracker.metrics({"val/best_loss": loss, "val/best_accuracy": accuracy})
+    tracker.tags({TRIAL_STATE_TAG: "complete"})
+    tracker.describe(
+        f"{as_before}, not trained again: validation accuracy {accuracy:.3f}, loss {loss:.4f}."
+    )
+    return tuple(earlier.values)
 
 
 def _reason(error: Exception) -> str:
