@@ -509,6 +509,13 @@ def test_a_read_only_store_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert stored(folder, 2) == ([], [0, 1])
 
 
+def test_a_file_in_the_place_of_the_store_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "features"
+    file.touch()
+    with pytest.raises(Unwritable, match="File exists"), Store(file, BIG).entry(KEY).filling():
+        pytest.fail("filled what is no folder")
+
+
 def test_errors_of_the_caller_are_its_own(folder: Path) -> None:
     entry = Store(folder, BIG).entry(KEY)
     with pytest.raises(PermissionError), entry.filling():

@@ -68,13 +68,13 @@ def output_folder(output: str) -> Path | None:
 
 
 def _make(folder: Path, named: str) -> None:
-    try:
-        with disk_faults_told(folder):
+    with disk_faults_told(folder):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
-        raise UserError(
-            f"{named} is no folder and cannot be made ({error.strerror}); name another"
-        ) from error
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise UserError(
+                f"{named} is no folder and cannot be made ({error.strerror}); name another"
+            ) from error
 
 
 def scratch_folder() -> Path:
@@ -177,6 +177,11 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"{error.filename or folder} cannot be used ({error.strerror}); check its rights, "
                 "or point TLKIT_CACHE at another folder"
+            ) from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise UserError(
+                f"{error.filename or folder} cannot be made ({error.strerror}); rename the file "
+                "that is in the place of a folder"
             ) from error
         if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
             way_out = "remove the link" if error.errno == errno.ELOOP else "shorten it"

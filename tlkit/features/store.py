@@ -41,6 +41,7 @@ _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),  # no room
     *(errno.EROFS, errno.EACCES, errno.EPERM),  # no right
     *(errno.ENOLCK, errno.EOPNOTSUPP),  # no locks
+    *(errno.EEXIST, errno.ENOTDIR),  # no folder, but a file
 )
 _CANNOT_CLAIM = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
