@@ -67,8 +67,7 @@ def floor(phase: Phase) -> float:
     prefix = Prefix(model, depth, (), {"backbone": config.backbone}, machine.device, machine.dtype)
     rendition = Rendition(phase.pictures, "train", 0)
     compiled = replace(prefix, compiled=True)
-    folder = cache_folder() / "features"
-    store = open_store(folder, config.store_gigabytes)
+    store = open_store(config.store_gigabytes)
     if not store.entry(compiled.key(depth, rendition.key())).read(rendition.names).missing:
         prefix = compiled
     # Where there are fewer pictures than in a batch, some come again; short passes are padded.

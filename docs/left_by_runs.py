@@ -165,8 +165,8 @@ METRICS: Mapping[str, Sequence[Left]] = {
         *left(
             (*TRAINED, "ensemble"),
             {
-                "time/total_seconds": "wall time until it is logged, with that of a training that "
-                "was taken over from a trial"
+                "time/total_seconds": "wall time until it is logged, with the training that was "
+                "taken over from a trial or an interrupted run"
             },
         ),
         *left(
@@ -331,8 +331,8 @@ TAGS: Sequence[Left] = [
     *left(
         PHASES,
         {
-            "tlkit.went_on_from": "id of the interrupted run of the same training that it went on "
-            "from"
+            "tlkit.went_on_from": "id of the run of the same training that it went on from, which "
+            "was interrupted, or whose suite was"
         },
         when="where there was one",
     ),

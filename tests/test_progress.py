@@ -1,6 +1,7 @@
 """An interrupted training goes on where it was, and ends as if it had never been interrupted."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import torch
 from conftest import SMOKE, Entry, MakeFolder
 from filelock import FileLock
 from mlflow.entities import Run
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from tlkit.config import Config
 from tlkit.phases.identity import training_key
@@ -105,7 +108,7 @@ def test_it_ends_as_if_it_had_not_been_interrupted(
     assert entry(phase, *words, "--loader_workers", "0") == 0
     first = runs(experiment, phase)[0]
     said = f"{phase}: goes on after epoch 2 of {settings.split('_epochs=')[1][0]}"
-    assert f"{said}, where run {first.info.run_id} was interrupted" in capfd.readouterr().err
+    assert f"{said}, where run {first.info.run_id} ended" in capfd.readouterr().err
     assert not list((own_cache / "trainings").glob("*.safetensors"))
     assert entry(phase, *words) == 0
     first, went_on, anew = runs(experiment, phase)
@@ -158,6 +161,14 @@ def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
+def other_facts(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b'best_epoch\\": 1', b'best_epoch\\": 7'))
+
+
+def no_checksum(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b'"crc32"', b'"crc33"'))
+
+
 def test_a_damaged_file_is_no_beginning(
     make_folder: MakeFolder,
     entry: Entry,
@@ -169,9 +180,10 @@ def test_a_damaged_file_is_no_beginning(
     interrupt(entry, "head", words)
     (file,) = (own_cache / "trainings").glob("*.safetensors")
     sound = file.read_bytes()
-    for damage in (cut, empty, flip):
+    for damage in (other_facts, no_checksum, cut, empty, flip):
         file.write_bytes(sound)
         damage(file)
+        assert file.read_bytes() != sound
         assert progress.Progress(file, "").restore(cast(progress.Training, None)) is None
     capfd.readouterr()
     assert entry("head", *words) == 0
@@ -261,14 +273,16 @@ def test_the_cache_shows_them_and_clears_them(
     assert not file.exists()
 
 
-def small_training() -> progress.Training:
+def small_training(inputs: str = "") -> progress.Training:
     network = torch.nn.Linear(2, 2)
     optimizer = adamw(
         network.named_parameters(), frozenset(), head_lr=0.1, backbone_lr=0.1, weight_decay=0
     )
     schedule = Schedule(optimizer, "plateau", epochs=9, steps_per_epoch=1, warmup_epochs=0)
     cpu = torch.device("cpu")
-    return progress.Training(network.state_dict, network.load_state_dict, optimizer, schedule, cpu)
+    return progress.Training(
+        network.state_dict, network.load_state_dict, optimizer, schedule, cpu, inputs
+    )
 
 
 def after(epochs: int) -> loop.Result:
@@ -290,32 +304,137 @@ def test_it_is_written_seldom_and_at_the_end(
         kept.save(after(epochs), training, tmp_path / "best", now=now)
         found = progress.Progress(kept.file, "another").restore(small_training())
         assert found is not None
-        written.append(len(found[0].history))
+        written.append(len(found.result.history))
     assert written == [1, 1, 3, 3, 4]
 
 
-def test_what_nobody_goes_on_with_is_forgotten(tmp_path: Path) -> None:
-    month = 30 * 24 * 3600
+def test_what_nobody_goes_on_with_is_forgotten() -> None:
+    month, folder = 30 * 24 * 3600, progress.trainings_folder()
+    folder.mkdir()
     for name, age in (("old", month + 60), ("young", month - 60)):
-        file = tmp_path / f"{name}.safetensors"
+        file = folder / f"{name}.safetensors"
         file.touch()
         os.utime(file, times=(time.time() - age,) * 2)
-    with progress.progress_of(tmp_path, "key", "a run"):
-        pass
-    assert [file.stem for file in progress.interrupted_trainings(tmp_path)] == ["young"]
+    with progress.progress_of("key", "a run", lost=unexpected, went_on=unexpected):
+        assert (folder / "key.run").read_text() == "a run"
+    assert [file.stem for file in progress.interrupted_trainings()] == ["young"]
+    assert not (folder / "key.run").exists()
 
 
-def test_a_full_disk_under_it_ends_no_training(
+def unexpected(run_id: str) -> None:
+    raise AssertionError(run_id)
+
+
+def test_who_was_killed_is_named_to_whoever_trains_the_same() -> None:
+    folder = progress.trainings_folder()
+    folder.mkdir()
+    (folder / "key.run").write_text("killed")
+    named: list[str] = []
+    with progress.progress_of("key", "a run", lost=named.append, went_on=unexpected):
+        assert named == ["killed"]
+
+
+def test_what_was_not_written_to_its_end_is_shown_and_cleared() -> None:
+    folder = progress.trainings_folder()
+    folder.mkdir()
+    old, young = folder / ".key.safetensors.0af", folder / ".tmpA1b2"
+    for file, age in ((old, 3700), (young, 3500)):
+        file.write_bytes(b"123")
+        os.utime(file, times=(time.time() - age,) * 2)
+    assert progress.interrupted_trainings() == [old, young]
+    assert progress.forget([old, young]) == 3
+    assert progress.interrupted_trainings() == [young]
+
+
+def test_inputs_that_are_computed_in_another_way_are_another_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = progress.Progress(tmp_path / "one.safetensors", "a run")
+    kept.save(after(1), small_training("compiled"), tmp_path / "best")
+    other = progress.Progress(kept.file, "another", unexpected)
+    assert other.restore(small_training("uncompiled")) is None
+    assert "from inputs that were computed in another way" in capsys.readouterr().err
+    assert progress.Progress(kept.file, "another").restore(small_training("compiled"))
+
+
+def test_a_training_that_was_interrupted_twice_tells_so_and_takes_all_its_seconds(
+    make_folder: MakeFolder, entry: Entry, experiment: str, own_cache: Path
+) -> None:
+    words = ["--data", str(make_folder()), "--head_epochs", "6"]
+    interrupt(entry, "head", words)
+    (file,) = (own_cache / "trainings").glob("*.safetensors")
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        facts = json.loads(opened.metadata()["facts"])
+    facts["result"]["seconds"] = 1000.0
+    said = json.dumps(facts)
+    crc = str(progress._crc32(said, tensors))
+    save_file(tensors, file, metadata={"facts": said, "crc32": crc})
+    interrupt(entry, "head", words)
+    assert entry("head", *words) == 0
+    first, second, third = runs(experiment, "head")
+    assert second.data.tags[WENT_ON] == first.info.run_id
+    assert third.data.tags[WENT_ON] == second.info.run_id
+    assert third.data.metrics["time/total_seconds"] > third.data.metrics["time/train_seconds"]
+    assert third.data.metrics["time/train_seconds"] > 1000
+
+
+@pytest.mark.parametrize(
+    ("command", "parent"),
+    [("baseline --seeds 2", "baseline-seeds"), ("curve --fractions 0.5,1", "curve")],
+)
+def test_seeds_and_a_curve_train_nothing_twice(
+    command: str,
+    parent: str,
+    make_folder: MakeFolder,
+    entry: Entry,
+    experiment: str,
+) -> None:
+    name, *options = command.split()
+    words = ["--data", str(make_folder()), *options]
+    interrupt(entry, name, words, "baseline")
+    done = [run for run in runs(experiment, "baseline") if run.info.status == "FINISHED"]
+    assert len(done) == 1
+    assert entry(name, *words) == 0
+    assert done[0].info.run_id in {
+        run.data.tags.get(WENT_ON) for run in runs(experiment, "baseline")
+    }
+    assert [run.info.status for run in runs(experiment, parent)] == ["KILLED", "FINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no disk space left"),
+        (SafetensorError("I/O error: Read-only file system (os error 30)"), "cannot be used"),
+        (SafetensorError("something else"), "something else"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_disk_that_takes_nothing_ends_no_training(
+    fault: Exception,
+    said: str,
     make_folder: MakeFolder,
     entry: Entry,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def refuse(*_: object, **__: object) -> None:
+        raise fault
 
-    monkeypatch.setattr(progress, "save_file", full)
+    monkeypatch.setattr(progress, "save_file", refuse)
     assert entry("head", "--data", str(make_folder()), "--head_epochs", "3") == 0
     told = capfd.readouterr().err
-    assert "warning: how far the training came is not kept: no disk space left" in told
+    assert "warning: how far the training came is not kept: " in told
+    assert said in told
     assert told.count("how far the training came") == 2  # after the first epoch and at the end
+
+
+def test_a_file_in_the_place_of_their_folder_ends_no_training(
+    make_folder: MakeFolder, entry: Entry, own_cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own_cache.mkdir()
+    (own_cache / "trainings").touch()
+    assert entry("head", "--data", str(make_folder())) == 0
+    assert "File exists" in (said := capfd.readouterr().err)
+    assert "this one does not go on after a kill" in said

@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from tlkit.errors import UserError
 from tlkit.tracking import lookup, registry, store
 from tlkit.tracking import run as run_module
-from tlkit.tracking.run import Tracker, join, start_run
+from tlkit.tracking.run import Tracker, join, start_run, tell_killed
 
 SECRET = "http://me:secret@127.0.0.1:1"
 
@@ -56,6 +58,58 @@ def test_a_store_that_fails_is_not_taken_for_one_without_the_run(
 def test_what_is_no_id_is_no_run() -> None:
     with pytest.raises(UserError, match="no run a b at sqlite:"):
         lookup.find_run("a b")
+
+
+def test_a_database_that_was_made_by_half_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(file := tmp_path / "half.db") as database:
+        database.execute("CREATE TABLE experiment_tags (x)")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    with (
+        pytest.raises(UserError, match=r"cannot use the database .*half\.db: .*delete it"),
+        start_run("any", system_metrics=False),
+    ):
+        pytest.fail("began a run")
+
+
+def test_ctrl_c_waits_until_the_database_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def make(**_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        made.append("to its end")
+
+    monkeypatch.setattr(run_module, "store_file", lambda: tmp_path / "new.db")
+    monkeypatch.setattr(mlflow, "search_experiments", make)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_module._make_database()
+    assert made == ["to its end"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_killed_run_is_told_with_those_above_it(experiment: str) -> None:
+    client = mlflow.MlflowClient()
+
+    def run(above: str | None = None) -> str:
+        tags = {"mlflow.parentRunId": above} if above else {}
+        return str(client.create_run(experiment, tags=tags).info.run_id)
+
+    suite = run()
+    child = run(suite)
+    search = run()
+    before, now = run(search), run(search)
+    deleted = run()
+    client.delete_run(deleted)
+    for killed in (child, before, deleted, "a" * 32):
+        tell_killed(killed, living=now)
+    status = {run.info.run_id: run.info.status for run in client.search_runs([experiment])}
+    assert [status[one] for one in (suite, child, before)] == ["KILLED"] * 3
+    assert [status[one] for one in (search, now)] == ["RUNNING"] * 2
+    assert client.get_run(deleted).info.status == "RUNNING"
 
 
 def test_a_store_that_fails_does_not_hide_the_error_under_way(

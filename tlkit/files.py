@@ -4,12 +4,13 @@ import errno
 import getpass
 import json
 import os
+import re
 import shutil
 import tempfile
 import unicodedata
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
             yield part
             os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # or it would hide the error under way
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -154,9 +156,15 @@ def short_stem(path: str | Path) -> str:
 
 def disk_is_full(error: BaseException) -> bool:
     """Whether an error stands for a full disk or a used-up quota."""
-    if isinstance(error, SafetensorError):  # it has the number in its words alone
-        return any(f"(os error {number})" in str(error) for number in _FULL)
-    return isinstance(error, OSError) and error.errno in _FULL
+    return _number(error) in _FULL
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error, if it has one; safetensors has it in its words alone."""
+    if isinstance(error, SafetensorError):
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        return int(found[1]) if found else None
+    return error.errno if isinstance(error, OSError) else None
 
 
 @contextmanager
@@ -171,21 +179,20 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
                 f"no disk space left while writing {folder}; free some, "
                 "or point TLKIT_CACHE and the tracking store at another disk"
             ) from error
-        if not isinstance(error, OSError):
+        number = _number(error)
+        if number is None:
             raise
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        path, why = getattr(error, "filename", None) or folder, os.strerror(number)
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
-                f"{error.filename or folder} cannot be used ({error.strerror}); check its rights, "
-                "or point TLKIT_CACHE at another folder"
+                f"{path} cannot be used ({why}); check its rights, or point TLKIT_CACHE at another "
+                "folder"
             ) from error
-        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        if number in (errno.EEXIST, errno.ENOTDIR):
             raise UserError(
-                f"{error.filename or folder} cannot be made ({error.strerror}); rename the file "
-                "that is in the place of a folder"
+                f"{path} cannot be made ({why}); rename the file that is in the place of a folder"
             ) from error
-        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
-            way_out = "remove the link" if error.errno == errno.ELOOP else "shorten it"
-            raise UserError(
-                f"the path {error.filename or folder} cannot be used ({error.strerror}); {way_out}"
-            ) from error
+        if number in (errno.ELOOP, errno.ENAMETOOLONG):
+            way_out = "remove the link" if number == errno.ELOOP else "shorten it"
+            raise UserError(f"the path {path} cannot be used ({why}); {way_out}") from error
         raise

@@ -17,7 +17,7 @@ from tlkit.runs.prepare import log_dataset, prepare_data, thinned
 from tlkit.summary import columns, of_data
 from tlkit.tracking.run import start_run
 
-PHASES = ("baseline", "head")
+CURVES = ("baseline", "head")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def run_curve(config: Config) -> str:
             if points and points[-1].pictures == pictures:
                 left_out.append(f"{fraction:g}")
                 continue
-            for phase in PHASES:
+            for phase in CURVES:
                 results = []
                 for seed, part in zip(seeds, parts, strict=True):
                     one = replace(
@@ -81,14 +81,14 @@ def run_curve(config: Config) -> str:
                     result = run_phase(phase, one, data=part, parent=tracker.run_id, until=until)
                     results.append(result.metrics)
                 points.append(_point(phase, pictures, results))
-        points.sort(key=lambda point: (point.pictures, PHASES.index(point.phase)))
+        points.sort(key=lambda point: (point.pictures, CURVES.index(point.phase)))
         curves = {
             phase: [
                 (point.pictures, point.accuracy, point.low, point.high)
                 for point in points
                 if point.phase == phase
             ]
-            for phase in PHASES
+            for phase in CURVES
         }
         of_what = _of_what(config.seeds)
         said = f"{_said(curves)}\n95 % intervals {of_what}."

@@ -126,6 +126,9 @@ class Inputs(Protocol):
     def validation(self, batches: Batches) -> Iterator[Batch]:
         """Inputs and labels of the validation pictures, in the order of `batches`."""
 
+    def key(self) -> dict[str, Any]:
+        """How they are computed from pictures; JSON-able."""
+
 
 @dataclass(frozen=True)
 class PictureInputs:
@@ -138,6 +141,9 @@ class PictureInputs:
 
     def validation(self, batches: Batches) -> Iterator[Batch]:
         return self.pictures.plain("val", batches)
+
+    def key(self) -> dict[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -206,6 +212,9 @@ class StoredInputs:
 
     def validation(self, batches: Batches) -> Iterator[Batch]:
         return _labelled(self.val, batches)
+
+    def key(self) -> dict[str, Any]:
+        return self.val.prefix.key(self.val.prefix.depth, self.val.rendition.key())
 
 
 def _labelled(outputs: Outputs, batches: Batches) -> Iterator[Batch]:

@@ -70,9 +70,8 @@ def start_engine(phase: Phase, epochs: int, also: Sequence[int] = ()) -> Engine:
             machine.device,
             machine.dtype,
         )
-    store = open_store(cache_folder() / "features", config.store_gigabytes)
     inputs, report = stored_inputs(
-        store,
+        open_store(config.store_gigabytes),
         part,
         phase.pictures,
         epochs,
@@ -83,16 +82,20 @@ def start_engine(phase: Phase, epochs: int, also: Sequence[int] = ()) -> Engine:
     return Engine(trained, mode, inputs, report)
 
 
-@lru_cache
-def open_store(folder: Path, gigabytes: int | str) -> Store:
+def open_store(gigabytes: int | str) -> Store:
     """The store of prefix outputs; the same object for a process, which remembers what it checked.
 
     Args:
         gigabytes: what its entries may take; "auto" for half of the disk that is free or theirs.
     """
+    return _store(cache_folder() / "features", gigabytes)
+
+
+@lru_cache
+def _store(folder: Path, gigabytes: int | str) -> Store:
     if gigabytes == "auto":
         taken = sum(entry.size for entry in Store(folder, 0).entries())
-        return Store(folder, (taken + shutil.disk_usage(cache_folder()).free) // 2)
+        return Store(folder, (taken + shutil.disk_usage(folder.parent).free) // 2)
     return Store(folder, int(gigabytes) * 10**9)
 
 

@@ -1,5 +1,6 @@
 """From a network to a trained one."""
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,17 +130,18 @@ def _fit(
         optimizer,
         schedule,
         machine.device,
+        json.dumps(engine.inputs.key(), sort_keys=True),
     )
     write = partial(_write_checkpoint, checkpoints, phase)
     begun = None
-    if progress is not None and (found := progress.restore(training)) is not None:
-        begun, best = found
+    if progress is not None and (kept := progress.restore(training)) is not None:
+        begun = kept.result
         print(
             f"{phase.name}: goes on after epoch {len(begun.history)} of {epochs}, where run "
-            f"{progress.interrupted} was interrupted",
+            f"{kept.run_id} ended",
             file=sys.stderr,
         )
-        write("best", best, begun.best)
+        write("best", kept.best, begun.best)
         write("last", network.state(), begun.history[-1])
         _log_again(begun, log)
 

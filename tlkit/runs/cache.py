@@ -6,11 +6,10 @@ from tlkit.config import Config
 from tlkit.data.looks import MAX_BYTES
 from tlkit.files import cache_folder
 from tlkit.phases.engine import open_store
-from tlkit.runs.phase import TRAININGS
 from tlkit.runs.prepare import LOOKS
 from tlkit.summary import of_store
 from tlkit.tracking.run import start_run
-from tlkit.training.progress import forget, interrupted_trainings
+from tlkit.training.progress import forget, interrupted_trainings, trainings_folder
 
 
 def run_cache(config: Config) -> str:
@@ -21,15 +20,15 @@ def run_cache(config: Config) -> str:
         The listing, and what was freed.
     """
     with start_run("cache", system_metrics=False) as tracker:
-        store = open_store(cache_folder() / "features", config.store_gigabytes)
+        store = open_store(config.store_gigabytes)
         looks = cache_folder() / LOOKS
         size = looks.stat().st_size if looks.exists() else 0
-        begun = interrupted_trainings(cache_folder() / TRAININGS)
+        begun = interrupted_trainings()
         kept = sum(file.stat().st_size for file in begun)
         listing = (
             f"{of_store(store)}\n{size / 1e6:,.1f} MB of at most {MAX_BYTES / 1e6:,.0f} MB on what "
             f"the audit saw in pictures in {looks}\n{kept / 1e6:,.1f} MB on how far trainings "
-            f"came, interrupted or under way: {len(begun)} in {cache_folder() / TRAININGS}"
+            f"came, interrupted or under way: {len(begun)} in {trainings_folder()}"
         )
         if config.clear == "yes":
             freed = store.clear()

@@ -2,8 +2,9 @@
 
 import shutil
 import time
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from tlkit.config import Config
-from tlkit.errors import UserError
 from tlkit.evaluation.calibration import fit_temperature
 from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
-from tlkit.files import scratch_folder
 from tlkit.lineage import best_checkpoint, has_checkpoint, refuse_seen
 from tlkit.outcome import Outcome, evaluate, labels_of, write_history, write_outcome
 from tlkit.phases.identity import head_settings, training_key
@@ -29,17 +28,14 @@ from tlkit.serving.classifier import probability_columns
 from tlkit.serving.light import light
 from tlkit.serving.reference import reference
 from tlkit.summary import PhaseResult, of_phase
-from tlkit.tracking.lookup import find_run, finished_runs
-from tlkit.tracking.run import Tracker, set_status, start_run
+from tlkit.tracking.lookup import finished_runs
+from tlkit.tracking.run import Tracker, start_run, tell_killed
 from tlkit.tracking.tags import DIGEST_TAG, INIT_TAG, PHASE_TAG, SETTINGS_TAG, WENT_ON_TAG
 from tlkit.training.allocator import full_cards_told
 from tlkit.training.batches import plain_batches
 from tlkit.training.checkpoints import load_result
 from tlkit.training.loop import Result
 from tlkit.training.progress import Progress, progress_of
-
-# In the cache: the folder of how far trainings came.
-TRAININGS = "trainings"
 
 # Validation pictures whose brightness and contrast the reference holds.
 MOST_LIT = 500
@@ -104,13 +100,17 @@ def run_phase(
         if trained is None:
             checkpoints.mkdir()
             progress = stack.enter_context(
-                progress_of(scratch_folder() / TRAININGS, training_key(phase), tracker.run_id)
+                progress_of(
+                    training_key(phase),
+                    tracker.run_id,
+                    lost=partial(tell_killed, living=tracker.run_id),
+                    went_on=lambda run_id: tracker.tags({WENT_ON_TAG: run_id}),
+                )
             )
         else:
             elsewhere = trained.begin(name, checkpoints)
         result, report, (logits, features) = _train(phase, tracker, checkpoints, progress)
-        if progress is not None and progress.interrupted is not None:
-            _tell_went_on(tracker, progress.interrupted)
+        if progress is not None:
             elsewhere = progress.seconds
         if report is not None:
             tracker.tags({"features/decision": report.decision})
@@ -170,13 +170,6 @@ def _metrics(
         **(report.metrics if report else {"time/prefix_seconds": 0.0}),
         "time/train_seconds": result.seconds,
     }
-
-
-def _tell_went_on(tracker: Tracker, interrupted: str) -> None:
-    tracker.tags({WENT_ON_TAG: interrupted})
-    with suppress(UserError):  # it is in another store, or was deleted
-        if find_run(interrupted).status == "RUNNING":  # as `kill -9` leaves it
-            set_status(interrupted, "KILLED")
 
 
 def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:

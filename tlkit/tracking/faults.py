@@ -11,6 +11,7 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_DOES_NOT_EXIST,
     ErrorCode,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from tlkit.errors import UserError, one_line, without_password
 
@@ -30,6 +31,12 @@ def store_faults_told() -> Iterator[None]:
             f"MLflow fails at {shown_address()}: {reason_of(error)}; see that its server answers "
             "and that its disk has space, then give the same command again: what is stored is "
             "taken over"
+        ) from error
+    except SQLAlchemyError as error:
+        raise UserError(
+            f"MLflow cannot use the database {shown_address()}: {reason_of(error)}; if a first "
+            "command here was killed while it was made, nothing is in it yet: delete it, and give "
+            "the command again"
         ) from error
 
 

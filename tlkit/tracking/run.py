@@ -3,11 +3,14 @@
 import contextlib
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import pandas as pd
 from filelock import FileLock
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Run, RunTag
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -40,7 +43,7 @@ from tlkit.tracking.faults import (
     shown_address,
     store_faults_told,
 )
-from tlkit.tracking.store import set_up
+from tlkit.tracking.store import set_up, store_file
 from tlkit.tracking.tags import PHASE_TAG
 
 # What `tlkit.serving` imports.
@@ -227,6 +230,7 @@ def _begin(name: str, parent: str | None, system_metrics: bool) -> mlflow.Active
     nested = parent is not None
     try:
         with _one_process_at_a_time():
+            _make_database()
             return mlflow.start_run(
                 run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
                 nested=nested,
@@ -307,6 +311,34 @@ def _one_process_at_a_time() -> Iterator[None]:
         yield
 
 
+def _make_database() -> None:
+    """Make MLflow's SQLite database where there is none; it cannot use one that is made by half."""
+    file = store_file()
+    if file is not None and not file.exists():
+        with _uninterrupted():
+            mlflow.search_experiments(max_results=1)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # signals go to that one
+        yield
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: waiting.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for first in waiting[:1]:
+            signal.raise_signal(first)
+
+
 def join(worker: Tracker, parent_id: str) -> Tracker:
     """Put a run that `mlflow run` began under the one it works for, and give that one back.
 
@@ -334,6 +366,31 @@ def join(worker: Tracker, parent_id: str) -> Tracker:
     if parent.info.status != "RUNNING":
         set_status(parent_id, "RUNNING")
     return Tracker(parent_id, parent.info.experiment_id)
+
+
+def tell_killed(run_id: str, *, living: str) -> None:
+    """Let a run that `kill -9` left as RUNNING be KILLED, and so those that it was below; where it
+    is not in this store, or was deleted, nothing.
+
+    Args:
+        living: a run of this process: neither it nor those that it is below are meant.
+    """
+    with contextlib.suppress(UserError), store_faults_told():  # what is said of another run
+        alive = {run.info.run_id for run in _with_those_above(living)}
+        for run in _with_those_above(run_id):
+            if run.info.run_id in alive or run.info.lifecycle_stage == LifecycleStage.DELETED:
+                return
+            if run.info.status == "RUNNING":
+                set_status(run.info.run_id, "KILLED")
+
+
+def _with_those_above(run_id: str | None) -> Iterator[Run]:
+    while run_id is not None:
+        run = or_none(partial(mlflow.get_run, run_id), NO_SUCH)
+        if run is None:
+            return
+        yield run
+        run_id = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
 
 
 def set_status(run_id: str, status: str) -> None:

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tlkit.errors import UserError
-from tlkit.files import atomic_file
+from tlkit.errors import UserError, reason
+from tlkit.files import atomic_file, scratch_folder
 from tlkit.training.checkpoints import load_checkpoint, separate
 from tlkit.training.loop import Result
 from tlkit.training.optimizer import Schedule
@@ -29,6 +29,9 @@ _SHARE = 0.05
 # Days after which nobody is expected to give an interrupted command again.
 _KEPT_DAYS = 30
 
+# Seconds after which nobody is still writing a part of a file.
+_WRITING_SECONDS = 3600
+
 
 @dataclass(frozen=True)
 class Training:
@@ -38,6 +41,7 @@ class Training:
         state: gives what is trained of the network: tensors by name.
         load: takes such tensors back into the network.
         device: of the training; its random numbers are kept too.
+        inputs: how the inputs are computed, in a word of any kind.
     """
 
     state: Callable[[], dict[str, Tensor]]
@@ -45,21 +49,36 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     device: torch.device
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a file has of a training, besides what was put back into it.
+
+    Attributes:
+        run_id: of the run that trained.
+        best: the state of its best epoch.
+    """
+
+    run_id: str
+    result: Result
+    best: dict[str, Tensor]
 
 
 @dataclass
 class Progress:
-    """The file of one training; what is in it is whole, or it is not there.
+    """The file of one training.
 
     Attributes:
         run_id: of the run that trains.
-        interrupted: the run that it goes on from, if any.
-        seconds: that this one took.
+        went_on: called with the run that the training goes on from, where it does.
+        seconds: that this one trained.
     """
 
     file: Path
     run_id: str
-    interrupted: str | None = None
+    went_on: Callable[[str], object] = lambda run_id: None
     seconds: float = 0.0
     _kept: int = field(default=0, repr=False)
     _due: float = field(default=0.0, repr=False)
@@ -91,28 +110,33 @@ class Progress:
             "result": asdict(so_far),
             "groups": optimizer["param_groups"],
             "schedule": training.schedule.state_dict(),
-            "crc32": _crc32(tensors),
+            "inputs": training.inputs,
         }
         try:
             with atomic_file(self.file) as part:
-                save_file(tensors, part, metadata={"facts": json.dumps(facts)})
-        except UserError as error:
-            print(f"warning: how far the training came is not kept: {error}", file=sys.stderr)
+                said = json.dumps(facts)
+                metadata = {"facts": said, "crc32": str(_crc32(said, tensors))}
+                save_file(tensors, part, metadata=metadata)
+        except (UserError, OSError, SafetensorError) as error:
+            said = reason(error)
+            print(f"warning: how far the training came is not kept: {said}", file=sys.stderr)
             self._due = math.inf
             return
         self._kept, ended = epochs, time.perf_counter()
         self._due = ended + (ended - started) / _SHARE
 
-    def restore(self, training: Training) -> tuple[Result, dict[str, Tensor]] | None:
-        """Put a training where the file says that it was, with the state of its best epoch; None
-        where there is no file, or a damaged one."""
+    def restore(self, training: Training) -> Kept | None:
+        """Put a training where the file says that it was; None where there is no file, a damaged
+        one, or one whose inputs were computed in another way."""
+        if not self.file.exists():
+            return None
         found = _read(self.file)
-        if found is None:
-            if self.file.exists():
-                print(
-                    f"how far this training came is damaged in {self.file}: it begins anew",
-                    file=sys.stderr,
-                )
+        if found is None or found[1]["inputs"] != training.inputs:
+            what = "damaged" if found is None else "from inputs that were computed in another way"
+            print(
+                f"how far this training came is {what} in {self.file}: it begins anew",
+                file=sys.stderr,
+            )
             return None
         tensors, facts = found
         training.load(_under("state/", tensors))
@@ -122,53 +146,77 @@ class Progress:
         if training.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"], training.device)
         result = Result(**facts["result"])
-        self.interrupted, self.seconds = facts["run_id"], result.seconds
-        self._kept = len(result.history)
-        return result, _under("best/", tensors) or _under("state/", tensors)
+        self.seconds, self._kept = result.seconds, len(result.history)
+        self.went_on(facts["run_id"])
+        return Kept(facts["run_id"], result, _under("best/", tensors) or _under("state/", tensors))
+
+
+def trainings_folder() -> Path:
+    """Where the files of all trainings lie."""
+    return scratch_folder() / "trainings"
 
 
 @contextmanager
-def progress_of(folder: Path, key: str, run_id: str) -> Iterator[Progress | None]:
+def progress_of(
+    key: str, run_id: str, *, lost: Callable[[str], object], went_on: Callable[[str], object]
+) -> Iterator[Progress | None]:
     """The progress of a training, for as long as the block lasts; when it ends well the file goes.
 
-    None where another process trains the same at this time.
+    None where another process trains the same at this time, or nothing can be written.
 
     Args:
-        folder: of such files.
         key: of the training, fit for a file's name.
         run_id: of the run that trains.
+        lost: called with the run that trained the same and was killed, if there is one.
+        went_on: as `Progress` has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _forget_old(folder)
-    lock = FileLock(folder / f"{key}.lock")
+    folder = trainings_folder()
+    lock, holder = FileLock(folder / f"{key}.lock"), folder / f"{key}.run"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
-    except Timeout:
-        print(
-            "another process trains the same; this one does not go on after a kill", file=sys.stderr
-        )
+        _forget_old(folder)
+        killed = holder.read_text() if holder.exists() else ""
+        holder.write_text(run_id)
+    except OSError as error:
+        lock.release()
+        held = "another process trains the same" if isinstance(error, Timeout) else reason(error)
+        print(f"{held}; this one does not go on after a kill", file=sys.stderr)
         yield None
         return
     try:
-        progress = Progress(folder / f"{key}.safetensors", run_id)
+        if killed:
+            lost(killed)
+        progress = Progress(folder / f"{key}.safetensors", run_id, went_on)
         yield progress
-        progress.file.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk became read-only
+            progress.file.unlink(missing_ok=True)
     finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
-def interrupted_trainings(folder: Path) -> list[Path]:
-    """The files of trainings that did not come to their end, and of those that are under way."""
-    return sorted(folder.glob("*.safetensors"))
+def interrupted_trainings() -> list[Path]:
+    """The files of trainings that did not come to their end, and of those that are under way, with
+    what is left of files that were not written to their end."""
+    folder = trainings_folder()
+    return sorted([*folder.glob("*.safetensors"), *folder.glob(".*")])
 
 
 def forget(files: Iterable[Path]) -> int:
     """Delete such files, but for those of trainings under way; returns the bytes freed."""
     freed = 0
     for file in files:
-        with suppress(OSError), FileLock(file.with_suffix(".lock"), blocking=False):
+        with suppress(OSError):
             size = file.stat().st_size
-            file.unlink()
+            if not file.name.startswith("."):
+                with FileLock(file.with_suffix(".lock"), blocking=False):
+                    file.unlink()
+            elif file.stat().st_mtime < time.time() - _WRITING_SECONDS:
+                file.unlink()
+            else:
+                continue
             freed += size
     return freed
 
@@ -185,14 +233,16 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         with safe_open(file, "pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            facts = json.loads(opened.metadata()["facts"])
+            metadata = opened.metadata()
+            if int(metadata["crc32"]) != _crc32(metadata["facts"], tensors):
+                return None
+            return tensors, json.loads(metadata["facts"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return (tensors, facts) if _crc32(tensors) == facts["crc32"] else None
 
 
-def _crc32(tensors: Mapping[str, Tensor]) -> int:
-    found = 0
+def _crc32(facts: str, tensors: Mapping[str, Tensor]) -> int:
+    found = zlib.crc32(facts.encode())
     for name in sorted(tensors):
         found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)
     return found
