@@ -784,9 +784,30 @@ def test_compiled_outputs_are_near_and_kept_apart(
     assert report.hits == 0
     near = 0.05 if compiler == OPENVINO else 1e-4  # which computes in bfloat16
     torch.testing.assert_close(training(compiled).float(), training(plain), rtol=near, atol=near)
-    again, report = stored_inputs(store, prefix, pictures, 1, "auto")
-    assert report.hits == report.wanted
-    assert torch.equal(training(again), training(compiled))
+    # Few as they are, `auto` compiles none, whatever is stored.
+    for compiling, same in (("on", compiled), ("auto", plain)):
+        again, report = stored_inputs(store, prefix, pictures, 1, compiling)
+        assert report.hits == report.wanted
+        assert torch.equal(training(again), training(same))
+
+
+@pytest.mark.parametrize("compiler", [ONNX_RUNTIME], indirect=True)
+@pytest.mark.parametrize("spare", [0, 1])
+def test_what_is_taken_over_is_compiled_as_what_was_trained(
+    spare: int,
+    compiler: str,
+    pictures: Pictures,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train, val = (len(pictures.manifest.of(split)) for split in ("train", "val"))
+    monkeypatch.setattr(prefix_module, "_LEAST", pictures.different * train + val + spare)
+    prefix = prefix_of(model_of(), 2)
+    inputs, _ = stored_inputs(store, prefix, pictures, 1, "auto")
+    assert bool(inputs.key()["compiled"]) is (spare == 0)
+    again, report = stored_inputs(store, prefix, pictures, 0, "auto")
+    assert report.hits == report.wanted == val
+    assert again.key() == inputs.key()
 
 
 @pytest.mark.parametrize("compiler", [ONNX_RUNTIME, OPENVINO], indirect=True)

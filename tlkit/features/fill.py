@@ -188,15 +188,17 @@ def _with_compiler(
     store: Store, prefix: Prefix, renditions: Sequence[Rendition], compiling: str
 ) -> Prefix:
     """The prefix as compiled code, where that is wanted and possible."""
-    compiled = replace(prefix, compiled=True)
-    if compiling == "off":
+    pictures = renditions[-1].pictures
+    train, val = (len(pictures.manifest.of(split)) for split in ("train", "val"))
+    # By what a training takes, not by what is missing: the bits are not to depend on what is
+    # stored, nor on whether it is trained or taken over.
+    wanted = pictures.different * train + val
+    if compiling == "off" or (compiling == "auto" and not prefix.pays_to_compile(wanted)):
         return prefix
+    compiled = replace(prefix, compiled=True)
     found = _read(store, compiled, renditions)
     if not _absent(found):
         return compiled
-    left = _absent(_read(store, prefix, renditions))
-    if compiling == "auto" and not prefix.pays_to_compile(left):
-        return prefix
     rendition, rows = next(both for both in zip(renditions, found, strict=True) if both[1].missing)
     every = rendition.names
     names = [every[index] for index in rows.missing]

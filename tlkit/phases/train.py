@@ -136,11 +136,8 @@ def _fit(
     begun = None
     if progress is not None and (kept := progress.restore(training)) is not None:
         begun = kept.result
-        print(
-            f"{phase.name}: goes on after epoch {len(begun.history)} of {epochs}, where run "
-            f"{kept.run_id} ended",
-            file=sys.stderr,
-        )
+        done = f"epoch {len(begun.history)} of {epochs}"
+        print(f"{phase.name}: goes on after {done}, where run {kept.run_id} ended", file=sys.stderr)
         write("best", kept.best, begun.best)
         write("last", network.state(), begun.history[-1])
         _log_again(begun, log)
