@@ -29,6 +29,10 @@ def test_the_seed_decides_and_the_order_does_not() -> None:
     order = np.random.default_rng(0).permutation(200)
     shuffled = hold_out([labels[i] for i in order], [groups[i] for i in order], FRACTIONS, seed=1)
     assert shuffled == [first[i] for i in order]
+    # Nor where copies lie in both classes.
+    groups = [str(index // 3) for index in range(200)]
+    first = hold_out(labels, groups, FRACTIONS, seed=1)
+    assert hold_out(labels[::-1], groups[::-1], FRACTIONS, seed=1) == first[::-1]
 
 
 def test_one_picture_more_moves_few() -> None:
@@ -149,6 +153,7 @@ def test_large_groups_are_divided() -> None:
     plain = drawn_alike(labels, [])
     assert len(set(drawn_alike(labels, [list(range(20))])[:20])) == 1
     assert drawn_alike(labels, [list(range(21))]) == plain
+    assert drawn_alike(labels, [list(range(200, 211))]) == plain  # 11 of 20 dogs
     assert drawn_alike(labels, [list(range(189, 201))]) == plain  # 12 with a dog, of 20 dogs
     assert len(set(drawn_alike(labels, [list(range(190, 200))])[190:200])) == 1
 
@@ -161,6 +166,23 @@ def test_a_burst_of_a_small_class_leaves_enough_to_train_on() -> None:
         assert counts["train"] >= 6, seed
         assert 0 < counts["val"] <= 4, seed
         assert 0 < counts["test"] <= 4, seed
+
+
+@pytest.mark.parametrize(("size", "divided"), [(8, False), (7, True)])
+def test_no_split_has_more_than_twice_its_share(size: int, divided: bool) -> None:
+    labels = ["cat"] * 3 * size  # whose share of val is 4 and 3
+    bursts = [list(range(begin, begin + size)) for begin in range(0, 3 * size, size)]
+    splits = drawn_alike(labels, bursts)
+    assert any(len({splits[index] for index in burst}) > 1 for burst in bursts) == divided
+
+
+def test_a_class_whose_pictures_go_with_another_keeps_one_to_train_on() -> None:
+    labels, contents = ["cat"] * 15 + ["dog"] * 3, [str(index) for index in range(18)]
+    alike = [[0, 15], [1, 16], [2, 17]]
+    # Of the seeds those that would hold out all three.
+    for seed in range(60, 70):
+        splits = hold_out_alike(labels, contents, alike, FRACTIONS, seed)
+        assert set(splits[15:]) == {"train", "val", "test"}, seed
 
 
 def test_a_class_that_would_miss_from_a_split_is_divided() -> None:
