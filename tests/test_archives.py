@@ -75,11 +75,15 @@ def test_extracts_every_kind(tmp_path: Path, suffix: str) -> None:
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def test_the_same_content_is_reused_and_other_content_is_not(tmp_path: Path) -> None:
+def test_the_same_content_is_reused_and_other_content_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = make_zip(tmp_path / "x.zip", FILES)
     first = extract(archive, tmp_path / "cache")
     (first / "mark").write_text("still here")
-    assert extract(archive, tmp_path / "cache") == first
+    with monkeypatch.context() as patch:
+        patch.delattr(archives, "_unpack")
+        assert extract(archive, tmp_path / "cache") == first
     assert (first / "mark").exists()
     make_zip(archive, {"a/one.txt": b"changed"})
     second = extract(archive, tmp_path / "cache")
@@ -117,6 +121,8 @@ def test_declared_size_is_checked_first(tmp_path: Path, monkeypatch: pytest.Monk
     big = make_zip(tmp_path / "big.zip", {"x": b"\0" * 5000})
     assert_refused(big, tmp_path / "cache", "unpacks to", max_bytes=4999)
     contents(extract(big, tmp_path / "other", max_bytes=5000))
+    empty = make_tar(tmp_path / "empty.tar", {f"{i}": b"" for i in range(10)}, "w")
+    assert_refused(empty, tmp_path / "cache", "unpacks to", max_bytes=5000)  # headers count
     sparse = tarfile.TarInfo("sparse")
     sparse.size = 2**41  # a header alone, which claims 2 TB
     assert_refused(tar_of(tmp_path / "huge.tar", sparse), tmp_path / "cache", r"unpacks|damaged")
@@ -174,8 +180,17 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
         newer.read_bytes().replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xff")
     )
     deep = make_zip(tmp_path / "deep.zip", {"a/" * 1500 + "x": b""})
-    for archive in (named, newer, deep):
-        assert_refused(archive, tmp_path / "cache", "is damaged|too long a name")
+    long = make_zip(tmp_path / "long.zip", {"a" * 300: b""})
+    other = make_zip(tmp_path / "method.zip", {"x": b""})  # packed in a way that Python has not
+    other.write_bytes(other.read_bytes().replace(b"\x08\0", b"\x63\0"))
+    for archive, reason in (
+        (named, "is damaged"),
+        (newer, "is damaged"),
+        (deep, "is damaged|too long a name"),
+        (long, "too long a name for this disk"),
+        (other, "'x' cannot be unpacked: .*compression"),
+    ):
+        assert_refused(archive, tmp_path / "cache", reason)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +215,11 @@ def test_an_archive_that_is_cut_off_anywhere_is_told(
     unnamed = archive.rename(tmp_path / "cut")
     if is_archive(unnamed):  # by its first bytes
         assert_refused(unnamed, tmp_path / "cache", "is damaged")
+
+
+def test_folders_may_be_named_as_windows_does(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "x.zip", {"a\\": b"", "a\\b\\": b"", "a\\b\\x": b"1"})
+    assert contents(extract(archive, tmp_path / "cache")) == {"a/b/x": b"1"}
 
 
 def test_encrypted_and_doubled_members_are_refused(tmp_path: Path) -> None:
@@ -258,12 +278,22 @@ def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.parametrize("inner", ["train/cat.0.jpg", "cat.0.jpg"])
-def test_chosen_archives_inside_are_unpacked(tmp_path: Path, inner: str) -> None:
+@pytest.mark.parametrize(
+    ("inner", "becomes"),
+    [
+        ("train/cat.0.jpg", "train/cat.0.jpg"),
+        ("cat.0.jpg", "train/cat.0.jpg"),
+        ("cat/0.jpg", "train/cat/0.jpg"),
+    ],
+)
+def test_chosen_archives_inside_are_unpacked(tmp_path: Path, inner: str, becomes: str) -> None:
     nested = make_zip(tmp_path / "train.zip", {inner: b"meow"}).read_bytes()
-    outer = make_zip(tmp_path / "all.zip", {"train.zip": nested, "test1.zip": nested})
+    outer = make_zip(tmp_path / "all.zip", {"train.zip": nested, "test1.zip": nested, "x": b""})
     target = extract(outer, tmp_path / "cache", nested=lambda stem: stem == "train")
-    assert contents(target) == {"train/cat.0.jpg": b"meow", "test1.zip": nested}
+    assert contents(target) == {becomes: b"meow", "test1.zip": nested, "x": b""}
+    both = make_zip(tmp_path / "both.zip", {"a/train.zip": nested, "a/train/1.jpg": b""})
+    with pytest.raises(UserError, match="'train' lies beside the archive as well"):
+        extract(both, tmp_path / "cache", nested=lambda stem: stem == "train")
 
 
 def test_bad_archive_inside_a_good_one(tmp_path: Path) -> None:
