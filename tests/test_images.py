@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from tlkit.data import images
 from tlkit.data.images import UnreadablePicture, pixels_to_decode, read_picture
 
 RNG = np.random.default_rng(0)
@@ -85,8 +86,9 @@ def test_exif_orientation_is_applied(orientation: int, form: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_exif_is_no_damage_to_the_picture() -> None:
-    data = encoded(photo(), "JPEG", exif=b"Exif\0\0" + b"MM\0*\0\0\0\x08" + b"\xff" * 9)
-    assert read_picture(data).size == (64, 48)
+    for start in (b"MM\0*\0\0\0\x08", b"MM", b"rubbish "):
+        data = encoded(photo(), "JPEG", exif=b"Exif\0\0" + start + b"\xff" * 9)
+        assert read_picture(data).size == (64, 48)
 
 
 def test_result_carries_no_metadata() -> None:
@@ -163,11 +165,25 @@ def test_sixteen_bit_ppm_and_rgb_png() -> None:
         ([-1.0, 0.0, 1.0], [0, 128, 255]),
         ([0.0, 500.0, 1000.0], [0, 128, 255]),
         ([np.nan, 0.5, 1.0], [0, 128, 255]),
+        ([np.inf, 0.5, 1.0], [0, 128, 255]),
+        ([-np.inf, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 51.0, 102.0], [0, 51, 102]),
+        ([300.0, 300.0, 300.0], [0, 0, 0]),
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_float_tiff_is_scaled(values: list[float], expected: list[int]) -> None:
     data = encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
     np.testing.assert_array_equal(pixels(data)[0, :, 0], expected)
+
+
+def test_too_little_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", full)
+    with pytest.raises(MemoryError):
+        read_picture(encoded(photo(), "PNG"))
 
 
 def test_thirty_two_bit_integers_are_scaled() -> None:
@@ -225,8 +241,10 @@ def test_what_is_no_picture_says_why(data: bytes, reason: str) -> None:
     assert str(error.value) == reason
 
 
-def test_limit_is_exact_and_pillow_is_left_as_found(recwarn: pytest.WarningsRecorder) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
+def test_limit_is_exact_and_pillow_is_left_as_found(
+    recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000_000)  # whatever an earlier test left
     data = encoded(photo(10, 10), "PNG")
     assert read_picture(data, max_pixels=100).size == (10, 10)
     with pytest.raises(UnreadablePicture, match="10x10 is over the limit of 99 pixels"):
@@ -234,19 +252,20 @@ def test_limit_is_exact_and_pillow_is_left_as_found(recwarn: pytest.WarningsReco
     # Over Pillow's own limit and within ours: truncated, so nothing large is decoded here.
     with pytest.raises(UnreadablePicture, match=r"truncated|damaged"):
         read_picture(png_header(20_000, 20_000)[:60], max_pixels=500_000_000)
-    assert limit == Image.MAX_IMAGE_PIXELS
+    assert Image.MAX_IMAGE_PIXELS == 10_000_000
     assert not recwarn.list
 
 
-@pytest.mark.parametrize(("form", "effort"), [("QOI", 25), ("PPM", 25), ("JPEG", 10)])
+@pytest.mark.parametrize(("form", "effort"), [("QOI", 25), ("PPM", 25), ("JPEG", 10), ("MPO", 10)])
 def test_a_picture_that_decodes_slowly_may_have_fewer_pixels(form: str, effort: int) -> None:
     """Kilobytes of Pillow's own Python formats, or of a JPEG's scans, would decode for minutes."""
     data = b"P3 10 10 255\n" + 300 * b"7 "
     if form != "PPM":
-        data = encoded(photo(10, 10), form, progressive=True)
-    if form == "JPEG":
+        two = {"save_all": True, "append_images": [photo(10, 10)]} if form == "MPO" else {}
+        data = encoded(photo(10, 10), form, progressive=True, **two)
+    if form in ("JPEG", "MPO"):
         last = data.rindex(b"\xff\xda")
-        data = data[:last] + 90 * data[last:-2] + data[last:]
+        data = data[:last] + (100 - data.count(b"\xff\xda")) * data[last:-2] + data[last:]
     assert read_picture(data, max_pixels=100 * effort).size == (10, 10)
     assert pixels_to_decode(data) == 100 * effort
     with pytest.raises(UnreadablePicture, match="over the limit of 99 pixels for a file as slow"):
@@ -272,20 +291,16 @@ def test_large_deep_pictures_are_scaled_by_their_whole_range() -> None:
     assert (found == expected[..., None]).all()
 
 
-def test_threads_leave_pillows_limit_alone() -> None:
-    limit = Image.MAX_IMAGE_PIXELS
+def test_threads_leave_pillows_limit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000_000)
     data = encoded(photo(8, 8), "PNG")
-
-    def work() -> None:
-        for _ in range(50):
-            read_picture(data)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
+    thread = threading.Thread(target=read_picture, args=(data,))
+    with images._without_pillow_limit():
         thread.start()
-    for thread in threads:
-        thread.join()
-    assert limit == Image.MAX_IMAGE_PIXELS
+        thread.join(0.1)
+        assert thread.is_alive()  # or it would take the lifted limit for Pillow's own
+    thread.join()
+    assert Image.MAX_IMAGE_PIXELS == 10_000_000
 
 
 def test_the_disk_is_asked_once_about_a_file(
@@ -298,18 +313,21 @@ def test_the_disk_is_asked_once_about_a_file(
     assert asked == [tmp_path / "x.png"]
 
 
-def test_paths_that_are_no_regular_file(tmp_path: Path) -> None:
+def test_paths_that_are_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "x.jpg"
     folder.mkdir()
     with pytest.raises(UnreadablePicture, match="a folder, not a file"):
         read_picture(folder)
     with pytest.raises(UnreadablePicture, match="no such file"):
         read_picture(tmp_path / "absent.jpg")
-    large = tmp_path / "large.jpg"
-    with large.open("wb") as file:
-        file.truncate(2**26 + 8 * 1000 + 1)  # sparse
-    with pytest.raises(UnreadablePicture, match="too large for a picture of 1000 pixels"):
-        read_picture(large, max_pixels=1000)
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"\xff\xd8\xff")
+    large, most = tmp_path / "large.jpg", 2**26 + 8 * 1000
+    for size in (most, most + 1):
+        with large.open("wb") as file:
+            file.truncate(size)  # sparse
+        reason = "damaged" if size == most else "too large for a picture of 1000 pixels"
+        with pytest.raises(UnreadablePicture, match=reason):
+            read_picture(large, max_pixels=1000)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX files")
