@@ -16,7 +16,15 @@ from torchvision.transforms.functional import (
     rotate,
 )
 
-from tlkit.data.transforms import Preprocessing, Views, _Colours, _RotatedCentre, _view_seed
+from tlkit.data import transforms
+from tlkit.data.transforms import (
+    AUGMENTATION_REVISION,
+    Preprocessing,
+    Views,
+    _Colours,
+    _RotatedCentre,
+    _view_seed,
+)
 from tlkit.models.backbones import create_model, data_config
 
 
@@ -52,6 +60,9 @@ def test_a_view_is_a_pure_function_of_seed_view_and_content(augment: str) -> Non
         Views(preprocessing(), augment, seed=4)(picture(), "aa", 0),
     ]
     assert not any(torch.equal(other, first) for other in others)
+    # Outputs of views are stored, and found again by these three alone.
+    assert _view_seed(3, 0, "aa") == 3_806_187_025_492_833_402
+    assert AUGMENTATION_REVISION == 3  # raised when one of them looks different
 
 
 def test_a_view_leaves_the_global_generator_alone() -> None:
@@ -66,6 +77,41 @@ def test_a_view_leaves_the_global_generator_alone() -> None:
 def test_without_augmentation_a_view_is_plain() -> None:
     plain = preprocessing()
     assert torch.equal(Views(plain, "none", seed=0)(picture(), "aa", 7), plain(picture()))
+    for augment in ("none", "recipe", "trivial"):
+        assert torch.equal(Views(plain, augment, seed=0)(picture(), "aa", None), plain(picture()))
+
+
+def test_of_threads_that_render_at_once_each_waits_for_the_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    locked = []
+
+    def render(rendered: Image.Image) -> Image.Image:
+        locked.append(transforms._generator.locked())
+        return rendered
+
+    monkeypatch.setitem(transforms._AUGMENTATIONS, "recipe", lambda _: (lambda x: x, render))
+    Views(preprocessing(), "recipe", seed=0).picture(picture(), "aa", 0)
+    assert locked == [True]
+    assert not transforms._generator.locked()
+
+
+def test_bytes_come_back_whichever_way_they_lie_in_memory() -> None:
+    plain = preprocessing()
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    expected = (pixels / 255 - plain._moments[0]) / plain._moments[1]
+    for form in (torch.contiguous_format, torch.channels_last):
+        found = plain.from_bytes(pixels.contiguous(memory_format=form))
+        assert found.is_contiguous(memory_format=form)
+        torch.testing.assert_close(found, expected)
+        assert torch.equal(plain.to_bytes(found), pixels)
+
+
+def test_what_an_augmentation_brings_in_is_grey() -> None:
+    white = Image.new("RGB", (60, 60), "white")
+    views = Views(preprocessing(size=60), "trivial", seed=0)
+    darkest = [np.asarray(view).min() for view in views.pictures(white, "aa", range(40))]
+    assert 128 in darkest
 
 
 def test_the_recipe_stays_within_its_bounds() -> None:
