@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Entry, Trained
+from conftest import Entry, MakeFolder, Trained
 from mlflow.exceptions import MlflowException
 
 from tlkit.data.given import find_pictures
@@ -167,22 +167,36 @@ def test_the_overlay_of_a_long_name_has_a_shorter_one_that_an_address_can_hold(
     assert overlay.name == f"000000-a-2F..--{'ü' * 96}.png"
 
 
-def test_a_zip_a_pattern_and_a_file_are_found(trained: Trained, tmp_path: Path) -> None:
-    test = trained.pictures / "test"
+def test_a_zip_a_pattern_and_a_file_are_found(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test, classes = make_folder() / "test", ("cat", "dog")
     archive = tmp_path / "pictures.zip"
     with zipfile.ZipFile(archive, "w") as opened:
         for path in test.rglob("*.png"):
             opened.write(path, path.relative_to(test))
     given = find_pictures(str(archive), tmp_path / "cache")
     assert given.names == find_pictures(str(test), tmp_path).names
-    assert given.label("dog/1.png", ("cat", "dog")) == 1
-    pattern = find_pictures(f"{test}/*/1.png", tmp_path)
-    assert [Path(name).parent.name for name in pattern.names] == ["cat", "dog"]
+    assert given.label("dog/1.png", classes) == 1
+    assert given.label("dog/cat/mine/1.png", classes) == 0  # the nearest
+    assert given.label("mine/1.png", classes) is None
+    assert find_pictures(str(test / "dog"), tmp_path).label("mine/1.png", classes) == 1
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (f"{test}/*/1.png", "~/pictures/test/*/1.png", f"{tmp_path}/pictures/**/1.png"):
+        pattern = find_pictures(words, tmp_path)
+        folders = [Path(name).parent.relative_to(test.parent) for name in pattern.names]
+        within = [folder.name for folder in folders if folder.parent.name == "test"]
+        assert within == ["cat", "dog"]
+        assert list(pattern.names) == sorted(pattern.names)
+    assert len(find_pictures(f"{test}/**", tmp_path).names) == 12  # without the folders
     one = find_pictures(str(test / "cat" / "1.png"), tmp_path)
-    assert (one.names, one.label("1.png", ("cat", "dog"))) == (("1.png",), 0)
+    assert (one.names, one.label("1.png", classes)) == (("1.png",), 0)
     for nothing in (str(tmp_path / "none"), f"{test}/*.gif"):
         with pytest.raises(UserError, match="no such file"):
             find_pictures(nothing, tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no files"):
+        find_pictures(str(tmp_path / "empty"), tmp_path)
 
 
 def test_an_archive_that_is_cut_off_is_no_picture(tmp_path: Path) -> None:
