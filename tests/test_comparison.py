@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from tlkit.evaluation.comparison import compare_paired, holm, repeated
 
@@ -57,6 +58,22 @@ def test_interval_is_that_of_a_published_example() -> None:
     # (2000), Statistics with Confidence, chapter 6, by Newcombe's method.
     seen = compare_paired(*from_counts(12, 2, 20, 16))
     assert (seen.low, seen.high) == pytest.approx((0.056, 0.329), abs=0.0005)
+
+
+@pytest.mark.parametrize("counts", [(2, 3, 3, 3), (5, 0, 15, 0), (0, 5, 0, 15)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_interval_of_answers_that_are_not_correlated_is_that_of_two_samples(
+    counts: tuple[int, int, int, int], confidence: float
+) -> None:
+    # So few agree that the correction for continuity leaves no correlation, or one model is always
+    # right, or always wrong.
+    candidate, reference = from_counts(*counts)
+    seen = compare_paired(candidate, reference, confidence=confidence)
+    right, n = (int(candidate.sum()), int(reference.sum())), len(candidate)
+    expected = confint_proportions_2indep(
+        right[0], n, right[1], n, method="newcomb", alpha=1 - confidence
+    )
+    assert (seen.low, seen.high) == pytest.approx(expected)
 
 
 def test_interval_has_a_width_where_each_model_names_one_class_only() -> None:
