@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -11,6 +11,7 @@ from tlkit.evaluation.calibration import (
     HIGHEST,
     coverage,
     fit_temperature,
+    reliability,
     rescale,
 )
 from tlkit.evaluation.calibration_figure import calibration_figure
@@ -39,10 +40,11 @@ class Logits(ClassifierMixin, BaseEstimator):
         return x
 
 
-def test_the_temperature_is_found_and_is_scikit_learns() -> None:
-    logits, labels = overconfident()
+@pytest.mark.parametrize("factor", [0.2, 3.0, 10.0])
+def test_the_temperature_is_found_and_is_scikit_learns(factor: float) -> None:
+    logits, labels = overconfident(factor=factor)
     temperature = fit_temperature(logits, labels)
-    assert temperature == pytest.approx(3.0, rel=0.1)
+    assert temperature == pytest.approx(factor, rel=0.1)
     frozen = FrozenEstimator(Logits().fit(logits, labels))
     theirs = CalibratedClassifierCV(frozen, method="temperature").fit(logits, labels)
     np.testing.assert_allclose(
@@ -78,6 +80,18 @@ def test_a_temperature_that_few_pictures_suggest_is_rarely_believed() -> None:
     assert changed <= 5 + 2 * np.sqrt(100 * 0.05 * 0.95)
 
 
+def test_a_temperature_is_believed_where_the_likelihood_ratio_tells_it_from_1() -> None:
+    believed = []
+    for seed in range(40):
+        logits, labels = overconfident(60, factor=1.5, seed=seed)
+        scaled = logits / np.exp(np.linspace(-2, 2, 801))[:, None, None]
+        of_truth = log_softmax(scaled, axis=2)[:, np.arange(60), labels].sum(axis=1)
+        # 801 temperatures, the one in the middle of which is 1. Chi-square, one degree, 5 %.
+        believed.append(2 * (of_truth.max() - of_truth[400]) > 3.841)
+        assert (fit_temperature(logits, labels) != 1.0) == believed[-1]
+    assert 10 < sum(believed) < 30
+
+
 @pytest.mark.parametrize("shapes", [((3,), (3,)), ((4, 2), (3,)), ((0, 2), (0,))])
 def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
     with pytest.raises(ValueError, match="needs"):
@@ -90,6 +104,25 @@ def test_abstaining_by_hand() -> None:
     assert [(row.answered, row.accuracy) for row in found[:2]] == [(1.0, 0.5), (0.5, 1.0)]
     assert found[2].answered == 0
     assert np.isnan(found[2].accuracy)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_threshold_that_nobody_reaches_and_a_class_that_is_ruled_out() -> None:
+    rows, labels = np.array([[1.0, 0.0], [0.2, 0.8]]), np.array([0, 1])
+    found = coverage(rows, labels)
+    assert [row.threshold for row in found] == [0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
+    assert [row.answered for row in found] == [1, 1, 1, 1, 1, 0.5, 0.5, 0.5]  # 0.8 is enough
+    assert np.isnan(coverage(rows[1:], labels[1:], (0.9,))[0].accuracy)
+    np.testing.assert_allclose(rescale(rows, 2.0), [[1, 0], [1 / 3, 2 / 3]], atol=1e-12)
+
+
+def test_bins_of_the_calibration_error_by_hand() -> None:
+    rows = np.array([[0.2, 0.8], [0.75, 0.25], [0.6, 0.4], [1.0, 0.0]])
+    found = reliability(rows, np.array([1, 1, 0, 0]), bins=5)
+    np.testing.assert_array_equal(found.count, [0, 0, 1, 2, 1])  # 0.6 and 0.8 end their bins
+    np.testing.assert_allclose(found.confidence, [np.nan, np.nan, 0.6, 0.775, 1.0])
+    np.testing.assert_allclose(found.accuracy, [np.nan, np.nan, 1.0, 0.5, 1.0])
+    assert len(reliability(rows, np.array([1, 1, 0, 0])).count) == 15
 
 
 @pytest.mark.parametrize(
