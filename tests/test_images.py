@@ -86,9 +86,10 @@ def test_exif_orientation_is_applied(orientation: int, form: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_exif_is_no_damage_to_the_picture() -> None:
-    for start in (b"MM\0*\0\0\0\x08", b"MM", b"rubbish "):
-        data = encoded(photo(), "JPEG", exif=b"Exif\0\0" + start + b"\xff" * 9)
-        assert read_picture(data).size == (64, 48)
+    for form in ("JPEG", "PNG"):
+        for start in (b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0", b"rubbish"):
+            data = encoded(photo(), form, exif=b"Exif\0\0" + start + b"\xff" * 9)
+            assert read_picture(data).size == (64, 48)
 
 
 def test_result_carries_no_metadata() -> None:
