@@ -36,12 +36,13 @@ from starlette.requests import Request
 from test_documented_commands import of_document
 
 from tlkit.serving import guard
-from tlkit.serving.answer import Question, Served
+from tlkit.serving.answer import Question, Served, question
 from tlkit.serving.classifier import BATCH
 from tlkit.serving.ensemble import Ensemble
-from tlkit.serving.guard import MAX_BODY_BYTES
+from tlkit.serving.guard import MAX_BODY_BYTES, MAX_MARKS
+from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import identity
-from tlkit.serving.request_log import open_log
+from tlkit.serving.request_log import PICTURES_VARIABLE, open_log
 from tlkit.tracking.lookup import local_model
 from tlkit.training.precision import resolve_precision
 
@@ -325,6 +326,72 @@ def test_no_more_of_a_body_is_read_than_is_taken(server: Server) -> None:
     with pytest.raises(mlflow.MlflowException, match="at most 48 MiB are taken"):
         asyncio.run(guard._bounded(endpoint)(Request({"type": "http"}, receive)))
     assert read == MAX_BODY_BYTES + 2**20
+
+
+def test_what_costs_the_server_much_never_reaches_its_parser() -> None:
+    def parsed(*_: object) -> str:
+        return "parsed"
+
+    invocations = guard._guarded(parsed)
+    assert invocations(b"," * MAX_MARKS, "text/csv") == "parsed"
+    for body, kind, said in (
+        (b"," * (MAX_MARKS + 1), "text/csv", "over 16,384 commas"),
+        (b"[" * (MAX_MARKS + 1), "application/json", "over 16,384 commas"),
+        (b"{" * (MAX_MARKS + 1), "application/json", "over 16,384 commas"),
+        (b"PAR1", "application/vnd.apache.PARQUET", "Parquet is not taken"),
+        (b"{}", None, "no content type"),
+    ):
+        with pytest.raises(mlflow.MlflowException, match=said):
+            invocations(body, kind)
+
+
+def asked(*cells: Any, **params: Any) -> Question:
+    return question(pd.DataFrame({"image": cells}, dtype=object), params)
+
+
+def test_the_bytes_of_a_file_are_taken_as_they_are_whatever_they_begin_with() -> None:
+    for form in ("GIF", "BMP", "WEBP", "PPM", "PNG", "JPEG"):
+        content = io.BytesIO()
+        Image.new("RGB", (4, 4)).save(content, form)
+        data = content.getvalue()
+        assert asked(data, bytearray(data)).pictures == [data, data]
+        assert asked(base64.b64encode(data)).pictures == [data]
+
+
+def test_limits_of_a_request_are_exact_and_a_server_alone_counts_its_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert asked(b"\xff", tta=64, abstain=0.0) == Question([b"\xff"], 64, 0.0)
+    for params in ({"tta": 0}, {"tta": 65}, {"abstain": -0.1}, {"abstain": 1.0}):
+        with pytest.raises(mlflow.MlflowException, match=r"(tta|abstain)=.* allowed"):
+            asked(b"\xff", **params)
+    assert len(asked(*[b"\xff"] * 1025).pictures) == 1025
+    monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
+    assert len(asked(*[b"\xff"] * 1024).pictures) == 1024
+    with pytest.raises(mlflow.MlflowException, match="at most 1024 views"):
+        asked(*[b"\xff"] * 1025)
+
+
+@pytest.mark.parametrize("wanted", [None, "0", "1"])
+def test_pictures_are_logged_where_that_is_asked_for_alone(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str | None
+) -> None:
+    log, written = open_log(f"sqlite:///{tmp_path / 'requests.db'}"), list[Entry]()
+    monkeypatch.setattr(type(log), "write", lambda _, entries: written.extend(entries))
+    with local_model(trained.model("head")) as folder:
+        served = Served.load(folder, log)
+    monkeypatch.delenv(PICTURES_VARIABLE, raising=False)
+    if wanted:
+        monkeypatch.setenv(PICTURES_VARIABLE, wanted)
+    [picture, *_], _ = said_of_test(trained)
+    served.answer(Question([picture], 1, 0.0))
+    assert written == []  # Python asked, and no server
+    monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
+    for views in (1, 3):
+        served.answer(Question([picture], views, 0.0))
+    assert [entry.picture for entry in written] == [picture if wanted == "1" else None] * 2
+    # Of several views the mean.
+    assert written[0].embedding != written[1].embedding
 
 
 def test_an_error_in_the_model_shows_no_paths_of_the_server(
