@@ -27,6 +27,7 @@ from tlkit.deployment.soup import greedy_soup
 from tlkit.errors import UserError
 from tlkit.evidence.gathered import gather
 from tlkit.serving.classifier import Classifier
+from tlkit.serving.log_entry import MAX_KEY
 from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import Reference, identity
 from tlkit.serving.request_log import RequestLog, open_log
@@ -173,7 +174,11 @@ def test_a_router_answers_as_the_model_that_it_names(
     arguments = [word for name, uri in models.items() for word in (f"--{name}", uri)]
     assert entry("route", *arguments, "--register", "pets-router") == 0
     assert not (tmp_path / "requests.db").exists()  # MLflow asked it its example: no request
-    router = mlflow.pyfunc.load_model("models:/pets-router/1")
+    guarded: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.serving.guard.guard_server", lambda: guarded.append(True))
+        router = mlflow.pyfunc.load_model("models:/pets-router/1")
+    assert guarded
     picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
     keys = [str(number) for number in range(12)]
     answer = router.predict(pd.DataFrame({"image": [picture] * 12, "key": keys}))
@@ -183,7 +188,17 @@ def test_a_router_answers_as_the_model_that_it_names(
         expected = load_models(uri).probabilities([picture])[0]
         rows = answer[answer["served_by"] == name].filter(like="probability_").to_numpy()
         np.testing.assert_allclose(rows, np.tile(expected, (len(rows), 1)), atol=1e-6)
-    for nobody in (None, np.nan, "", "\ud800"):
+    for params in ({"abstain": 0.9999}, {"tta": 3}):
+        some = router.predict(pd.DataFrame({"image": [picture] * 12, "key": keys}), params=params)
+        for name, uri in models.items():
+            expected = load_models(uri).probabilities([picture], params.get("tta", 1))[0]
+            rows = some[some["served_by"] == name]
+            given = rows.filter(like="probability_").to_numpy()
+            np.testing.assert_allclose(given, np.tile(expected, (len(rows), 1)), atol=1e-6)
+            assert ("" in set(rows["predicted"])) == ("abstain" in params)
+    longest = pd.DataFrame({"image": [picture], "key": ["k" * MAX_KEY]})
+    assert list(router.predict(longest)["served_by"]) == [assign("k" * MAX_KEY, "tlkit", 0.5)]
+    for nobody in (None, np.nan, "", "\ud800", "k" * (MAX_KEY + 1)):
         table = pd.DataFrame({"image": [picture] * 2, "key": ["a", nobody]}, dtype=object)
         with pytest.raises(MlflowException, match="the key of picture 2"):
             router.predict(table)
@@ -193,6 +208,9 @@ def test_a_router_answers_as_the_model_that_it_names(
     assert {(each.served_by, each.model) for each in entries} == {
         (name, identity_of(uri)) for name, uri in models.items()
     }
+    dealt = {each.key: each.served_by for each in entries}
+    assert dealt == dict(zip(keys, answer["served_by"], strict=True))
+    assert {each.share for each in entries} == {0.5}
     with sqlite3.connect(tmp_path / "requests.db") as log:
         log.execute("ALTER TABLE tlkit_requests RENAME COLUMN share TO portion")
     router.predict(pd.DataFrame({"image": [picture], "key": ["me@example.com"]}))
