@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tlkit.errors import UserError
 from tlkit.serving.predict import predict_probabilities
+from tlkit.training import loop
 from tlkit.training.batches import epoch_batches, plain_batches
 from tlkit.training.checkpoints import load_checkpoint, save_checkpoint
 from tlkit.training.loop import Objective, Result, fit
@@ -39,8 +41,8 @@ def train(
     losses: list[float] | None = None,
     early_stopping: int = 0,
     keep: Callable[[Result], object] = lambda so_far: None,
-    lr: float = 1e-2,
     schedule: str = "plateau",
+    **others: Any,
 ) -> Result:
     inputs, labels = data()
 
@@ -56,12 +58,12 @@ def train(
         return {"val/loss": loss}
 
     optimizer = adamw(
-        model.named_parameters(), frozenset(), head_lr=lr, backbone_lr=lr, weight_decay=0.0
+        model.named_parameters(), frozenset(), head_lr=1e-2, backbone_lr=1e-2, weight_decay=0.0
     )
     steps = math.ceil(len(inputs) / batch_size)
     return fit(
         model,
-        model.train,
+        others.pop("train_mode", model.train),
         batches,
         validate,
         optimizer,
@@ -76,9 +78,10 @@ def train(
         device=CPU,
         dtype=torch.float32,
         fast_kernels=True,
-        log=lambda metrics, epoch: None,
+        log=others.pop("log", lambda metrics, epoch: None),
         keep=keep,
         description="test",
+        **others,
     )
 
 
@@ -158,7 +161,7 @@ def test_early_stopping_waits_for_the_best_epoch_and_keeps_it() -> None:
     result = train(
         model(),
         epochs=10,
-        losses=[3.0, 2.0, 2.5, 2.5, 2.5, 1.0],
+        losses=[3.0, 2.0, 2.5, 2.4, 2.0, 1.0],  # no other is lower than the second
         early_stopping=3,
         keep=lambda so_far: kept.append((len(so_far.history), so_far.best_epoch)),
     )
@@ -189,7 +192,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step_and_soon(step: int) -> 
     assert len(taken) - 140 - step <= 51
 
 
-def test_no_batch_waits_for_its_loss() -> None:
+def test_no_batch_waits_for_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bool] = []
 
     class Count(TorchDispatchMode):
@@ -198,9 +201,56 @@ def test_no_batch_waits_for_its_loss() -> None:
                 read.append(True)
             return func(*args, **(kwargs or {}))
 
-    with Count():
+    stacked: list[int] = []
+    plus = loop._plus
+    with monkeypatch.context() as patch, Count():
+        patch.setattr(loop, "_READ", 4)
+        patch.setattr(
+            loop,
+            "_plus",
+            lambda so_far, losses, *at: stacked.append(len(losses)) or plus(so_far, losses, *at),
+        )
         train(model(), epochs=1, batch_size=4)
     assert len(read) <= 2  # the sum of what was right, and the loss of validation
+    assert stacked == [4, 4, 2]
+
+
+def test_an_epoch_is_logged_with_its_number_its_loss_and_the_rates_that_it_began_with() -> None:
+    weights = torch.tensor([1.0, 5.0, 0.2])
+    inputs, labels = data()
+    net, logged, modes = model(), [], []
+    with torch.no_grad():
+        expected = F.cross_entropy(net(inputs), labels, weight=weights)
+    train(
+        net,
+        epochs=3,
+        batch_size=40,
+        schedule="cosine",
+        objective=Objective(class_weights=weights),
+        train_mode=lambda: modes.append(len(logged)),
+        log=lambda metrics, epoch: logged.append((epoch, metrics)),
+    )
+    assert modes == [0, 1, 2]  # for validation puts the model in eval mode
+    assert [epoch for epoch, _ in logged] == [0, 1, 2]
+    assert logged[0][1]["train/loss"] == pytest.approx(float(expected))
+    rates = [metrics["lr/backbone"] for _, metrics in logged]
+    assert rates == pytest.approx([0.5e-2, 1e-2, 0.5e-2])
+
+
+def test_a_training_that_begins_in_the_midst_counts_on() -> None:
+    begun = Result([{"epoch": 0, "val/loss": 1.0}, {"epoch": 1, "val/loss": 2.0}], 0, 1000.0)
+    epochs: list[int] = []
+    result = train(
+        model(),
+        epochs=4,
+        begun=begun,
+        losses=[0.5, 3.0],
+        log=lambda metrics, epoch: epochs.append(epoch),
+    )
+    assert epochs == [2, 3]
+    assert [epoch["epoch"] for epoch in result.history] == [0, 1, 2, 3]
+    assert result.best_epoch == 2
+    assert 1000 < result.seconds < 1060
 
 
 def test_a_validation_loss_that_is_not_finite_stops() -> None:
@@ -274,7 +324,8 @@ def test_an_epoch_sees_each_picture_once_in_an_order_of_its_own() -> None:
     assert [len(batch) for batch in first] == [16, 17]  # no batch of one for batch norm
     assert [len(batch) for batch in epoch_batches(4, 1, 0, 0)] == [1, 1, 1, 1]
     assert epoch_batches(33, 16, 0, 1) != first
-    assert epoch_batches(33, 16, 1, 0) != first
+    assert epoch_batches(33, 16, 1, 0) not in (first, epoch_batches(33, 16, 0, 1))
+    assert epoch_batches(1, 16, 0, 0) == [[0]]
 
 
 def test_plain_batches_keep_the_order_and_drop_nothing() -> None:
