@@ -102,13 +102,17 @@ def test_auroc_with_absent_classes_is_the_weighted_mean_over_those_present() -> 
     assert classification_metrics(probabilities, labels)["auroc"] == pytest.approx(expected)
 
 
+@pytest.mark.filterwarnings("error")
 def test_one_class_present_gives_no_auroc_and_breaks_nothing_else() -> None:
     probabilities, _ = predictions(20, 3)
     labels = np.full(20, 2)
     seen = classification_metrics(probabilities, labels)
     assert math.isnan(seen.pop("auroc"))
     assert all(math.isfinite(value) for value in seen.values())
+    assert 0 < seen["balanced_accuracy"] == seen["accuracy"]  # of the classes that are there
     assert confusion(probabilities, labels).sum() == 20
+    neither = per_class_report(np.eye(3)[[1, 2, 2]], np.array([1, 1, 2]), ["a", "b", "c"])
+    assert [neither[name]["support"] for name in "abc"] == [0, 2, 1]
     assert per_class_report(probabilities, labels, ["a", "b", "c"])["a"]["support"] == 0
 
 
@@ -228,8 +232,9 @@ def test_report_equals_scikit_learn_and_survives_json() -> None:
 
 def test_class_named_like_a_summary_row_keeps_its_own_row() -> None:
     probabilities, labels = predictions(60, 2)
-    report = per_class_report(probabilities, labels, ["accuracy", "dog"])
-    assert report["accuracy (class)"]["support"] == np.sum(labels == 0)
+    for name in ("macro avg", "weighted avg", "accuracy"):
+        report = per_class_report(probabilities, labels, [name, "dog"])
+        assert report[f"{name} (class)"]["support"] == np.sum(labels == 0)
     assert report["accuracy"] == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
 
 
