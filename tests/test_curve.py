@@ -1,5 +1,6 @@
 """`-e curve`, and training on a share of the pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -36,6 +37,9 @@ def test_a_share_is_stratified_and_holds_the_smaller_ones(monkeypatch: pytest.Mo
     assert set(some.of("train")) < set(more.of("train")) < set(whole.of("train"))
     assert some.of("val") == whole.of("val")
     assert whole.thinned(0.1, 1).of("train") != some.of("train")
+    renamed = [replace(picture, path=f"new {picture.path[::-1]}") for picture in whole.pictures]
+    drawn = replace(whole, pictures=tuple(renamed)).thinned(0.1, 0).of("train")
+    assert {p.sha256 for p in drawn} == {p.sha256 for p in some.of("train")}
     assert whole.thinned(0.001, 0).counts()["train"] == {"a": 1, "b": 1, "c": 1}
     assert whole.thinned(1.0, 5).digest == whole.digest
 
