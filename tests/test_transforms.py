@@ -107,6 +107,11 @@ def test_bytes_come_back_whichever_way_they_lie_in_memory() -> None:
         assert torch.equal(plain.to_bytes(found), pixels)
 
 
+def test_colours_between_two_bytes_become_the_nearer_one() -> None:
+    pixels = torch.tensor([0.4, 99.6, 254.6]).view(3, 1, 1).expand(3, 4, 4) / 255
+    assert transforms._to_picture(pixels).getpixel((0, 0)) == (0, 100, 255)
+
+
 def test_what_an_augmentation_brings_in_is_grey() -> None:
     white = Image.new("RGB", (60, 60), "white")
     views = Views(preprocessing(size=60), "trivial", seed=0)
