@@ -301,6 +301,49 @@ def test_what_was_answered_is_counted_apart() -> None:
     assert "2 were answered, 0.500 of them right" in tally.text()
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_what_is_counted_while_pictures_stream_by() -> None:
+    tally = Tally(("cat", "dog", "emu"), 0.6, np.zeros((3, 3), dtype=np.int64))
+    assert tally.metrics() == {
+        f"predict/{name}": 0.0 for name in ("pictures", "unreadable", "abstained")
+    }
+    assert (tally.text(), tally.verdicts()) == ("", [])
+    for row, label, named in (
+        ([0.6, 0.4, 0.0], 0, "cat"),  # 0.6 is enough
+        ([0.7, 0.3, 0.0], 1, "cat"),
+        ([0.5, 0.3, 0.2], 0, ""),  # right, and left without a class
+        ([0.2, 0.8, 0.0], 2, "dog"),  # which it had ruled out
+        ([0.0, 0.1, 0.9], None, "emu"),
+    ):
+        assert tally.add("a\nb", Prediction(Path(), np.array(row)), label) == named
+    assert tally.add("c\nd", Prediction(Path(), None, "damaged"), 0) is None
+    assert tally.confusion.tolist() == [[2, 0, 0], [1, 0, 0], [0, 1, 0]]
+    found = tally.metrics()
+    for name, value in {
+        **{"pictures": 5, "unreadable": 1, "abstained": 1, "accuracy": 2 / 4},
+        **{"answered": 3 / 4, "answered_accuracy": 1 / 3},
+        "loss": -np.log([0.6, 0.3, 0.5, np.finfo(float).eps]).mean(),
+    }.items():
+        assert found[f"predict/{name}"] == pytest.approx(value), name
+    assert "Of these, 3 were answered, 0.333 of them right." in tally.verdicts()
+    assert len(tally.text().splitlines()) == 2 + 5 + 1 + 3  # a line a picture, whatever its name
+    assert "more" not in tally.text()
+
+
+def test_where_all_or_none_are_answered_nothing_is_said_of_those() -> None:
+    for row, named in (([0.9, 0.1], "cat"), ([0.5, 0.5], "")):
+        tally = Tally(("cat", "dog"), 0.6, np.zeros((2, 2), dtype=np.int64))
+        for _ in range(21):
+            assert tally.add("x", Prediction(Path(), np.array(row)), 0) == named
+            tally.add("y", Prediction(Path(), None, "damaged"), None)
+        assert tally.metrics().get("predict/answered") == (None if named else 0.0)
+        assert "predict/answered_accuracy" not in tally.metrics()
+        assert not any("were answered" in said for said in tally.verdicts())
+        assert [len(tally.first), len(tally.reasons)] == [20, 20]
+        assert "and 1 more\n" in tally.text()
+        assert "and 1 more unreadable" in tally.text()
+
+
 def test_memory_holds_a_few_batches_whatever_the_number(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
