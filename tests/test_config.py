@@ -146,11 +146,49 @@ def test_all_faults_are_told_together() -> None:
         ("data", "''"),
         ("early_stopping", "-1"),
         ("label_smoothing", "1"),
+        ("dropout", "-0.1"),
+        ("views", "0"),
+        ("accumulate", "0"),
+        ("seed", "2147483648"),
+        ("baseline_image_size", "15"),
+        ("image_size", "4097"),
+        ("train_fraction", "0"),
+        ("train_fraction", "1.1"),
+        ("fractions", "0.5, 2"),
+        ("fractions", "0.5, half"),
+        ("search", "{}"),
     ],
 )
 def test_an_impossible_value_is_refused_with_what_is_allowed(key: str, value: str) -> None:
     with pytest.raises(UserError, match=f"{key}={value}"):
         Config.load(None, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", 16),
+        ("image_size", 4096),
+        ("baseline_image_size", 16),
+        ("baseline_image_size", 4096),
+        ("loader_workers", 0),
+        ("seed", 2**31 - 1),
+        ("train_fraction", 1.0),
+        ("dropout", 0.0),
+        ("weight_decay", 0.0),
+        ("early_stopping", 0),
+    ],
+)
+def test_what_is_just_allowed_is_taken(key: str, value: float) -> None:
+    assert getattr(Config.load(None, {key: str(value)}), key) == value
+
+
+def test_what_a_configuration_stands_for() -> None:
+    given = Config.load(None, {"fractions": "1, 0.5,0.25, 0.5", "seed": "3"})
+    assert given.fractions_in_order == [0.25, 0.5, 1.0]
+    assert (given.pictures_seed, Config(seed=3, data_seed=0).pictures_seed) == (3, 0)
+    given.search["dropout"]["high"] = 0.9  # is its own
+    assert Config().search["dropout"]["high"] == 0.5
 
 
 def test_whole_numbers_are_written_alike_for_every_key(tmp_path: Path) -> None:
@@ -170,7 +208,10 @@ def test_a_value_that_is_not_utf8_is_refused() -> None:
 
 def test_contradicting_values_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be below 1"):
-        Config.load(None, {"val_fraction": "0.6", "test_fraction": "0.5"})
+        Config.load(None, {"val_fraction": "0.5", "test_fraction": "0.5"})
+    for fraction in ("val_fraction", "test_fraction"):
+        with pytest.raises(UserError, match="must be above 0"):
+            Config.load(None, {fraction: "0"})
     with pytest.raises(UserError, match=r"the last seed would be 2147483648, .* seeds to 1$"):
         Config.load(None, {"seed": str(2**31 - 1), "seeds": "2"})
     assert Config.load(None, {"seed": str(2**31 - 2), "seeds": "2"}).seeds == 2
