@@ -11,7 +11,7 @@ from test_figures import assert_legible, pictures_of, words
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tlkit.evaluation.gradcam_check import GradcamCheck, check_gradcam
+from tlkit.evaluation.gradcam_check import LAST, STEPS, GradcamCheck, check_gradcam
 from tlkit.evaluation.gradcam_check_figure import gradcam_check_figure
 from tlkit.heat_maps import heat_maps
 from tlkit.models.baseline import BaselineCNN
@@ -69,6 +69,58 @@ def check(network: nn.Module, explain: Callable[..., Tensor]) -> GradcamCheck:
     inputs = striped(12, 7)[0]
     named = network(inputs).argmax(1)
     return check_gradcam(network, explain, inputs, named, from_the_top(network), predict=network)
+
+
+def measured(
+    n: int = 12,
+    *,
+    similar: tuple[float, ...] = (0.9, 0.1),
+    lost: float = 0.0,
+    won: float = 0.0,
+    at_random: Callable[[np.ndarray], np.ndarray] = np.zeros_like,
+) -> GradcamCheck:
+    """A probability of 0.5 that falls by `at_random` of the share that is deleted, and by `lost`
+    more with the hottest first; with the hottest first inserted it is higher by `won`."""
+    removed = LAST * np.arange(STEPS + 1) / STEPS
+    random = np.tile(0.5 - at_random(removed), (n, 1))
+    return GradcamCheck(
+        maps=np.ones((n, 8, 8), dtype=np.float32),
+        stages=("head", "all"),
+        example=np.ones((3, 8, 8), dtype=np.float32),
+        similarity=np.repeat(np.array(similar)[:, None], n, axis=1),
+        removed=removed,
+        deletion=random - lost,
+        deletion_random=random,
+        insertion=random + won,
+        insertion_random=random,
+    )
+
+
+def test_the_measures_are_areas_and_one_sided_tests() -> None:
+    found = measured(5, lost=0.2, won=0.1).metrics
+    assert found == pytest.approx(
+        {
+            "gradcam/similarity_randomised": 0.1,  # of the last stage, in which all are random
+            "gradcam/deletion_gain": 0.2,
+            "gradcam/deletion_p_value": 2**-5,
+            "gradcam/insertion_gain": 0.1,
+            "gradcam/insertion_p_value": 2**-5,
+        }
+    )
+    none = measured(5).metrics
+    assert (none["gradcam/deletion_p_value"], none["gradcam/insertion_p_value"]) == (1, 1)
+
+
+def test_the_verdict_is_that_of_the_thresholds() -> None:
+    assert measured(similar=(0.9, 0.49)).follows_weights
+    assert not measured(similar=(0.1, 0.5)).follows_weights
+    assert measured(lost=0.0101).points_at_evidence
+    assert not measured(lost=0.0099).points_at_evidence
+    assert not measured(4, lost=0.3).points_at_evidence  # p = 1/16
+    assert not measured().answer_moves
+    assert measured(lost=0.011).answer_moves
+    assert measured(at_random=lambda share: share).answer_moves
+    assert measured(at_random=lambda share: np.sin(2 * np.pi * share)).answer_moves  # and is back
 
 
 def test_the_maps_are_those_of_the_classes_that_were_named(network: nn.Module) -> None:
