@@ -406,6 +406,16 @@ def test_an_error_in_the_model_shows_no_paths_of_the_server(
     assert "in /srv/model.py" in caplog.text
 
 
+def test_of_a_message_what_is_wrong_comes_first_and_no_more_than_500_letters_of_all() -> None:
+    def failing(*_: object) -> None:
+        raise mlflow.MlflowException("data " * 1000 + "\nError: why")
+
+    with pytest.raises(mlflow.MlflowException) as raised:
+        guard._guarded(failing)(b"{}", "application/json")
+    assert raised.value.message.startswith("why\ndata data")
+    assert len(raised.value.message) == 500
+
+
 def hostile(picture: bytes) -> Iterator[tuple[Any, dict[str, str]]]:
     """1,000 requests that no client should send: bodies and headers."""
     dice = random.Random(0)
