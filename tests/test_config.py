@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tlkit.config import Config
+from tlkit.deployment.settings import PredictSettings
 from tlkit.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
@@ -111,7 +112,7 @@ def test_a_password_is_there_and_is_neither_logged_nor_written(
     assert Config.load(tmp_path / "config.yaml", {}).storage == shown
 
 
-@pytest.mark.parametrize("name", ["Anna's", 'the "best"', "`pets`", "a/b", "a:b"])
+@pytest.mark.parametrize("name", ["Anna's", 'the "best"', "`pets`", "a/b", "a:b", " "])
 def test_a_name_that_the_registry_cannot_be_asked_for_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="not allowed; none or a name without /, :, quotes and"):
         Config.load(None, {"register": name})
@@ -224,6 +225,41 @@ def test_an_empty_value_in_a_file_does_not_become_a_word(tmp_path: Path) -> None
     file.write_text("weights:\n")
     with pytest.raises(UserError, match="weights="):
         Config.load(file, {})
+
+
+@pytest.mark.parametrize("content", ["", "# all is as it is by default\n"])
+def test_a_file_without_keys_is_the_default(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    assert Config.load(file, {}) == Config()
+
+
+@pytest.mark.parametrize("search", ["[" * 5000, "!!int x", "{a: 1"])
+def test_a_search_that_cannot_be_read_is_told(search: str) -> None:
+    with pytest.raises(UserError, match="a mapping wanted, such as"):
+        Config.load(None, {"search": search})
+
+
+def test_spaces_around_a_value_are_none_of_it() -> None:
+    assert Config.load(None, {"engine": " plain ", "data": " a b "}).data == "a b"
+
+
+def test_true_and_false_have_four_words_each() -> None:
+    given = {"model": "m", "images": "i"}
+    for words, value in (("true Yes ON 1", True), ("false No OFF 0", False)):
+        for word in words.split():
+            assert PredictSettings.load(None, {**given, "gradcam": word}).gradcam is value
+    with pytest.raises(UserError, match="gradcam=maybe: true or false wanted"):
+        PredictSettings.load(None, {**given, "gradcam": "maybe"})
+
+
+def test_a_key_that_has_to_be_given_is_told_once() -> None:
+    with pytest.raises(UserError) as caught:
+        PredictSettings.load(None, {"model": ""})
+    model, images = str(caught.value).split("; images is not given; -P images=VALUE, ")
+    assert model.startswith("model= is not allowed; ")
+    assert "model is not given" not in model
+    assert images
 
 
 @pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\x00"])
