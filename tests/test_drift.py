@@ -184,6 +184,27 @@ def test_a_class_mix_of_one_class_in_both_is_no_drift(size: int) -> None:
     assert (mix.name, mix.statistic, mix.p_value, mix.alarm) == ("class mix", 0, 1, False)
 
 
+@pytest.mark.parametrize(("reference", "window"), [((15, 15), (300, 200)), ((300, 200), (15, 15))])
+def test_a_class_mix_is_permuted_where_either_sample_is_small(
+    reference: tuple[int, int], window: tuple[int, int]
+) -> None:
+    mix, *_ = drift(two_classes(*reference), two_classes(*window), 2)
+    by_the_limit = chi2_contingency([reference, window], correction=False)
+    assert mix.statistic == pytest.approx(by_the_limit.statistic)
+    zeros = np.arange(31)
+    small = reference if sum(reference) == 30 else window
+    chances = hypergeom.pmf(zeros, 530, 315, 30)
+    as_far = np.abs(zeros - 30 * 315 / 530) >= abs(small[0] - 30 * 315 / 530) - 1e-9
+    exact = chances[as_far].sum()
+    assert mix.p_value == pytest.approx(exact, rel=0.25)
+    assert abs(mix.p_value - exact) < abs(mix.p_value - by_the_limit.pvalue)
+
+
+def test_no_permutation_gives_a_p_value_of_0() -> None:
+    mix, *_ = drift(two_classes(200, 0), two_classes(0, 10), 2)
+    assert 0 < mix.p_value < 1e-3
+
+
 def test_family_is_corrected_after_holm() -> None:
     reference, window = sample(200, 1), sample(200, 2)
     window = replace(window, confidence=window.confidence * np.float32(0.99))
