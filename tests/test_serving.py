@@ -356,6 +356,11 @@ def test_the_bytes_of_a_file_are_taken_as_they_are_whatever_they_begin_with() ->
         data = content.getvalue()
         assert asked(data, bytearray(data)).pictures == [data, data]
         assert asked(base64.b64encode(data)).pictures == [data]
+    plain = b"P3\n2 2 255\n" + b"200 0 0 " * 4  # is text as well
+    assert asked(plain).pictures == [plain]
+    for text in ("not base64!", "/9j/4", "data:image/png,AAAA", None, 3):
+        with pytest.raises(mlflow.MlflowException, match="picture 2 is "):
+            asked(plain, text)
 
 
 def test_limits_of_a_request_are_exact_and_a_server_alone_counts_its_pictures(
