@@ -239,6 +239,8 @@ def test_needed_trials_grow_as_the_difference_shrinks_and_the_demands_rise() -> 
         assert needed == sorted(set(needed))
     usual = needed_trials(0.9, 0.05)
     assert needed_trials(0.9, 0.05, power=0.5) < usual < needed_trials(0.9, 0.05, power=0.95)
+    # Where the seen difference may be the other way round, by so much that it would be shown.
+    assert needed_trials(0.5, 0.05, power=0.9999) > needed_trials(0.5, 0.05, power=0.99)
     assert usual < needed_trials(0.9, 0.05, alpha=0.01)
     assert usual < needed_trials(0.9, 0.05, share=0.1)
     # A single look needs this many; any number of looks costs up to three times as much.
