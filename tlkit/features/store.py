@@ -196,8 +196,6 @@ class Entry:
         sound = {}
         for name, (slot, crc) in sorted(rows.items(), key=lambda row: row[1]):
             record = _record(name, crc)
-            if slot >= whole:
-                continue
             if not self._is_checked(slot, record):
                 if _crc(file, slot * size, size) != crc:
                     continue
