@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from tlkit.errors import UserError
@@ -193,13 +193,17 @@ def test_rows_cut_off_under_a_process_that_knows_them(folder: Path) -> None:
     assert torch.equal(found.gather([2, 0]), rows(2, 0))
 
 
-def test_a_row_is_checked_once_a_process(folder: Path) -> None:
+@pytest.mark.parametrize("checked", [0, 1])
+def test_a_row_is_checked_once_a_process(folder: Path, checked: int) -> None:
     fill(Store(folder, BIG).entry(KEY), 0, 1)
     entry = Store(folder, BIG).entry(KEY)
-    assert entry.read(names(0)).missing == []
+    assert entry.read(names(checked)).missing == []
     for offset in (3, 256 + 3):
         flip(entry.path / "rows.bin", offset)
-    assert entry.read(names(0, 1)).missing == [1]
+    assert entry.read(names(0, 1)).missing == [1 - checked]
+    fill(entry, 2)  # and what it wrote itself
+    flip(entry.path / "rows.bin", 2 * 256 + 3)
+    assert entry.read(names(2)).missing == []
 
 
 def test_an_entry_deleted_and_filled_anew_is_read_anew(folder: Path) -> None:
@@ -312,6 +316,32 @@ def test_the_entry_used_longest_ago_makes_room(folder: Path) -> None:
         assert filling.reserve(10, (64,), torch.float32) == 10
         filling.append(names(0), rows(0))
     assert views(store) == [4, 1, 3]
+
+
+def test_what_is_to_stay_free_is_free_though_entries_go_for_it(folder: Path) -> None:
+    size = _three(folder)
+    store = Store(folder, 3 * size)
+    with store.entry({**KEY, "view": 4}).filling() as filling:
+        assert filling.reserve(1, (64,), torch.float32, spare=size) == 1
+        assert views(store) == [4, 3]
+        fit = filling.reserve(1000, (64,), torch.float32, spare=2 * size)
+        assert views(store) == [4]
+        assert 40 < fit <= 50
+
+
+def test_of_two_that_reserve_one_waits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, room, waited = Store(folder, BIG), Store.room, []
+
+    def asked(self: Store, wanted: int) -> int:
+        with pytest.raises(Timeout):
+            store.lock("budget").acquire(blocking=False)
+        waited.append(wanted)
+        return room(self, wanted)
+
+    monkeypatch.setattr(Store, "room", asked)
+    with store.entry(KEY).filling() as filling:
+        assert filling.reserve(10, (64,), torch.float32) == 10
+    assert waited == [10 * (256 + RECORD)]
 
 
 def test_a_budget_for_no_row_makes_no_room(folder: Path) -> None:
