@@ -132,6 +132,35 @@ def test_pairs_are_those_of_statsmodels() -> None:
     assert [pair.p_holm for pair in pairs] == pytest.approx(list(adjusted))
 
 
+def test_what_tells_two_apart_alone_may_not_do_so_among_three() -> None:
+    labels = np.arange(100) % 2
+    six_wrong = np.where(np.arange(100) < 6, 1 - labels, labels)
+    predicted = {"head": six_wrong, "finetune": labels, "baseline": six_wrong}
+    runs = [said(name, of_run, labels) for name, of_run in predicted.items()]
+    alone, *_ = compare_all(runs[:2])
+    assert (alone.found.p_value, alone.p_holm) == (2**-5, 2**-5)  # six of six
+    assert alone.told_apart
+    pairs = compare_all(runs)
+    assert [pair.p_holm for pair in pairs] == [3 * 2**-5, 1, 3 * 2**-5]
+    assert not any(pair.told_apart for pair in pairs)
+    text = verdict(runs, pairs)
+    assert text.startswith(
+        "finetune, right on 100 of 100 test pictures, is not told apart from head"
+    )
+    assert text.count("(+6.0 points, 95 % interval +") == 2
+    assert text.count("p = 0.094)") == 2
+
+
+def test_two_that_are_wrong_in_different_ways_do_not_agree() -> None:
+    one = said("one", np.zeros(4, dtype=int), np.zeros(4, dtype=int))
+    runs = [replace(one, probabilities=np.eye(3)[row]) for row in ([0, 1, 1, 0], [0, 2, 1, 0])]
+    [pair] = compare_all(runs)
+    assert pair.agreement == 0.75
+    assert 0 < pair.kappa < 1
+    [same] = compare_all([replace(one, probabilities=np.eye(3)[[1] * 4])] * 2)
+    assert (same.agreement, np.isnan(same.kappa)) == (1, True)
+
+
 def test_what_is_asked_for_each_picture_is_computed_once() -> None:
     one = three_runs()[0]
     assert one.right is one.right
