@@ -4,6 +4,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -264,6 +265,28 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     assert entry("promote", *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_better", "what"),
+    [
+        (0.1, 0.05, "champion"),
+        (0.1, 0.051, "challenger"),
+        (0.0, 0.01, "challenger"),
+        (0.0, 0.99, "challenger"),
+        (-0.1, 0.949, "challenger"),
+        (-0.1, 0.95, "refused"),
+    ],
+)
+def test_a_candidate_is_what_the_one_sided_test_says(
+    difference: float, p_better: float, what: str
+) -> None:
+    p_value = 2 * min(p_better, 1 - p_better)
+    found = replace(
+        compare_paired(right(0.9), right(0.9)),
+        difference=difference, p_better=p_better, p_value=p_value,
+    )  # fmt: skip
+    assert decide(found, 0.95).what == what
 
 
 def test_equal_models_are_rarely_told_apart() -> None:
