@@ -364,11 +364,12 @@ class Store:
         return FileLock(self.folder / f"{name}.lock")
 
     def room(self, wanted: int) -> int:
-        """Bytes that may be added, after evicting for `wanted` bytes what was used longest ago."""
+        """Bytes that may be added, below 0 where there are too many, after evicting for `wanted`
+        bytes what was used longest ago."""
         others = [info for info in self.entries() if info.path.name not in self._in_use]
         while (free := self._free()) < wanted and others:
             self._remove(others.pop())
-        return max(free, 0)
+        return free
 
     def _free(self) -> int:
         disk = shutil.disk_usage(self.folder)
