@@ -7,11 +7,13 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import Entry, Trained, run_entry
 from matplotlib.figure import Figure
 from mlflow.entities import Run
@@ -25,11 +27,13 @@ from tlkit.data.manifest import Manifest
 from tlkit.deployment.tested import predictions
 from tlkit.evaluation.compared_figures import reliabilities
 from tlkit.evaluation.comparison import compare_paired
-from tlkit.evidence.costs import Cost
+from tlkit.evidence.costs import Cost, latencies
 from tlkit.evidence.gathered import Gathered, _names, choose_runs
 from tlkit.evidence.page import Report, as_svg, write_report
 from tlkit.evidence.pairs import compare_all, verdict
 from tlkit.evidence.shown import choose_pictures, show_mistakes, show_side_by_side
+from tlkit.heat_maps import NoHeatMaps
+from tlkit.models.backbones import create_model, data_config
 from tlkit.tracking import lookup
 from tlkit.tracking.lookup import LoggedRun
 from tlkit.tracking.run import Tracker, start_run
@@ -211,6 +215,110 @@ def test_pictures_are_chosen_by_the_rule_that_the_report_states() -> None:
     assert {int(runs[0].labels[place]) for place in agreed} == {0, 1}
 
 
+def two_runs() -> list[Gathered]:
+    """On eight pictures; each run's confidence of each, below 0 where it is wrong."""
+    labels = np.arange(8) % 2
+    runs = []
+    for name, of_run in (
+        ("one", [0.9, 0.8, 0.95, 0.6, -0.7, 0.99, -0.8, -0.95]),
+        ("other", [0.7, 0.8, 0.95, 0.6, 0.99, -0.9, -0.6, -0.7]),
+    ):
+        found = said(name, np.where(np.array(of_run) > 0, labels, 1 - labels), labels)
+        rows = np.abs(of_run)[:, None] * np.eye(2)[found.predicted]
+        rows += (1 - np.abs(of_run))[:, None] * np.eye(2)[1 - found.predicted]
+        runs.append(replace(found, probabilities=rows))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"),
+    [(1, [2]), (2, [5, 2]), (4, [5, 4, 7, 2]), (8, [5, 4, 7, 6, 2, 1, 0, 3])],
+)
+def test_the_rule_by_hand(count: int, chosen: list[int]) -> None:
+    assert choose_pictures(two_runs(), count) == chosen
+
+
+def test_where_all_are_disputed_more_of_those_are_shown() -> None:
+    runs = [
+        replace(one, labels=one.labels[4:6], probabilities=one.probabilities[4:6])
+        for one in two_runs()
+    ]
+    assert choose_pictures(runs, 1) == [1]
+    assert choose_pictures(runs, 2) == choose_pictures(runs, 9) == [1, 0]
+
+
+def drawn(tmp_path: Path) -> Manifest:
+    """The pictures of `two_runs`."""
+    (tmp_path / "test").mkdir()
+    for index in range(8):
+        Image.new("RGB", (30, 20)).save(tmp_path / "test" / f"{index}.jpg")
+    return Manifest(tmp_path, ("cat", "dog"), ())
+
+
+def test_mistakes_are_shown_with_what_was_said(tmp_path: Path) -> None:
+    found = show_mistakes(two_runs(), drawn(tmp_path), max_pixels=600)
+    shown = [
+        (each.path, each.true, answer.predicted, answer.confidence, answer.right)
+        for each in found["one"]
+        for answer in each.answers
+    ]
+    assert shown == [
+        ("test/7.jpg", "dog", "cat", 0.95, False),
+        ("test/6.jpg", "cat", "dog", 0.8, False),
+        ("test/4.jpg", "cat", "dog", 0.7, False),
+    ]
+
+
+def test_the_evidence_is_that_of_the_first_member_for_the_class_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = data_config(create_model("test_resnet", num_classes=2, dropout=0.0, image_size=32))
+    described = SimpleNamespace(preprocessing=config)
+    first, second, without = (
+        SimpleNamespace(model=name, description=described) for name in ("a", "b", "without")
+    )
+    asked = []
+
+    def heat(model: str, inputs: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        if model == "without":
+            raise NoHeatMaps("no heat maps of this network")
+        asked.append((model, *classes.tolist()))
+        return torch.zeros(1, 32, 32)
+
+    monkeypatch.setattr("tlkit.evidence.shown.heat_maps", heat)
+    models = [SimpleNamespace(members=[first, second]), SimpleNamespace(members=[without])]
+    runs = two_runs()
+    shown = show_side_by_side(runs, models, drawn(tmp_path), 4, max_pixels=600)  # type: ignore[arg-type]
+    assert [each.path for each in shown] == [f"test/{place}.jpg" for place in (5, 4, 7, 2)]
+    assert asked == [("a", int(runs[0].predicted[place])) for place in (5, 4, 7, 2)]
+    assert [each.true for each in shown] == ["dog", "cat", "dog", "cat"]
+    assert capsys.readouterr().err == "no heat maps of this network\n"
+
+
+def test_latencies_are_medians_without_the_first_and_taken_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, asked = [0.0], []
+
+    class Model:
+        def __init__(self, *seconds: float) -> None:
+            self.left = list(seconds)
+
+        def prepare(self, content: bytes) -> bytes:
+            asked.append((self, content))
+            return content
+
+        def classify(self, batch: list[bytes]) -> None:
+            clock[0] += self.left.pop(0)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    models = [Model(100, 1, 2, 9), Model(50, 30, 20, 10)]
+    assert latencies(models, [b"a", b"b", b"c"]) == [2, 20]  # type: ignore[arg-type]
+    assert asked == [
+        (model, content) for content in (b"a", b"a", b"b", b"c") for model in (one, other)
+    ]
+
+
 def test_pictures_are_read_up_to_the_limit_of_the_audit(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     for index in range(300):
@@ -277,6 +385,10 @@ def test_a_comparison_is_what_the_runs_predicted(trained: Trained, compared: Run
     assert compared.data.metrics["difference/head-baseline"] == pytest.approx(wanted.difference)
     cost = content["runs"]["head"]["cost"]
     assert cost["latency"] > 0
+    known = trained.runs["head"].data.metrics
+    assert cost["seconds"] == known["time/total_seconds"]
+    assert cost["trainable"] == known["parameters/trainable"] < cost["parameters"]
+    assert cost["parameters"] == known["parameters/total"]
     assert cost["megabytes"] * 1e6 > 4 * cost["parameters"]
     pictures = pd.read_csv(artifact(compared, "pictures.csv"), keep_default_na=False)
     assert list(pictures["path"]) == list(head.index)
