@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import multiprocessing
 import os
 import random
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from tlkit.errors import UserError
+from tlkit.features import store as store_module
 from tlkit.features.store import Entry, Store, Unwritable
 from tlkit.summary import of_store
 
@@ -126,8 +128,9 @@ def test_other_rows_than_the_entrys_are_refused(folder: Path) -> None:
             filling.reserve(1, (64,), torch.bfloat16)
         with pytest.raises(ValueError, match="2 rows for 1 names"):
             filling.append(names(1), rows(1, 2))
-        with pytest.raises(ValueError, match="no sha256"):
-            filling.append(["picture.jpg"], rows(1))
+        for other in ("picture.jpg", names(1)[0].upper(), f"{names(1)[0]}0"):
+            with pytest.raises(ValueError, match="no sha256"):
+                filling.append([other], rows(1))
         with pytest.raises(ValueError, match="are empty"):
             filling.append(names(1), torch.zeros(1, 0))
     assert stored(folder, 2) == ([1], [0])
@@ -155,8 +158,13 @@ def cut(path: Path, size: int) -> None:
         (lambda path: (path / "rows.bin").unlink(), [0, 1, 2, 3, 4]),
         (lambda path: (path / "rows.log").unlink(), [0, 1, 2, 3, 4]),
         (lambda path: (path / "key.json").unlink(), [0, 1, 2, 3, 4]),
+        (lambda path: (path / "key.json").write_text("[1]"), [0, 1, 2, 3, 4]),
+        (lambda path: (path / "key.json").write_text('"key"'), [0, 1, 2, 3, 4]),
     ],
-    ids=["row", "name", "crc", "rows cut", "log cut", "key", "no rows", "no log", "no key"],
+    ids=[
+        *("row", "name", "crc", "rows cut", "log cut", "key", "no rows", "no log", "no key"),
+        *("a list for a key", "a word for a key"),
+    ],
 )
 def test_damaged_rows_are_missing_until_filled_again(
     folder: Path, damage: Callable[[Path], None], missing: list[int]
@@ -410,6 +418,24 @@ def test_a_journal_that_the_disk_does_not_give_back_is_a_miss(
     assert entry.read(names(0, 1)).missing == [0, 1]
 
 
+def test_a_row_that_the_disk_does_not_give_back_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(Store(folder, BIG).entry(KEY), 0, 1)
+
+    class BadSector(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    crc = store_module._crc
+    monkeypatch.setattr(
+        store_module,
+        "_crc",
+        lambda file, offset, size: crc(file if offset else BadSector(), offset, size),
+    )
+    assert Store(folder, BIG).entry(KEY).read(names(0, 1)).missing == [0]
+
+
 def test_a_disk_without_locks_is_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: FileLock, *arguments: object, **options: object) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -558,6 +584,7 @@ def test_entries_are_listed_and_cleared(folder: Path) -> None:
     size = _three(folder)
     (folder / "notes.txt").write_text("mine")
     (folder / "other").mkdir()
+    (folder / f"{'a' * 32}-saved").mkdir()
     (folder / ("a" * 32)).write_text("no folder")
     damaged = folder / ("b" * 32)
     damaged.mkdir()
@@ -571,7 +598,8 @@ def test_entries_are_listed_and_cleared(folder: Path) -> None:
         assert views(store) == [2]
     assert store.clear() == size
     assert store.entries() == []
-    assert {"notes.txt", "other"} <= {path.name for path in folder.iterdir()}
+    mine = {"notes.txt", "other", f"{'a' * 32}-saved"}
+    assert mine <= {path.name for path in folder.iterdir()}
 
 
 def test_the_list_tells_stored_pictures_from_what_is_damaged(folder: Path) -> None:
