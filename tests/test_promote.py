@@ -16,9 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from tlkit.data.manifest import Manifest, Picture
+from tlkit.deployment import tested
 from tlkit.deployment.promote import decide, run_promote
 from tlkit.deployment.settings import PromoteSettings
-from tlkit.deployment.tested import Tested, shared
 from tlkit.errors import UserError
 from tlkit.evaluation.comparison import compare_paired
 
@@ -270,15 +270,18 @@ def test_mistakes_are_told_in_one_line(
 
 
 def test_two_runs_are_compared_picture_by_picture() -> None:
-    one = Tested("one", {"3": ("a", "a"), "1": ("b", "b"), "2": ("a", "b"), "8": ("a", "a")})
-    other = Tested("other", {"1": ("b", "b"), "2": ("a", "a"), "3": ("a", "b"), "9": ("a", "a")})
-    both = shared(one, other)
+    said = {"3": ("a", "a"), "1": ("b", "b"), "2": ("a", "b"), "8": ("a", "a")}
+    one = tested.Tested("one", said)
+    other = tested.Tested(
+        "other", {"1": ("b", "b"), "2": ("a", "a"), "3": ("a", "b"), "9": ("a", "a")}
+    )
+    both = tested.shared(one, other)
     assert (both.names, both.left_out) == (("1", "2", "3"), 2)
     assert both.candidate.tolist() == [True, False, True]
     assert both.reference.tolist() == [True, True, False]
     other.said["3"] = ("b", "b")  # one picture in another class is enough
     with pytest.raises(UserError, match="give a picture to different classes"):
-        shared(one, other)
+        tested.shared(one, other)
 
 
 @pytest.mark.parametrize(
