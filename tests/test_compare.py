@@ -25,10 +25,11 @@ from tlkit.data.audit import AuditReport
 from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import Manifest
 from tlkit.deployment.tested import predictions
+from tlkit.errors import UserError
 from tlkit.evaluation.compared_figures import reliabilities
 from tlkit.evaluation.comparison import compare_paired
 from tlkit.evidence.costs import Cost, latencies
-from tlkit.evidence.gathered import Gathered, _names, choose_runs
+from tlkit.evidence.gathered import Gathered, _names, choose_runs, gather
 from tlkit.evidence.page import Report, as_svg, write_report
 from tlkit.evidence.pairs import compare_all, verdict
 from tlkit.evidence.shown import choose_pictures, show_mistakes, show_side_by_side
@@ -480,6 +481,70 @@ def test_runs_of_two_searches_have_names_of_their_own() -> None:
     assert _names([runs[0], known("f", "head"), runs[1]]) == [
         "head aaaaaa", "head ffffff", "finetune"
     ]  # fmt: skip
+
+
+def test_runs_are_compared_on_the_same_test_pictures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame(
+        {
+            **{"path": ["test/1", "test/2"], "label": ["dog", "cat"]},
+            **{"probability_cat": [0.1, 0.7], "probability_dog": [0.9, 0.3]},
+        }
+    )
+    tables = {
+        "a": table,
+        "b": table.assign(probability_cat=[0.6, 0.2], probability_dog=[0.4, 0.8]),
+        "path": table.assign(path=["test/1", "test/3"]),
+        "label": table.assign(label=["dog", "dog"]),
+    }
+    monkeypatch.setattr("tlkit.evidence.gathered.predictions", tables.__getitem__)
+    monkeypatch.setattr("tlkit.evidence.gathered._json", lambda *_, missing=(): missing)
+    of = {run_id: replace(known(run_id, "head"), run_id=run_id) for run_id in tables}
+    one, other = gather([of["a"], of["b"]])
+    assert one.labels.tolist() == [1, 0]
+    assert (one.right.tolist(), other.right.tolist()) == ([True, True], [False, False])
+    for different in ("path", "label"):
+        with pytest.raises(UserError, match=f"a and {different} do not have the same test pict"):
+            gather([of["a"], of[different]])
+
+
+def test_what_was_before_the_temperature_is_sharper_where_that_is_above_1() -> None:
+    one = replace(three_runs()[0], temperature=2.0)
+    found = one.by_calibration
+    assert found["after"] is one.probabilities
+    assert (found["before"].max(axis=1) > found["after"].max(axis=1)).all()
+
+
+def test_runs_that_are_named_come_in_the_order_of_the_phases_once(experiment: str) -> None:
+    suite = logged("suite")
+    head, baseline = logged("head", suite), logged("baseline", suite)
+    with start_run("data", parent=suite, system_metrics=False) as tracker:  # reads no test pictures
+        tracker.tags({"tlkit.phase": "data"})
+    finetune = logged("finetune")
+    with mlflow.start_run(tags={"tlkit.phase": "head"}) as run:
+        failed = run.info.run_id
+    mlflow.MlflowClient().set_terminated(failed, "FAILED")
+    chosen = choose_runs(f"{finetune} , {suite},{head}", experiment)
+    assert [one.run_id for one in chosen] == [baseline, head, finetune]
+    for wanted, said_of_it in (
+        (failed, "is FAILED; a finished one wanted"),
+        (head, "is one training; two or more wanted"),
+        (tracker.run_id, r"\(data\) read no test pictures"),
+    ):
+        with pytest.raises(UserError, match=said_of_it):
+            choose_runs(wanted, experiment)
+
+
+@pytest.mark.parametrize(
+    ("phases", "said_of_it"),
+    [((), "no finished baseline, head or"), (("head",), "only head was trained on the newest")],
+)
+def test_too_few_runs_to_compare_are_told(
+    experiment: str, phases: tuple[str, ...], said_of_it: str
+) -> None:
+    for phase in phases:
+        logged(phase)
+    with pytest.raises(UserError, match=said_of_it):
+        choose_runs("auto", experiment)
 
 
 def logged(phase: str, parent: str | None = None, /, **tags: str) -> str:
