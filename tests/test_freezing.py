@@ -1,5 +1,6 @@
 """Freezing, proved by training: what is frozen stays equal bit for bit, the rest moves."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -9,8 +10,9 @@ from torch.nn import functional as F
 
 from tlkit.errors import UserError
 from tlkit.models.backbones import create_model
+from tlkit.models.baseline import BaselineCNN
 from tlkit.models.cut import split
-from tlkit.models.freezing import freeze, train_mode, trained_names
+from tlkit.models.freezing import freeze, from_the_top, train_mode, trained_names
 from tlkit.models.units import units
 
 BACKBONES = [
@@ -136,9 +138,14 @@ def test_a_depth_that_is_not_there_is_refused(function) -> None:  # type: ignore
         function(make("test_resnet"), 6)
 
 
-def test_still_batch_norms_keep_their_statistics_and_learn_their_scales() -> None:
+@pytest.mark.parametrize(
+    ("backbone", "last"), [("test_resnet", "layer4"), ("test_efficientnet", "blocks.4")]
+)
+def test_still_batch_norms_keep_their_statistics_and_learn_their_scales(
+    backbone: str, last: str
+) -> None:
     torch.manual_seed(0)
-    model = create_model("test_resnet", num_classes=2, dropout=0.5, image_size=32)
+    model = create_model(backbone, num_classes=2, dropout=0.5, image_size=32)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # timm starts the last one of a block at 0
             nn.init.ones_(module.weight)
@@ -146,7 +153,7 @@ def test_still_batch_norms_keep_their_statistics_and_learn_their_scales() -> Non
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     train_mode(model, 2, moving_statistics=False)
-    assert model.fc.training
+    assert model.get_classifier().training
     for _ in range(3):
         optimizer.zero_grad()
         F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 0, 1])).backward()
@@ -155,5 +162,34 @@ def test_still_batch_norms_keep_their_statistics_and_learn_their_scales() -> Non
     assert moved
     assert not {name for name in moved if "running" in name or "batches" in name}
     norms = {n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    top = {name for name in norms if name.startswith("layer4")}
+    top = {name for name in norms if name.startswith(last)}
+    assert top
     assert {f"{name}.weight" for name in top} <= moved
+
+
+@pytest.mark.parametrize(
+    ("backbone", "parts"),
+    [
+        ("test_resnet", ["head", "top 1", "top 2", "all units"]),
+        ("resnet18", ["head", "top 1", "top 2", "top 4", "all units"]),
+        ("test_byobnet", ["head", "all units"]),
+    ],
+)
+def test_the_parts_from_the_top_each_hold_the_ones_before(backbone: str, parts: list[str]) -> None:
+    model = make(backbone)
+    found = from_the_top(model)
+    assert [name for name, _ in found] == parts
+    assert found[0][1] == trained_names(model, 0)
+    assert found[-1][1] == set(model.state_dict())
+    for (_, above), (_, below) in itertools.pairwise(found):
+        assert above < below
+
+
+def test_the_parts_of_the_baseline_begin_with_its_last_block() -> None:
+    model = BaselineCNN(3, 0.1)
+    found = from_the_top(model)
+    assert [name for name, _ in found] == ["head", "block 3", "block 2", "block 1"]
+    added = [below - above for (_, above), (_, below) in itertools.pairwise(found)]
+    for names, block in zip(added, ("blocks.2.", "blocks.1.", "blocks.0."), strict=True):
+        assert names == {name for name in model.state_dict() if name.startswith(block)}
+    assert found[-1][1] == set(model.state_dict())
