@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tlkit.errors import UserError
 from tlkit.models.backbones import create_model, data_config, to_channels_last
 from tlkit.models.baseline import BaselineCNN
-from tlkit.models.units import cam_target
+from tlkit.models.units import _any_to_grid, cam_target
 
 
 def small(backbone: str, image_size: int | None = 64, dropout: float = 0.2) -> nn.Module:
@@ -176,6 +176,21 @@ def test_cam_target_keeps_the_place_of_each_patch() -> None:
     tokens = torch.arange(17.0)[None, :, None].expand(1, 17, 2)
     # One class token in front, then the patches row by row.
     assert torch.equal(to_grid(tokens)[0, 1], torch.arange(1.0, 17.0).reshape(4, 4))
+
+
+def test_cam_target_keeps_rows_and_columns() -> None:
+    maps = torch.arange(6.0).view(1, 2, 3, 1)  # (N, H, W, C), as swin has them
+    _, to_grid = cam_target(small("small_swin", 64))
+    assert to_grid is not None
+    assert torch.equal(to_grid(maps)[0, 0], maps[0, :, :, 0])
+    # Of a family that is not known the class tokens may join before this layer, or later.
+    to_grid = _any_to_grid(2, 1)
+    patches = torch.arange(16.0)[None, :, None].expand(1, 16, 2)
+    with_token = torch.cat([torch.full((1, 1, 2), -1.0), patches], dim=1)
+    for tokens in (patches, with_token):
+        assert torch.equal(to_grid(tokens)[0, 1], torch.arange(16.0).reshape(4, 4))
+    assert torch.equal(to_grid(torch.zeros(1, 3, 3, 2)), torch.zeros(1, 2, 3, 3))
+    assert torch.equal(to_grid(torch.zeros(1, 2, 3, 3)), torch.zeros(1, 2, 3, 3))
 
 
 def test_cam_target_of_the_baseline_is_its_last_relu() -> None:
