@@ -11,11 +11,13 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import Entry
+from filelock import Timeout
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from tlkit.data.manifest import Manifest, Picture
+from tlkit.deployment import promote as promotion
 from tlkit.deployment import tested
 from tlkit.deployment.promote import decide, run_promote
 from tlkit.deployment.settings import PromoteSettings
@@ -123,8 +125,12 @@ def test_a_challenger_that_wins_is_challenger_no_more(entry: Entry, make_run: Ma
 def test_a_challenger_that_is_refused_is_challenger_no_more(
     entry: Entry, make_run: MakeRun
 ) -> None:
-    first, second, third = make_run(right(0.9)), make_run(right(0.905)), make_run(right(0.99))
-    for run_id in (first, second, third, second):
+    rates = (0.9, 0.905, 0.5, 0.99)
+    first, second, worse, third = (make_run(right(rate)) for rate in rates)
+    for run_id in (first, second, worse):
+        promote(entry, run_id, "again")
+    assert champion("again", "challenger") == second  # another one was refused
+    for run_id in (third, second):
         promote(entry, run_id, "again")
     assert champion("again") == third
     assert champion("again", "challenger") is None
@@ -225,6 +231,19 @@ def test_only_pictures_that_both_were_tested_on_count(
     assert "different classes" in capsys.readouterr().err
     versions = mlflow.MlflowClient().search_model_versions("name = 'halves'")
     assert {version.run_id for version in versions}.isdisjoint({elsewhere, other})
+
+
+def test_who_judges_holds_the_lock_of_the_name(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(settings: PromoteSettings, _: object) -> str:
+        with pytest.raises(Timeout):
+            promotion._one_at_a_time(settings.name).acquire(blocking=False)
+        with promotion._one_at_a_time("another").acquire(blocking=False):
+            return "judged"
+
+    monkeypatch.setattr(promotion, "_judge", judge)
+    assert run_promote(PromoteSettings(name="alone", candidate="runs:/1/model")) == "judged"
 
 
 def test_two_at_once_leave_one_champion_and_the_better_one(
