@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tlkit.errors import UserError
 from tlkit.models.backbones import create_model
-from tlkit.models.cut import split
+from tlkit.models.cut import between, split
 from tlkit.models.units import FAMILIES, family, units
 
 SIZE = 32
@@ -145,6 +145,8 @@ def test_the_prefix_never_leaves_eval_mode(backbone: str, pictures: Tensor) -> N
         nn.Sequential(prefix, suffix).train()
         assert not any(module.training for module in prefix.modules())
         assert all(module.training for module in suffix.modules())
+        between_cuts = between(model.train(), len(units(model)), depth)
+        assert not any(module.training for module in between_cuts.modules())
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext"])
