@@ -160,6 +160,20 @@ def test_only_the_views_that_epochs_need_are_computed(pictures: Pictures, store:
     assert report.wanted == 48
 
 
+@pytest.mark.parametrize(("epochs", "uses"), [(1, 2), (2, 2), (3, 3), (4, 3)])
+def test_an_output_is_used_once_more_than_this_run_does(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch, epochs: int, uses: int
+) -> None:
+    said = {}
+
+    def run(self: fill._Fill) -> None:
+        said[self.wanted[0].rendition.split] = self.uses
+
+    monkeypatch.setattr(fill._Fill, "run", run)
+    stored_inputs(store, prefix_of(model_of(), 2), pictures, epochs)
+    assert said == {"train": uses, "val": epochs + 1}
+
+
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[list[int | None]]:
     """Records the views for which pictures are read."""
