@@ -14,9 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tlkit.errors import UserError
 from tlkit.serving.predict import predict_probabilities
-from tlkit.training import loop
+from tlkit.training import checkpoints, loop
 from tlkit.training.batches import epoch_batches, plain_batches
-from tlkit.training.checkpoints import load_checkpoint, save_checkpoint
+from tlkit.training.checkpoints import (
+    load_checkpoint,
+    load_result,
+    save_checkpoint,
+    save_result,
+)
 from tlkit.training.loop import Objective, Result, fit
 from tlkit.training.optimizer import Schedule, adamw, learning_rates
 from tlkit.training.precision import resolve_device, resolve_precision
@@ -343,11 +348,51 @@ def test_a_checkpoint_reads_back_and_leaves_no_parts(tmp_path: Path) -> None:
 
 def test_tied_weights_are_kept_under_each_name(tmp_path: Path) -> None:
     weight = torch.randn(3, 4)
-    save_checkpoint(tmp_path / "best", {"one": weight, "other": weight, "row": weight[0]}, {})
+    state = {"one": weight, "other": weight, "row": weight[0], "turned": weight.t()}
+    save_checkpoint(tmp_path / "best", state, {})
     loaded, _ = load_checkpoint(tmp_path / "best")
     assert torch.equal(loaded["one"], weight)
     assert torch.equal(loaded["other"], weight)
     assert torch.equal(loaded["row"], weight[0])
+    assert torch.equal(loaded["turned"], weight.t())
+
+
+@pytest.mark.parametrize("cut", ["best.safetensors", "best.json", "result.json"])
+def test_a_file_that_is_cut_off_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    def save(epoch: int) -> None:
+        save_checkpoint(tmp_path / "best", {"a": torch.full((2,), epoch)}, {"epoch": epoch})
+        save_result(tmp_path, Result([], 0, float(epoch)))
+
+    save(3)
+    before = (tmp_path / cut).read_bytes()
+
+    def cut_off(write: Callable[..., object]) -> Callable[..., object]:
+        def written(*given: Any, **how: Any) -> object:
+            [path] = (each for each in given if isinstance(each, Path))
+            if cut not in path.name:  # whatever is added to it
+                return write(*given, **how)
+            path.write_bytes(b"{")
+            raise KeyboardInterrupt
+
+        return written
+
+    monkeypatch.setattr(Path, "write_text", cut_off(Path.write_text))
+    monkeypatch.setattr(checkpoints, "save_file", cut_off(checkpoints.save_file))
+    with pytest.raises(KeyboardInterrupt):
+        save(4)
+    assert (tmp_path / cut).read_bytes() == before
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"best.safetensors", "best.json", "result.json"}
+
+
+def test_a_result_comes_back_and_is_none_where_there_is_none(tmp_path: Path) -> None:
+    assert load_result(tmp_path) is None
+    result = Result([{"epoch": 0, "val/loss": 0.5}], 0, 1.5)
+    save_result(tmp_path, result)
+    assert load_result(tmp_path) == result
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_precision_and_device_resolve() -> None:
