@@ -512,6 +512,7 @@ def test_what_was_before_the_temperature_is_sharper_where_that_is_above_1() -> N
     found = one.by_calibration
     assert found["after"] is one.probabilities
     assert (found["before"].max(axis=1) > found["after"].max(axis=1)).all()
+    assert list(replace(one, temperature=None).by_calibration) == ["as it is"]
 
 
 def test_runs_that_are_named_come_in_the_order_of_the_phases_once(experiment: str) -> None:
@@ -520,8 +521,7 @@ def test_runs_that_are_named_come_in_the_order_of_the_phases_once(experiment: st
     with start_run("data", parent=suite, system_metrics=False) as tracker:  # reads no test pictures
         tracker.tags({"tlkit.phase": "data"})
     finetune = logged("finetune")
-    with mlflow.start_run(tags={"tlkit.phase": "head"}) as run:
-        failed = run.info.run_id
+    failed = logged("head", suite)
     mlflow.MlflowClient().set_terminated(failed, "FAILED")
     chosen = choose_runs(f"{finetune} , {suite},{head}", experiment)
     assert [one.run_id for one in chosen] == [baseline, head, finetune]
