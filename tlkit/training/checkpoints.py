@@ -26,7 +26,7 @@ def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[s
     with atomic_file(path.with_suffix(".safetensors")) as part:
         save_file(separate(state), part)
     with atomic_file(path.with_suffix(".json")) as part:
-        part.write_text(json.dumps(facts, indent=2, allow_nan=True) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
