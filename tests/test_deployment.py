@@ -21,7 +21,7 @@ from PIL import Image
 import tlkit.runs.phase
 from tlkit.data.transforms import Preprocessing
 from tlkit.deployment import ensemble
-from tlkit.deployment.abtest import ARMS, read_outcomes
+from tlkit.deployment.abtest import ARMS, assignments, read_outcomes
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.errors import UserError
@@ -238,6 +238,7 @@ def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
     log.write([logged(keys[0], names[0])])  # asks again, and counts once
     assert entry("abtest", *arguments) == 0
     assert "No outcomes of both models yet" in capsys.readouterr().out
+    assert "abtest/low" not in newest(experiment).data.metrics
     rates = {"champion": 0.85, "challenger": 0.92}
     success = [int(generator.random() < rates[name]) for name in names]
     outcomes = tmp_path / "outcomes.csv"
@@ -264,6 +265,28 @@ def test_outcomes_as_excel_writes_them_are_read_and_broken_ones_refused(tmp_path
     file.write_text('key,success\n"a,1\n' + "b,0\n" * 40_000)
     with pytest.raises(UserError, match=r"cannot be read \(Error: field larger .*; a CSV with"):
         read_outcomes(file)
+    file.write_text("key,success\na, 1\nb,0\nb,1 \n")
+    assert read_outcomes(file) == {"a": True, "b": True}  # the last line counts
+    for content, said in (
+        ("key,success\na,1\n".encode("utf-16"), "UnicodeDecodeError"),
+        (b"key,won\na,1\n", "KeyError: 'success'"),
+        (b"key,success\na\n", "AttributeError"),
+        (b"key,success\na,\n", "has success ''; 1 or 0 wanted"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            read_outcomes(file)
+
+
+def test_a_log_of_routers_with_two_shares_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    log = open_log(url)
+    log.write([logged("a", "champion", 0.2), logged("b", "challenger", 0.2)])
+    assert assignments(url, "none") == ({"a": "champion", "b": "challenger"}, 0.2)
+    log.write([replace(logged("c", "champion", 0.5), time=2000.0)])
+    with pytest.raises(UserError, match=r"is of routers with shares \[0.2, 0.5\]"):
+        assignments(url, "none")
+    assert assignments(url, "1970-01-01T00:20:00+00:00") == ({"c": "champion"}, 0.5)
 
 
 def test_two_tests_in_one_log_are_not_taken_for_one(
