@@ -80,12 +80,30 @@ def test_a_temporary_folder_that_others_may_write_into_is_refused(
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     folder = scratch_folder()
     assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
     with pytest.raises(UserError, match="others may write into it"):
         scratch_folder()
     folder.chmod(0o700)
+    folder.rename(tmp_path / "mine")
+    folder.symlink_to(tmp_path / "mine")  # which somebody may turn to another place
+    with pytest.raises(UserError, match="others may write into it"):
+        scratch_folder()
+    folder.unlink()
+    (tmp_path / "mine").rename(folder)
     user = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
     folder.rename(tmp_path / f"tlkit-{user + 1}")
     with pytest.raises(UserError, match="is another user's"):
         scratch_folder()
+
+
+def test_an_output_folder_is_made_and_has_to_be_empty(tmp_path: Path) -> None:
+    assert output_folder("none") is None
+    folder = tmp_path / "a" / "b"
+    assert output_folder(str(folder)) == output_folder(str(folder)) == folder
+    (folder / "mine").touch()
+    with pytest.raises(UserError, match="holds mine already; name a new or empty folder"):
+        output_folder(str(folder))
+    with pytest.raises(UserError, match="is no folder and cannot be made"):
+        output_folder(str(folder / "mine"))
