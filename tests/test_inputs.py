@@ -11,7 +11,7 @@ from tlkit.data.audit import audit
 from tlkit.data.sources import open_source
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.errors import UserError
-from tlkit.features.inputs import Pictures
+from tlkit.features.inputs import PictureInputs, Pictures
 from tlkit.models.backbones import create_model, data_config
 
 
@@ -54,3 +54,11 @@ def test_a_picture_that_changed_after_the_audit_is_refused(pictures: Pictures) -
         image.rotate(90).save(changed)
     with pytest.raises(UserError, match=f"{changed.name} has other content"):
         list(pictures.view(0, [[5]]))
+
+
+def test_epochs_take_the_views_in_turn(pictures: Pictures) -> None:
+    inputs = PictureInputs(pictures)
+    seen = [torch.cat([x for x, _ in inputs.training(epoch, [[0, 1]])]) for epoch in range(4)]
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
+    assert not torch.equal(seen[0], seen[1])
