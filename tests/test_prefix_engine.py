@@ -935,6 +935,9 @@ def test_a_view_that_is_partly_stored_is_completed_beside_one_that_is_not(
 def test_views_without_augmentation_are_one(pictures: Pictures, store: Store) -> None:
     """They share an entry, whose lock is to be taken once, and whose rows count once."""
     plain = replace(pictures, views=replace(pictures.views, augment="none"))
+    other = replace(plain, views=replace(plain.views, seed=7))  # which nothing depends on
+    keys = [Rendition(of, "train", 0).key() for of in (plain, other)]
+    assert keys == [Rendition(plain, "val", None).key()] * 2
     inputs, report = stored_inputs(store, prefix_of(model_of(), 2), plain, 2)
     assert report.decision == "store"
     assert report.wanted == 40 + 8
