@@ -239,6 +239,12 @@ def test_the_rule_by_hand(count: int, chosen: list[int]) -> None:
     assert choose_pictures(two_runs(), count) == chosen
 
 
+def test_of_equals_the_first_are_shown() -> None:
+    labels = np.zeros(50, dtype=int)
+    one = replace(said("one", labels, labels), probabilities=np.tile([0.9, 0.1], (50, 1)))
+    assert choose_pictures([one, one], 4) == [0, 1, 2, 3]
+
+
 def test_where_all_are_disputed_more_of_those_are_shown() -> None:
     runs = [
         replace(one, labels=one.labels[4:6], probabilities=one.probabilities[4:6])
