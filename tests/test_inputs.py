@@ -62,3 +62,10 @@ def test_epochs_take_the_views_in_turn(pictures: Pictures) -> None:
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
     assert not torch.equal(seen[0], seen[1])
+    validated, held_out = (
+        torch.cat([x for x, _ in batches])
+        for batches in (inputs.validation([[0, 1]]), pictures.plain("test", [[0, 1]]))
+    )
+    expected = torch.cat([x for x, _ in pictures.plain("val", [[0, 1]])])
+    assert torch.equal(validated, expected)
+    assert not torch.equal(validated, held_out)
