@@ -140,6 +140,21 @@ def test_stored_outputs_are_those_of_the_prefix(family: str, tmp_path: Path, sto
         torch.testing.assert_close(got, prefix(images).detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_layers_are_given_32_pictures_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, run = [], Prefix._run
+
+    def counted(self: Prefix, x: Tensor, start: int, end: int) -> Tensor:
+        sizes.append(len(x))
+        return run(self, x, start, end)
+
+    monkeypatch.setattr(Prefix, "_run", counted)
+    prefix = prefix_of(model_of(), 2)
+    for count in (1, 31, 32):
+        [found] = prefix.outputs(torch.zeros(count, 3, 32, 32), prefix.whole, [2])
+        assert len(found) == count
+    assert sizes == [32, 32, 32]
+
+
 def test_a_second_run_computes_nothing(
     pictures: Pictures, store: Store, passes: list[tuple[int, list[int]]]
 ) -> None:
