@@ -352,8 +352,11 @@ TAGS: Sequence[Left] = [
     ),
     *left(
         TRIAL,
-        {"tlkit.repeats": "the trial whose configuration, and so result, it has"},
-        "where there is one; it is not trained again, and has few metrics",
+        {
+            "tlkit.repeats": "the trial whose configuration it has, and whose metrics, for it is not "
+            "trained again"
+        },
+        "where there is one",
     ),
     *left(
         TRIAL,

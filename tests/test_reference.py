@@ -152,7 +152,9 @@ def everything(tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch)
     run("curve", *data, "--fractions", "0.5, 1")
     run("baseline", *data, "--seeds", "2")
     study = ("--storage", f"sqlite:///{tmp_path / 'optuna.db'}", "--pruner", "none")
-    run("tune", *from_head, *study, "--trials", "1")
+    # Beside the default two configurations, one of which comes twice.
+    two = ("--trials", "4", "--search", "{backbone_lr: [0.001, 0.002]}")
+    run("tune", *from_head, *study, *two)
     some = ("--gradcam", "true", "--abstain", str(middle_confidence(ids["head"])))
     run("predict", "--model", head, "--images", test, *some)
     for candidate in (baseline, head):

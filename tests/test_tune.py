@@ -1230,6 +1230,8 @@ def test_a_configuration_that_comes_again_is_not_trained_again(
         if state == "complete":
             assert own.user_attrs[studies.LOSS] == first.user_attrs[studies.LOSS]
             assert run.data.metrics["val/best_loss"] == own.value
+        assert run.data.metrics == only(runs, f"trial-{first.number}").data.metrics
+        assert run.data.metrics
 
 
 # ---- pruning

@@ -167,7 +167,7 @@ def _as_seen(picture: Image.Image) -> Image.Image:
         return seen
     try:
         return picture.convert("RGB")
-    except ValueError as error:  # CIELAB, which Pillow reads and does not convert
+    except ValueError as error:  # CIELAB, which Pillow 11 and 12 read and do not convert
         raise UnreadablePicture(f"colour mode {picture.mode} is not supported") from error
 
 

@@ -189,7 +189,7 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
         tracker.tags({TRIAL_STATE_TAG: "running"})
         try:
             if (earlier := studies.earlier(search.study, trial.params)) is not None:
-                values = _repeated(trial, tracker, earlier)
+                values = _repeated(search, trial, tracker, earlier)
             else:
                 values = _trained(search, config, trial, tracker)
         except TrialPruned as stop:
@@ -226,22 +226,25 @@ def _trained(search: Search, config: Config, trial: Trial, tracker: Tracker) -> 
     return (first, *others)
 
 
-def _repeated(trial: Trial, tracker: Tracker, earlier: FrozenTrial) -> tuple[float, ...]:
+def _repeated(
+    search: Search, trial: Trial, tracker: Tracker, earlier: FrozenTrial
+) -> tuple[float, ...]:
     """What an earlier trial of the same configuration came to: trained again it would be the same,
     and in a small space the sampler comes back to the same few."""
     tracker.tags({REPEATS_TAG: str(earlier.number)})
+    for run in children(search.parent.run_id):
+        if run.tags.get(TRIAL_TAG) == str(earlier.number):
+            tracker.metrics_of(run.run_id)
     for epoch, value in earlier.intermediate_values.items():
         trial.report(value, epoch)  # sampler and pruner learn from them
-    as_before = f"The configuration of trial {earlier.number}"
     if studies.state(earlier) == "pruned":
-        raise TrialPruned(f"{as_before}, which was pruned.")
+        raise TrialPruned(f"The configuration of trial {earlier.number}, which was pruned.")
     for name in (studies.LOSS, studies.ACCURACY, studies.SECONDS):
         trial.set_user_attr(name, earlier.user_attrs[name])
-    loss, accuracy = (earlier.user_attrs[name] for name in (studies.LOSS, studies.ACCURACY))
-    tracker.metrics({"val/best_loss": loss, "val/best_accuracy": accuracy})
     tracker.tags({TRIAL_STATE_TAG: "complete"})
     tracker.describe(
-        f"{as_before}, not trained again: validation accuracy {accuracy:.3f}, loss {loss:.4f}."
+        f"The configuration of trial {earlier.number}, which is not trained again: these are its "
+        "metrics."
     )
     return tuple(earlier.values)
 

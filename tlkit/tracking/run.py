@@ -96,6 +96,12 @@ class Tracker:
         """Log metrics, at once, so that the UI's charts move while training runs."""
         mlflow.log_metrics(dict(values), step=step, run_id=self.run_id)
 
+    def metrics_of(self, run_id: str) -> None:
+        """Log all metrics of another run, with their steps and times."""
+        client = mlflow.MlflowClient()
+        for name in client.get_run(run_id).data.metrics:
+            client.log_batch(self.run_id, metrics=client.get_metric_history(run_id, name))
+
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
         tags = [RunTag(key, value) for key, value in values.items()]
