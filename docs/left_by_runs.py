@@ -353,8 +353,8 @@ TAGS: Sequence[Left] = [
     *left(
         TRIAL,
         {
-            "tlkit.repeats": "the trial whose configuration it has, and whose metrics, for it is not "
-            "trained again"
+            "tlkit.repeats": "the trial whose configuration it has, and whose metrics, for it is "
+            "not trained again"
         },
         "where there is one",
     ),
