@@ -109,8 +109,10 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are files of one pixel: drawing them takes a third of a tiny run. Those that tests
-    look at are drawn without a file, or made by fixtures of a module, which come before this."""
+    """Figures are files of one pixel, and heat maps are of two pictures: together they take half
+    of a tiny run. Those that tests look at are drawn without a file, or made by fixtures of a
+    module, which come before this."""
+    monkeypatch.setattr("tlkit.outcome.GRADCAM_TILES", 2)
     draw = Figure.savefig
 
     def save(figure: Figure, where: Any, **options: Any) -> None:
