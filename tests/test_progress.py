@@ -437,4 +437,4 @@ def test_a_file_in_the_place_of_their_folder_ends_no_training(
     (own_cache / "trainings").touch()
     assert entry("head", "--data", str(make_folder())) == 0
     assert "File exists" in (said := capfd.readouterr().err)
-    assert "this one does not go on after a kill" in said
+    assert "this training does not go on after a kill" in said

@@ -181,7 +181,7 @@ def progress_of(
     except OSError as error:
         lock.release()
         held = "another process trains the same" if isinstance(error, Timeout) else reason(error)
-        print(f"{held}; this one does not go on after a kill", file=sys.stderr)
+        print(f"{held}; this training does not go on after a kill", file=sys.stderr)
         yield None
         return
     try:
