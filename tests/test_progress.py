@@ -341,9 +341,11 @@ def test_what_was_not_written_to_its_end_is_shown_and_cleared() -> None:
     for file, age in ((old, 3700), (young, 3500)):
         file.write_bytes(b"123")
         os.utime(file, times=(time.time() - age,) * 2)
-    assert progress.interrupted_trainings() == [old, young]
+    assert progress.interrupted_trainings() == {old: 3, young: 3}
     assert progress.forget([old, young]) == 3
-    assert progress.interrupted_trainings() == [young]
+    assert progress.interrupted_trainings() == {young: 3}
+    (folder / ".gone").symlink_to(folder / "nothing")  # as a part that is written to its end now
+    assert progress.interrupted_trainings() == {young: 3}
 
 
 def test_inputs_that_are_computed_in_another_way_are_another_training(

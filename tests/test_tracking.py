@@ -16,6 +16,7 @@ import pytest
 from conftest import Entry, MakeFolder
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from sqlalchemy.exc import OperationalError
 
 from tlkit.errors import UserError
 from tlkit.tracking import lookup, registry, store
@@ -67,10 +68,25 @@ def test_a_database_that_was_made_by_half_is_told(
         database.execute("CREATE TABLE experiment_tags (x)")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
     with (
-        pytest.raises(UserError, match=r"cannot use the database .*half\.db: .*delete it"),
+        pytest.raises(UserError, match=r"cannot use the database .*half\.db: .*move it away"),
         start_run("any", system_metrics=False),
     ):
         pytest.fail("began a run")
+
+
+def test_nobody_is_told_to_move_a_database_that_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(**_: object) -> None:
+        raise OperationalError("SELECT 1", {}, sqlite3.OperationalError("database is locked"))
+
+    monkeypatch.setattr(mlflow, "start_run", locked)
+    with (
+        pytest.raises(UserError, match=r"database is locked; see that it can be reached") as told,
+        start_run("any", system_metrics=False),
+    ):
+        pytest.fail("began a run")
+    assert "move" not in str(told.value)
 
 
 def test_ctrl_c_waits_until_the_database_is_made(

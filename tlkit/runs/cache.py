@@ -24,11 +24,10 @@ def run_cache(config: Config) -> str:
         looks = cache_folder() / LOOKS
         size = looks.stat().st_size if looks.exists() else 0
         begun = interrupted_trainings()
-        kept = sum(file.stat().st_size for file in begun)
         listing = (
             f"{of_store(store)}\n{size / 1e6:,.1f} MB of at most {MAX_BYTES / 1e6:,.0f} MB on what "
-            f"the audit saw in pictures in {looks}\n{kept / 1e6:,.1f} MB on how far trainings "
-            f"came, interrupted or under way: {len(begun)} in {trainings_folder()}"
+            f"the audit saw in pictures in {looks}\n{sum(begun.values()) / 1e6:,.1f} MB on how far "
+            f"trainings came, interrupted or under way: {len(begun)} in {trainings_folder()}"
         )
         if config.clear == "yes":
             freed = store.clear()

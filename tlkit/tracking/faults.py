@@ -33,10 +33,15 @@ def store_faults_told() -> Iterator[None]:
             "taken over"
         ) from error
     except SQLAlchemyError as error:
+        why = reason_of(error)
+        # What MLflow's making of it meets where it was cut off before.
+        way_out = (
+            "it was made by half: move it away, and give the command again"
+            if "already exists" in why
+            else "see that it can be reached and that its disk has space"
+        )
         raise UserError(
-            f"MLflow cannot use the database {shown_address()}: {reason_of(error)}; if a first "
-            "command here was killed while it was made, nothing is in it yet: delete it, and give "
-            "the command again"
+            f"MLflow cannot use the database {shown_address()}: {why}; {way_out}"
         ) from error
 
 

@@ -381,7 +381,8 @@ def tell_killed(run_id: str, *, living: str) -> None:
     Args:
         living: a run of this process: neither it nor those that it is below are meant.
     """
-    with contextlib.suppress(UserError), store_faults_told():  # what is said of another run
+    # Where the store fails at it, that must not end the run of this process.
+    with contextlib.suppress(UserError), store_faults_told():
         alive = {run.info.run_id for run in _with_those_above(living)}
         for run in _with_those_above(run_id):
             if run.info.run_id in alive or run.info.lifecycle_stage == LifecycleStage.DELETED:

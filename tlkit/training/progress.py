@@ -6,7 +6,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Training:
         state: gives what is trained of the network: tensors by name.
         load: takes such tensors back into the network.
         device: of the training; its random numbers are kept too.
-        inputs: how the inputs are computed, in a word of any kind.
+        inputs: how the inputs are computed; another text where it is done in another way.
     """
 
     state: Callable[[], dict[str, Tensor]]
@@ -197,27 +197,28 @@ def progress_of(
         lock.release()
 
 
-def interrupted_trainings() -> list[Path]:
+def interrupted_trainings() -> dict[Path, int]:
     """The files of trainings that did not come to their end, and of those that are under way, with
-    what is left of files that were not written to their end."""
-    folder = trainings_folder()
-    return sorted([*folder.glob("*.safetensors"), *folder.glob(".*")])
+    what is left of files that were not written to their end; each with its bytes."""
+    folder, found = trainings_folder(), {}
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob(".*")]):
+        with suppress(OSError):  # a training under way has come further meanwhile
+            found[file] = file.stat().st_size
+    return found
 
 
 def forget(files: Iterable[Path]) -> int:
     """Delete such files, but for those of trainings under way; returns the bytes freed."""
     freed = 0
     for file in files:
-        with suppress(OSError):
-            size = file.stat().st_size
-            if not file.name.startswith("."):
-                with FileLock(file.with_suffix(".lock"), blocking=False):
-                    file.unlink()
-            elif file.stat().st_mtime < time.time() - _WRITING_SECONDS:
-                file.unlink()
-            else:
+        is_part = file.name.startswith(".")
+        lock = nullcontext() if is_part else FileLock(file.with_suffix(".lock"), blocking=False)
+        with suppress(OSError), lock:
+            status = file.stat()
+            if is_part and status.st_mtime > time.time() - _WRITING_SECONDS:
                 continue
-            freed += size
+            file.unlink()
+            freed += status.st_size
     return freed
 
 
