@@ -1,7 +1,7 @@
 """Pictures of a manifest as batches of tensors, decoded in worker processes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,25 @@ def loader(
         generator=torch.Generator(),
         worker_init_fn=_one_thread,
     )
+
+
+def loaded(batches: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """What a loader gives.
+
+    Raises UserError where the shared memory that its workers hand batches over in is too small: a
+    container has 64 MB of it unless told otherwise.
+    """
+    try:
+        yield from batches
+    except RuntimeError as error:
+        # Torch has no error of its own for it; of a worker that it killed it says this as well.
+        if "shared memory" not in str(error):
+            raise
+        raise UserError(
+            "the workers that decode pictures ran out of shared memory (/dev/shm), where batches "
+            "are handed over; give the container more of it (docker run --shm-size=1g), or set "
+            "loader_workers=0"
+        ) from error
 
 
 def _one_thread(worker: int) -> None:

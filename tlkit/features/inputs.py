@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tlkit.data.datasets import OneView, PictureDataset, SeveralViews, loader
+from tlkit.data.datasets import OneView, PictureDataset, SeveralViews, loaded, loader
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.transforms import AUGMENTATION_REVISION, Views
 from tlkit.features.prefix import PASS, Frozen
@@ -67,7 +67,7 @@ class Pictures:
         batches: Batches,
     ) -> Iterator[Batch]:
         dataset = PictureDataset(self.manifest.root, pictures, render, self.max_pixels)
-        return iter(loader(dataset, batches, workers=self.workers, pin=self.for_gpu))
+        return loaded(loader(dataset, batches, workers=self.workers, pin=self.for_gpu))
 
 
 @dataclass(frozen=True)
