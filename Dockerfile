@@ -1,4 +1,4 @@
-# Training: docker build -t tlkit . && docker run --rm -v "$PWD/mlruns:/app/mlruns" tlkit
+# Training: docker build -t tlkit . && docker run --rm --shm-size=1g -v "$PWD/mlruns:/app/mlruns" tlkit
 FROM python:3.11-slim
 
 # On a CPU the frozen part needs no compiler of the system: ONNX Runtime and OpenVINO bring their own.
