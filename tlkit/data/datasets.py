@@ -1,6 +1,7 @@
 """Pictures of a manifest as batches of tensors, decoded in worker processes."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from tlkit.data.images import UnreadablePicture, read_bytes, read_picture
 from tlkit.data.manifest import Picture
 from tlkit.data.transforms import Views
 from tlkit.errors import UserError
+
+# What torch says, having no error of its own for it: of a batch that did not fit, and of a worker
+# that a bus error ended. Other faults of shared memory (open files, rights) have other causes.
+_NO_SHARED_MEMORY = re.compile(r"shared memory.*No space left|out of shared memory")
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,8 @@ def loaded(batches: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor,
     try:
         yield from batches
     except RuntimeError as error:
-        # Torch has no error of its own for it; of a worker that it killed it says this as well.
-        if "shared memory" not in str(error):
+        # The cause: that a worker ended is one error, and what ended it another.
+        if not _NO_SHARED_MEMORY.search(f"{error} {error.__cause__}"):
             raise
         raise UserError(
             "the workers that decode pictures ran out of shared memory (/dev/shm), where batches "
