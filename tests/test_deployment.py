@@ -100,11 +100,13 @@ def test_a_soup_wants_one_starting_point_and_keeps_only_what_helps(
 
     def score(one: Classifier) -> float:
         mine = next(iter(member.model.get_classifier().parameters()))
-        return -float((next(iter(one.model.get_classifier().parameters())) - mine).abs().mean())
+        other = next(iter(one.model.get_classifier().parameters()))
+        return -float((other - mine).detach().abs().mean())
 
     members = [moved(0.3), moved(-0.2), moved(2.0)]
     soup, chosen = greedy_soup(members, score)
     assert chosen == [1, 0]
+    assert greedy_soup([moved(0.1), moved(0.3), moved(0.2)], score)[1] == [0]
     weights = [next(iter(one.model.get_classifier().parameters())) for one in (soup, member)]
     torch.testing.assert_close(weights[0], weights[1] + 0.05)
     first, *others = members

@@ -34,6 +34,7 @@ SHAPES = {
     "depthwise of one pixel with steps": (16, 16, 1, 2, 0, 16),
     "two filters a channel": (16, 32, 3, 1, 1, 16),
     "grouped": (16, 24, 3, 1, 1, 4),
+    "grouped pointwise": (16, 24, 1, 1, 0, 4),
 }
 
 

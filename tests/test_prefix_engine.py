@@ -783,6 +783,16 @@ def test_cards_of_two_kinds_share_no_outputs(monkeypatch: pytest.MonkeyPatch) ->
     assert keys[0] == keys[2] != keys[1]
 
 
+def test_cuts_that_only_units_without_weights_tell_apart_share_no_outputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Prefix, "_stage", lambda *_: nn.Identity())
+    prefix = prefix_of(model_of(), 2)
+    keys = [prefix.key(depth, {}) for depth in (2, 3)]
+    assert keys[0]["weights"] == keys[1]["weights"]
+    assert keys[0] != keys[1]
+
+
 def test_inductor_compiles_however_many_parts_a_process_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

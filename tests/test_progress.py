@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,10 +18,12 @@ import torch
 from conftest import SMOKE, Entry, MakeFolder
 from filelock import FileLock
 from mlflow.entities import Run
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tlkit.config import Config
+from tlkit.phases import identity
 from tlkit.phases.identity import training_key
 from tlkit.phases.machine import machine_for
 from tlkit.phases.prepare import prepare_phase
@@ -213,6 +216,32 @@ def test_only_what_changes_no_number_may_change(make_folder: MakeFolder) -> None
     }.items():  # fmt: skip
         assert key("head", **{name: value}) != same, name
     assert len({same, key("finetune"), key("finetune", begun=0.1)}) == 3
+    picture = next((folder / "train" / "cat").iterdir())
+    Image.new("RGB", (20, 20), "red").save(picture)  # another in its place
+    assert key("head") != same
+
+
+def test_other_code_or_other_kernels_train_another_way(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"data": str(make_folder()), "backbone": "test_resnet", "weights": "none"}
+    config = Config.load(SMOKE, {**own, "precision": "fp32"})
+    phase = prepare_phase("head", config, prepare_data(config).manifest, machine_for(config))
+
+    def key(**machine: object) -> str:
+        identity._code_digest.cache_clear()
+        return training_key(replace(phase, machine=replace(phase.machine, **machine)))
+
+    code = tmp_path / "code" / "training"
+    code.mkdir(parents=True)
+    monkeypatch.setattr(identity, "PACKAGE", code.parent)
+    keys = []
+    for text in ("a = 1", "a = 2"):
+        (code / "loop.py").write_text(text)
+        keys.append(key())
+    keys += [key(fast_kernels=not phase.machine.fast_kernels), key(dtype=torch.bfloat16)]
+    identity._code_digest.cache_clear()
+    assert len(set(keys)) == 4
 
 
 def test_two_that_train_the_same_do_not_disturb_each_other(
@@ -305,6 +334,7 @@ def test_it_is_written_seldom_and_at_the_end(
         found = progress.Progress(kept.file, "another").restore(small_training())
         assert found is not None
         written.append(len(found.result.history))
+        assert found.best.keys() == training.state().keys()
     assert written == [1, 1, 3, 3, 4]
 
 
@@ -332,6 +362,16 @@ def test_who_was_killed_is_named_to_whoever_trains_the_same() -> None:
     named: list[str] = []
     with progress.progress_of("key", "a run", lost=named.append, went_on=unexpected):
         assert named == ["killed"]
+
+
+def test_who_can_write_nothing_holds_up_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = progress.trainings_folder()
+    (folder / "key.run").mkdir(parents=True)
+    with progress.progress_of("key", "a run", lost=unexpected, went_on=unexpected) as kept:
+        assert kept is None
+        assert "this training does not go on after a kill" in capsys.readouterr().err
+        with FileLock(folder / "key.lock", blocking=False):
+            pass
 
 
 def test_what_was_not_written_to_its_end_is_shown_and_cleared() -> None:

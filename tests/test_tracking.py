@@ -187,6 +187,46 @@ def test_artifacts_that_cannot_be_kept_are_told_and_what_was_made_stays(
     assert (folder / "data" / "manifest.csv").exists()
 
 
+class NoCredentialsError(Exception):
+    """As botocore has it, which need not be installed."""
+
+    __module__ = "botocore.exceptions"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NoCredentialsError("Unable to locate credentials"), "credentials; check rights and"),
+        (ModuleNotFoundError("No module named 'boto3'"), "'boto3'; install the package, or name"),
+    ],
+)
+def test_what_the_client_of_a_cloud_meets_is_told(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    for owner, name in ((mlflow, "log_artifacts"), (mlflow.artifacts, "download_artifacts")):
+        monkeypatch.setattr(owner, name, fails)
+    monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", fails)
+    with start_run("head") as tracker:
+        run_id = tracker.run_id
+        with pytest.raises(UserError, match=f"MLflow cannot keep artifacts: .*{told}"):
+            tracker.artifacts(tmp_path)
+    with pytest.raises(UserError, match=rf"has no artifact a \({error}\)"):
+        lookup.downloaded(run_id, "a").__enter__()
+    with pytest.raises(UserError, match=f"is not at sqlite:.*: {error}"):
+        lookup.local_model("models:/pets/1").__enter__()
+
+
+def test_a_defect_is_not_told_as_a_fault_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mlflow, "log_artifacts", lambda *_, **__: 1 / 0)
+    with start_run("head") as tracker, pytest.raises(ZeroDivisionError):
+        tracker.artifacts(tmp_path)
+
+
 def test_an_error_of_the_run_is_told_where_its_artifacts_cannot_be_kept_either(
     entry: Entry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -17,6 +17,10 @@ from tlkit.errors import UserError, one_line, without_password
 
 T = TypeVar("T")
 
+# The packages by which MLflow reaches artifacts on S3, Google Cloud, Azure and by SFTP. Their
+# exceptions have no base in common, and MLflow hands them on as they are.
+_CLIENTS = ("boto3", "botocore", "s3transfer", "google", "azure", "paramiko", "pysftp")
+
 # MLflow's codes for what is not there, and for an id that can be none.
 NO_SUCH, NO_ID = map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE))
 
@@ -45,16 +49,32 @@ def store_faults_told() -> Iterator[None]:
         ) from error
 
 
+def _not_kept(error: Exception) -> str:
+    way_out = (
+        "install the package"
+        if isinstance(error, ImportError)
+        else "check rights and space where this experiment's artifacts lie"
+    )
+    return (
+        f"MLflow cannot keep artifacts: {reason_of(error)}; {way_out}, or name another experiment "
+        "by MLFLOW_EXPERIMENT_NAME"
+    )
+
+
 @contextlib.contextmanager
-def artifact_faults_told() -> Iterator[None]:
-    """Turn what keeps artifacts from being stored into a UserError."""
+def artifact_faults_told(tell: Callable[[Exception], str] = _not_kept) -> Iterator[None]:
+    """Turn what keeps artifacts from being stored, or read, into a UserError.
+
+    Args:
+        tell: its message; by default that of artifacts that cannot be stored.
+    """
     try:
         yield
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"MLflow cannot keep artifacts: {reason_of(error)}; check rights and space where this "
-            "experiment's artifacts lie, or name another experiment by MLFLOW_EXPERIMENT_NAME"
-        ) from error
+    except Exception as error:
+        package = type(error).__module__.partition(".")[0]
+        if isinstance(error, (MlflowException, OSError, ImportError)) or package in _CLIENTS:
+            raise UserError(tell(error)) from error
+        raise
 
 
 def or_none(read: Callable[[], T], *codes: str) -> T | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -120,17 +119,19 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
         UserError: there is no such run, or it has no such artifact.
     """
     found = _found(run_id)
+
+    def absent(error: Exception) -> str:
+        kind = found.data.tags.get(PHASE_TAG, "some other program's")
+        return (
+            f"run {run_id} ({kind}, {found.info.status}) has no artifact {path} "
+            f"({reason_of(error)}); name a run that has it"
+        )
+
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-        try:
+        with artifact_faults_told(absent):
             local = mlflow.artifacts.download_artifacts(
                 run_id=run_id, artifact_path=path, dst_path=folder
             )
-        except (MlflowException, OSError) as error:
-            kind = found.data.tags.get(PHASE_TAG, "some other program's")
-            raise UserError(
-                f"run {run_id} ({kind}, {found.info.status}) has no artifact {path} "
-                f"({reason_of(error)}); name a run that has it"
-            ) from None
         yield Path(local)
 
 
@@ -155,12 +156,10 @@ def local_model(address: str) -> Iterator[Path]:
         )
     set_up()
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-        try:
+        with artifact_faults_told(
+            lambda error: f"model={address} is not at {shown_address()}: {reason_of(error)}"
+        ):
             local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
-        except (MlflowException, OSError) as error:
-            raise UserError(
-                f"model={address} is not at {shown_address()}: {reason_of(error)}"
-            ) from None
         if not any(Path(local).glob("*")):  # what MLflow gives where its folder is gone
             raise UserError(
                 f"model={address} is known at {shown_address()}, and its files are not where that "
