@@ -44,6 +44,7 @@ NOT_RUN = {
     "python -m venv": ".ci/run makes one",
     "pytest": "this is it",
     "mlflow ui": "MLflow's own, and runs until it is stopped",
+    "mlflow server": "the same",
     "mlflow models serve": "tests/test_serving.py serves and asks; the tutorial's is served here",
     "mlflow models build-docker": "wants a container engine",
     "docker": "wants a container engine; tests/test_container.py reads the files with a linter",

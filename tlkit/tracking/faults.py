@@ -95,9 +95,10 @@ def shown_address() -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """On one line, without the password of the tracking store's address, nor the query."""
+    """On one line, without the password of the tracking store's address, nor the query, nor a full
+    stop."""
     said = line_of(error).replace(mlflow.get_tracking_uri(), shown_address())
-    return said.partition(" [SQL: ")[0]
+    return said.partition(" [SQL: ")[0].removesuffix(".")
 
 
 def line_of(error: BaseException) -> str:

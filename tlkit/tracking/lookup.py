@@ -129,8 +129,9 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         with artifact_faults_told(absent):
+            # Not by the run's id, with which MLflow keeps to itself why a store cannot be read.
             local = mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=path, dst_path=folder
+                artifact_uri=f"{found.info.artifact_uri}/{path}", dst_path=folder
             )
         yield Path(local)
 
@@ -157,7 +158,10 @@ def local_model(address: str) -> Iterator[Path]:
     set_up()
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         with artifact_faults_told(
-            lambda error: f"model={address} is not at {shown_address()}: {reason_of(error)}"
+            lambda error: (
+                f"model={address} is not at {shown_address()}: {reason_of(error)}; see that it is "
+                "there, and that its artifacts can be read from here"
+            )
         ):
             local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
         if not any(Path(local).glob("*")):  # what MLflow gives where its folder is gone
