@@ -82,6 +82,20 @@ def test_printing_into_a_pipe_that_is_closed_ends_quietly(
     assert (process.returncode, process.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_where_there_is_no_place_to_print_to_a_task_goes_on(closed: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tqdm import tqdm; "
+        "from tlkit.cli import main; from tlkit.config import Config; "
+        "main(lambda _: (print('seen'), sys.stderr.write('seen'), list(tqdm('ab')), "
+        "Path(sys.argv[1]).touch()), Config, [])"
+    )
+    shell = f'exec "$0" -c "$1" "$2" {closed}'
+    done = tmp_path / "done"
+    subprocess.run(["sh", "-c", shell, sys.executable, code, done], cwd=ROOT, check=True)
+    assert done.exists()
+
+
 def test_another_pipe_that_breaks_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     def task(config: Config) -> None:
         raise BrokenPipeError("a worker is gone")

@@ -61,7 +61,11 @@ def _help(task: Callable[[S], None], kind: type[S]) -> str:
 @contextmanager
 def _printing() -> Iterator[None]:
     """Let no task fail that is done, because its result cannot be printed: a name that the
-    terminal has no letters for, or a reader such as `head` that has read enough."""
+    terminal has no letters for, a reader such as `head` that has read enough, or no place at all,
+    as a service may be started."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (for good)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
