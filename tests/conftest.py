@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import tlkit  # noqa: F401 (before MLflow, which reads then what this sets)
+
+# isort: split
 import mlflow
 import numpy as np
 import pandas as pd

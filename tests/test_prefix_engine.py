@@ -894,18 +894,6 @@ def test_a_signal_reaches_a_process_in_which_compiled_code_came_and_went() -> No
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
-def test_nobody_is_told_that_openvino_is_in_use() -> None:
-    code = (
-        "import sys, tlkit.features.compilers\n"
-        "names = [name for name, module in sys.modules.items() if module]\n"
-        "print([name for name in names if 'openvino_telemetry' in name])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "[]\n"
-
-
 def test_views_of_one_reading_are_those_of_several(pictures: Pictures) -> None:
     batches = [[3, 37, 11], [0]]
     for together, first, second in zip(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import signal
 import sqlite3
@@ -235,6 +236,31 @@ def test_an_error_of_the_run_is_told_where_its_artifacts_cannot_be_kept_either(
     where, error = capfd.readouterr().err.splitlines()
     assert where.startswith("what the run made is in ")
     assert error.startswith("error: data=")
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("folder", "a folder has its name"),
+        ("file/mlflow.db", "no file can be made in {}/file"),
+        ("locked/mlflow.db", "no file can be made in {}/locked"),
+        ("locked/new/mlflow.db", "no file can be made in {}/locked"),
+    ],
+)
+def test_a_database_that_cannot_be_made_is_told_before_mlflow_tries_for_minutes(
+    place: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "file").touch()
+    # Not by chmod, which does not hold root up.
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: Path(path).name != "locked")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/{place}")
+    with pytest.raises(UserError, match=f"database {tmp_path}/{place}: {why.format(tmp_path)};"):
+        lookup.local_model("models:/pets/1").__enter__()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
+    with start_run("head"):  # MLflow makes the folder
+        pass
 
 
 @pytest.mark.parametrize("address", ["sqlite:///{}/mlflow.db", "default"])

@@ -1,1 +1,10 @@
 """Transfer learning for image classification, tracked in MLflow and compared."""
+
+import os
+import sys
+
+# Of what is imported below here, three libraries tell their makers of their use without asking, and
+# keep a number for the machine. They read this when they are imported; who sets it is heard.
+for _switch in ("MLFLOW_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_switch, "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

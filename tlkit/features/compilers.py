@@ -1,6 +1,5 @@
 """Frozen layers as compiled code: by ONNX Runtime, OpenVINO or Inductor."""
 
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -8,15 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime
+import openvino
 import torch
+from openvino.preprocess import PrePostProcessor
 from torch import Tensor, nn
 
 from tlkit.models.onnx import INPUT, write_onnx
-
-# Or OpenVINO would tell its makers' analytics of each import, without asking; it can do without.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-import openvino  # noqa: E402
-from openvino.preprocess import PrePostProcessor  # noqa: E402
 
 Layers = Callable[[Tensor], Tensor]
 

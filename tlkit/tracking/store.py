@@ -1,6 +1,7 @@
 """Where MLflow keeps runs, and how it is set up in our processes."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import ParseResult, unquote, urlparse
@@ -11,6 +12,7 @@ from mlflow.store.artifact.artifact_repository_registry import _artifact_reposit
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 
+from tlkit.errors import UserError
 from tlkit.tracking.faults import shown_address
 
 
@@ -53,7 +55,12 @@ def _runs_page(experiment_id: str | None) -> str:
 
 
 def set_up() -> None:
-    """Fit MLflow to our use of it, in this process."""
+    """Fit MLflow to our use of it, in this process.
+
+    Raises:
+        UserError: its SQLite database is not there, and cannot be made.
+    """
+    _see_that_it_can_be_made()
     _artifact_repository_registry.register(  # type: ignore[no-untyped-call]
         "mlflow-artifacts", _artifact_repository
     )
@@ -63,6 +70,20 @@ def set_up() -> None:
     # Of a database that fails it prints a traceback, and then raises what we tell.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
+
+
+def _see_that_it_can_be_made() -> None:
+    """MLflow would try for two minutes to make its database where it may not."""
+    file = store_file()
+    if file is None or file.is_file():
+        return
+    above = next(folder for folder in file.parents if folder.exists())
+    if file.exists() or not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = "a folder has its name" if file.exists() else f"no file can be made in {above}"
+        raise UserError(
+            f"MLflow cannot make its database {file}: {why}; go to a folder that you may write "
+            "in, or let MLFLOW_TRACKING_URI name another place"
+        )
 
 
 def _artifact_repository(
