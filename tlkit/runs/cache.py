@@ -30,11 +30,14 @@ def run_cache(config: Config) -> str:
             f"trainings came, interrupted or under way: {len(begun)} in {trainings_folder()}"
         )
         if config.clear == "yes":
+            there = sum(info.size for info in store.entries()) + size + sum(begun.values())
             freed = store.clear()
             with suppress(OSError):  # Windows: in use; or another user's
                 looks.unlink(missing_ok=True)
                 freed += size
             freed += forget(begun)
             listing += f"\nFreed {freed / 1e6:,.1f} MB."
+            if there > freed:
+                listing += f" {(there - freed) / 1e6:,.1f} MB stay: in use, or another user's."
         tracker.describe(f"```\n{listing}\n```")
     return listing
