@@ -257,10 +257,9 @@ def test_a_database_that_cannot_be_made_is_told_before_mlflow_tries_for_minutes(
     monkeypatch.setattr(os, "access", lambda path, *_, **__: Path(path).name != "locked")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/{place}")
     with pytest.raises(UserError, match=f"database {tmp_path}/{place}: {why.format(tmp_path)};"):
-        lookup.local_model("models:/pets/1").__enter__()
+        store.set_up()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new/mlflow.db")
-    with start_run("head"):  # MLflow makes the folder
-        pass
+    store.set_up()  # MLflow makes the folder
 
 
 @pytest.mark.parametrize("address", ["sqlite:///{}/mlflow.db", "default"])
