@@ -42,7 +42,7 @@ from tlkit.search import tune as tune_module
 from tlkit.search.space import DEFAULT
 from tlkit.search.trial import Score, train_trial
 from tlkit.summary import PhaseResult
-from tlkit.tracking.run import Tracker, start_run
+from tlkit.tracking.run import Tracker, set_status, start_run
 
 FIGURES = (
     "optimization_history.png",
@@ -614,6 +614,23 @@ def test_ctrl_c_in_a_second_terminal_does_not_end_the_search_of_the_first(
     interrupt_second_trial(monkeypatch)
     assert tune("--trials", "4") == 130
     assert only(runs_of(experiment), "tune").info.status == "RUNNING"
+
+
+@pytest.mark.usefixtures("short_end")
+def test_a_search_that_goes_on_after_ctrl_c_where_it_began_is_running(
+    tune: Tune, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def ended_elsewhere(*rest: Any, **options: Any) -> Score:
+        parent = only(runs_of(experiment), "tune").info
+        seen.append(parent.status)
+        set_status(parent.run_id, "KILLED")
+        return stand_in_trial(*rest, **options)
+
+    monkeypatch.setattr(worker, "train_trial", ended_elsewhere)
+    assert tune("--trials", "2") == 0
+    assert seen == ["RUNNING", "RUNNING"]
 
 
 def command(*arguments: str) -> list[str]:

@@ -28,7 +28,7 @@ from tlkit.search.storage import STORAGE_ERRORS, Lock
 from tlkit.search.trial import Log, Score, train_trial
 from tlkit.summary import epochs_up_to
 from tlkit.tracking.lookup import children
-from tlkit.tracking.run import Tracker, set_status, start_run
+from tlkit.tracking.run import Tracker, set_status, start_run, tell_running
 from tlkit.tracking.tags import PHASE_TAG, REPEATS_TAG, TRIAL_STATE_TAG, TRIAL_TAG
 
 # Where, below a trial's artifacts, lies what it trained: a folder a phase, as `run_phase` takes it.
@@ -109,6 +109,7 @@ def _take(search: Search, turn: ExitStack) -> None:
     def objective(trial: Trial) -> tuple[float, ...]:
         turn.close()
         taken.append(trial.number)
+        tell_running(search.parent.run_id)  # Ctrl-C, elsewhere, at the command that began it
         # Here rather than where we end such trials: Optuna does so too, on its way to this one.
         if studies.is_retry(study, trial.number):
             settle_runs(study, search.parent)

@@ -369,9 +369,14 @@ def join(worker: Tracker, parent_id: str) -> Tracker:
             f"the study is logged in experiment {parent.info.experiment_id}: its trials go there",
             file=sys.stderr,
         )
-    if parent.info.status != "RUNNING":
-        set_status(parent_id, "RUNNING")
+    tell_running(parent_id)
     return Tracker(parent_id, parent.info.experiment_id)
+
+
+def tell_running(run_id: str) -> None:
+    """Let a run be RUNNING that goes on in this process, wherever it was ended."""
+    if mlflow.get_run(run_id).info.status != "RUNNING":
+        set_status(run_id, "RUNNING")
 
 
 def tell_killed(run_id: str, *, living: str) -> None:
