@@ -109,11 +109,11 @@ def _take(search: Search, turn: ExitStack) -> None:
     def objective(trial: Trial) -> tuple[float, ...]:
         turn.close()
         taken.append(trial.number)
-        tell_running(search.parent.run_id)  # Ctrl-C, elsewhere, at the command that began it
         # Here rather than where we end such trials: Optuna does so too, on its way to this one.
         if studies.is_retry(study, trial.number):
             settle_runs(study, search.parent)
         try:
+            tell_running(search.parent.run_id)  # after Ctrl-C at the command that began it, maybe
             return _attempt(search, trial)
         except KeyboardInterrupt as stop:
             stopped.append(stop)
