@@ -27,6 +27,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+from tlkit.config import Config
 from tlkit.phases.prepare import Phase
 from tlkit.phases.train import Trained, train_phase
 from tlkit.tracking.run import start_run
@@ -118,6 +119,13 @@ def test_each_phase_leaves_what_the_contract_lists(
         steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
         assert steps == list(range(EPOCHS[phase])), name
     assert ("lr/backbone" in run.data.metrics) == (phase == "finetune")
+
+
+def test_each_phase_trains_by_its_own_rates(suite: tuple[dict[str, Run], Path]) -> None:
+    rates = {phase: run.data.metrics for phase, run in suite[0].items()}
+    assert rates["baseline"]["lr/head"] == Config().baseline_lr == 0.001
+    assert rates["head"]["lr/head"] == rates["finetune"]["lr/head"] == 0.01
+    assert rates["finetune"]["lr/backbone"] == Config().backbone_lr == 1e-5
 
 
 def test_phases_are_children_of_the_suite_on_the_same_data(
