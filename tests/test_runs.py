@@ -26,11 +26,13 @@ from mlflow.entities import Run
 from PIL import Image
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
+from sklearn.utils.class_weight import compute_class_weight
 
 from tlkit.config import Config
 from tlkit.phases.prepare import Phase
 from tlkit.phases.train import Trained, train_phase
 from tlkit.tracking.run import start_run
+from tlkit.training.loop import Objective
 
 ARTIFACTS = {
     "config.yaml",
@@ -126,6 +128,26 @@ def test_each_phase_trains_by_its_own_rates(suite: tuple[dict[str, Run], Path]) 
     assert rates["baseline"]["lr/head"] == Config().baseline_lr == 0.001
     assert rates["head"]["lr/head"] == rates["finetune"]["lr/head"] == 0.01
     assert rates["finetune"]["lr/backbone"] == Config().backbone_lr == 1e-5
+
+
+def test_classes_count_in_inverse_to_their_size_where_that_is_wanted(
+    entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, given = make_folder(), []
+    for path in sorted((folder / "train" / "dog").iterdir())[3:]:
+        path.unlink()
+
+    def objective(label_smoothing: float, class_weights: torch.Tensor | None) -> Objective:
+        given.append(class_weights)
+        return Objective(label_smoothing, class_weights)
+
+    monkeypatch.setattr("tlkit.phases.train.Objective", objective)
+    for wanted in ("none", "balanced"):
+        assert entry("head", "--data", str(folder), "--class_weights", wanted) == 0
+    labels = np.repeat([0, 1], [12, 3])
+    expected = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
+    assert given[0] is None
+    np.testing.assert_allclose(given[1], expected, rtol=1e-6)
 
 
 def test_phases_are_children_of_the_suite_on_the_same_data(
