@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ from tlkit.features.store import RECORD_BYTES, Filling, Rows, Store, Unwritable
 from tlkit.models.backbones import create_model, data_config
 from tlkit.models.cut import split
 from tlkit.models.units import units
+from tlkit.phases import engine
+from tlkit.phases.engine import open_store
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -781,6 +784,19 @@ def test_cards_of_two_kinds_share_no_outputs(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         keys.append(prefix.key(2, {}))
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_the_store_takes_half_of_what_is_free_by_itself(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store("auto").entry({}).filling() as filling:
+        filling.append(["0" * 64], torch.zeros(1, 1000))
+    [entry] = open_store("auto").entries()
+    engine._store.cache_clear()  # as in a new process
+    usage = SimpleNamespace(total=10**12, used=0, free=10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert open_store("auto").budget == (10**6 + entry.size) // 2
+    assert open_store(3).budget == 3 * 10**9
 
 
 def test_cuts_that_only_units_without_weights_tell_apart_share_no_outputs(
