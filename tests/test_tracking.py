@@ -188,6 +188,15 @@ def test_artifacts_that_cannot_be_kept_are_told_and_what_was_made_stays(
     assert (folder / "data" / "manifest.csv").exists()
 
 
+def test_a_child_goes_to_the_experiment_of_its_parent(experiment: str) -> None:
+    with start_run("tune") as parent:
+        pass
+    mlflow.set_experiment(f"other than {experiment}")
+    with start_run("trial", parent=parent.run_id) as child:
+        pass
+    assert child.experiment_id == parent.experiment_id == experiment
+
+
 class NoCredentialsError(Exception):
     """As botocore has it, which need not be installed."""
 
