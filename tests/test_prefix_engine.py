@@ -622,7 +622,25 @@ def test_a_slow_disk_makes_it_compute_again_with_the_same_batches(
     assert report.decision.startswith("recompute: faster")
     assert report.metrics["features/write_seconds"] == 1.0
     assert int((inputs.views[0].rows.slots < 0).sum()) == 180 - 4 * 32
+    assert inputs.val.rows.missing == [*range(8)]  # nor is it worthwhile for these
     assert torch.equal(training(inputs, count=180), training(expected, count=180))
+
+
+def test_what_it_takes_to_write_is_not_counted_as_computing(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_pictures(tmp_path / "pictures", counts=(90, 4, 2), size=36)
+    append = Filling.append
+
+    def slow(filling: Filling, names: Sequence[str], rows: Tensor) -> None:
+        time.sleep(0.5)
+        append(filling, names, rows)
+
+    monkeypatch.setattr(Filling, "append", slow)
+    monkeypatch.setattr(fill, "_MEASURED", 3)
+    pictures = pictures_of(root, tmp_path, model_of())
+    _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert report.rates["write"] >= 0.5 / 32 > report.rates["compute"]
 
 
 def test_reading_is_timed_without_what_disturbs_it_now_and_then(
