@@ -17,6 +17,7 @@ import pytest
 from conftest import Entry, MakeFolder
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from sqlalchemy.exc import OperationalError
 
 from tlkit.errors import UserError
@@ -197,6 +198,25 @@ def test_a_child_goes_to_the_experiment_of_its_parent(experiment: str) -> None:
     assert child.experiment_id == parent.experiment_id == experiment
 
 
+def test_artifacts_are_found_whatever_the_folder_of_the_project_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "mäu se #1 100% a%20b ?x 'q'"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow.MlflowClient().create_experiment("odd", (project / "mlruns").as_posix())
+    run_id = mlflow.MlflowClient().create_run(experiment).info.run_id
+    with Tracker(run_id, experiment).folder() as made:
+        (made / "checkpoints").mkdir()
+        for name in ("config.yaml", "checkpoints/best.json"):
+            (made / name).write_text(name)
+    with lookup.downloaded(run_id, "config.yaml") as file:
+        assert file.read_text() == "config.yaml"
+    with lookup.downloaded(run_id, "checkpoints") as folder:
+        assert (folder / "best.json").read_text() == "checkpoints/best.json"
+
+
 class NoCredentialsError(Exception):
     """As botocore has it, which need not be installed."""
 
@@ -216,7 +236,11 @@ def test_what_the_client_of_a_cloud_meets_is_told(
     def fails(*_: object, **__: object) -> None:
         raise error
 
-    for owner, name in ((mlflow, "log_artifacts"), (mlflow.artifacts, "download_artifacts")):
+    for owner, name in (
+        (mlflow, "log_artifacts"),
+        (mlflow.artifacts, "download_artifacts"),
+        (LocalArtifactRepository, "download_artifacts"),
+    ):
         monkeypatch.setattr(owner, name, fails)
     monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", fails)
     with start_run("head") as tracker:

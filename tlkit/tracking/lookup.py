@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Run
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from tlkit.errors import UserError
@@ -129,10 +130,10 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         with artifact_faults_told(absent):
-            # Not by the run's id, with which MLflow keeps to itself why a store cannot be read.
-            local = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{found.info.artifact_uri}/{path}", dst_path=folder
-            )
+            # Not by the run's id, with which MLflow keeps to itself why a store cannot be read; nor
+            # by the artifact's address, in which it takes a # or ? of a folder for the end.
+            stored = get_artifact_repository(found.info.artifact_uri)
+            local = stored.download_artifacts(path, folder)  # type: ignore[no-untyped-call]
         yield Path(local)
 
 
