@@ -299,8 +299,8 @@ def test_a_database_that_cannot_be_made_is_told_before_mlflow_tries_for_minutes(
 def test_a_folder_with_a_space_is_one_of_mlflows(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "sp ace"
-    folder.mkdir()
+    folder = tmp_path / "sp ace" / "#1"
+    folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     if address == "default":  # with %20 in it
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -309,6 +309,7 @@ def test_a_folder_with_a_space_is_one_of_mlflows(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder))
     assert store.store_file() == folder / "mlflow.db"
     assert store.store_folder() == folder
+    store.set_up()  # and MLflow can make it there
     last = SimpleNamespace(info=SimpleNamespace(experiment_id="7"))
     monkeypatch.setattr(mlflow, "last_active_run", lambda: last)
     page = "/#/experiments/7/runs?workflowType=machine_learning"

@@ -4,13 +4,14 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import ParseResult, unquote, urlparse
+from urllib.parse import unquote, urlparse
 
 import mlflow
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from sqlalchemy.engine import make_url
 
 from tlkit.errors import UserError
 from tlkit.tracking.faults import shown_address
@@ -18,8 +19,8 @@ from tlkit.tracking.faults import shown_address
 
 def store_file() -> Path | None:
     """MLflow's SQLite database; None where it keeps its runs elsewhere."""
-    uri = urlparse(mlflow.get_tracking_uri())
-    return _database(uri) if uri.scheme == "sqlite" else None
+    uri = mlflow.get_tracking_uri()
+    return _database(uri) if urlparse(uri).scheme == "sqlite" else None
 
 
 def store_folder() -> Path:
@@ -28,9 +29,10 @@ def store_folder() -> Path:
     return file.parent if file else Path.cwd()
 
 
-def _database(uri: ParseResult) -> Path:
-    # MLflow's own address of a folder with a space has %20 in it.
-    return Path(unquote(uri.path).removeprefix("/")).absolute()
+def _database(uri: str) -> Path:
+    # By SQLAlchemy, to which a # is part of a name; MLflow's own address of a folder with a space
+    # has %20 in it.
+    return Path(unquote(make_url(uri).database or "")).absolute()
 
 
 def ui_command(experiment_id: str | None = None) -> str:
@@ -96,8 +98,8 @@ def _artifact_repository(
     logs straight to the database beside it then finds no place for its artifacts. The server
     keeps them in `mlartifacts` in its folder, which is the database's; so do we.
     """
-    store = urlparse(tracking_uri or mlflow.get_tracking_uri())
-    if store.scheme != "sqlite":
+    store = tracking_uri or mlflow.get_tracking_uri()
+    if urlparse(store).scheme != "sqlite":
         return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
     target = _database(store).parent / "mlartifacts" / urlparse(artifact_uri).path.lstrip("/")
     return LocalArtifactRepository(str(target))
