@@ -450,12 +450,16 @@ def _write(file: FileIO, offset: int, data: bytes | memoryview) -> None:
 
 
 def _claim(descriptor: int, offset: int, size: int) -> None:
+    """Make the file, which ends at `offset`, that much longer, so that the budget counts it, and
+    have the disk keep the room where the system can (macOS and Windows have no such call)."""
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, offset, size)
-    except OSError as error:  # without a claim, a full disk shows when it is written to
+            return
+    except OSError as error:
         if error.errno not in _CANNOT_CLAIM:
             raise
+    os.ftruncate(descriptor, offset + size)  # a full disk shows when it is written to
 
 
 def _hash(content: dict[str, Any]) -> str:
