@@ -170,6 +170,19 @@ def test_a_candidate_may_be_a_logged_model(entry: Entry, make_run: MakeRun) -> N
     assert champion("logged") == run_id
 
 
+@pytest.mark.parametrize("version", ["@champion", "/1"])
+def test_a_candidate_may_be_a_version_under_another_name(
+    entry: Entry, make_run: MakeRun, version: str
+) -> None:
+    run_id = make_run(right(0.9))
+    name = f"staged{version[1:]}"
+    promote(entry, run_id, name)
+    assert (
+        entry("promote", "--candidate", f"models:/{name}{version}", "--name", f"{name}-live") == 0
+    )
+    assert champion(f"{name}-live") == run_id
+
+
 def test_a_version_that_was_deleted_is_no_way_back(
     entry: Entry, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -316,6 +316,21 @@ def test_a_folder_with_a_space_is_one_of_mlflows(
     assert store.ui_command() == f"mlflow ui   and open http://127.0.0.1:5000{page}"
 
 
+def test_a_server_that_is_waited_for_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    for name, value in (("MAX_RETRIES", "3"), ("BACKOFF_FACTOR", "0"), ("BACKOFF_JITTER", "0")):
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    for _ in range(2):
+        with pytest.raises(UserError, match="cannot begin a run"):
+            start_run("any").__enter__()
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("no answer: ")
+        assert "Connection refused; asking again" in line
+        assert "secret" not in line
+
+
 def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow, "last_active_run", lambda: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)

@@ -1,6 +1,8 @@
 """What MLflow cannot do or does not have, told as a user's errors are."""
 
 import contextlib
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -12,6 +14,7 @@ from mlflow.protos.databricks_pb2 import (
     ErrorCode,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from tqdm import tqdm
 
 from tlkit.errors import UserError, one_line, without_password
 
@@ -75,6 +78,28 @@ def artifact_faults_told(tell: Callable[[Exception], str] = _not_kept) -> Iterat
         if isinstance(error, (MlflowException, OSError, ImportError)) or package in _CLIENTS:
             raise UserError(tell(error)) from error
         raise
+
+
+class _WaitingTold(logging.Handler):
+    """Says that a server does not answer when a request is first repeated, from what urllib3 logs.
+    MLflow repeats one for four minutes by default, in silence."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        match record.args:
+            case (retries, Exception() as error, _) if len(getattr(retries, "history", ())) == 1:
+                tqdm.write(
+                    f"no answer: {line_of(error)}; asking again for as long as MLflow's "
+                    "MLFLOW_HTTP_REQUEST_MAX_RETRIES says, some minutes by default",
+                    file=sys.stderr,
+                )
+
+
+_waiting_told = _WaitingTold(logging.WARNING)
+
+
+def tell_waiting() -> None:
+    """Have it told, from now on in this process, when a server is waited for."""
+    logging.getLogger("urllib3.connectionpool").addHandler(_waiting_told)
 
 
 def or_none(read: Callable[[], T], *codes: str) -> T | None:

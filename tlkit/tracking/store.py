@@ -14,7 +14,7 @@ from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepositor
 from sqlalchemy.engine import make_url
 
 from tlkit.errors import UserError
-from tlkit.tracking.faults import shown_address
+from tlkit.tracking.faults import shown_address, tell_waiting
 
 
 def store_file() -> Path | None:
@@ -72,6 +72,7 @@ def set_up() -> None:
     # Of a database that fails it prints a traceback, and then raises what we tell.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
+    tell_waiting()
 
 
 def _see_that_it_can_be_made() -> None:
