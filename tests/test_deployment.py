@@ -54,9 +54,17 @@ def test_an_ensemble_is_a_model_like_any_other(
     assert "Registered as both, version 1" in printed
     run = newest(experiment)
     assert run.data.tags["tlkit.data_digest"] == trained.runs["head"].data.tags["tlkit.data_digest"]
-    assert {"test/accuracy", "test/ece", "test/accuracy_low", "val/best_accuracy"} <= set(
-        run.data.metrics
-    )
+    assert run.data.params["models"] == both
+    assert {"test/accuracy", "test/ece", "test/accuracy_low"} <= set(run.data.metrics)
+    assert 0 < run.data.metrics["time/total_seconds"] < 600
+    members = [
+        trained.runs[phase].data.metrics["parameters/total"] for phase in ("head", "baseline")
+    ]
+    assert run.data.metrics["parameters/total"] == sum(members)
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("The mean of probabilities of 2 models.")
+    assert "gradcam.png" in note
+    assert "backbone: test_resnet" in artifact(experiment, "config.yaml").read_text()
     assert not [name for name in run.data.metrics if "uncalib" in name or name == "temperature"]
     said = pd.read_csv(artifact(experiment, "predictions.csv")).set_index("path")
     parts = [trained.evaluated(phase).loc[said.index] for phase in ("head", "baseline")]
@@ -121,12 +129,16 @@ def test_a_soup_says_what_it_was_calibrated_with(
     entry: Entry, experiment: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ensemble, "_check_origin", lambda _: None)
-    monkeypatch.setattr(ensemble, "greedy_soup", lambda members, _: (members[0], [0]))
+    monkeypatch.setattr(ensemble, "greedy_soup", lambda members, _: (members[1], [1]))
     monkeypatch.setattr(ensemble, "fit_temperature", lambda *_: 1.7)
     both = f"{trained.model('head')},{trained.model('baseline')}"
     assert entry("ensemble", "--models", both, "--average", "weights") == 0
     run = newest(experiment)
     assert run.data.metrics["temperature"] == 1.7
+    chosen = trained.runs["baseline"]
+    assert run.data.tags["tlkit.in_soup"] == chosen.info.run_id
+    accuracy = run.data.metrics["val/best_accuracy"]
+    assert accuracy == chosen.data.metrics["val/best_accuracy"] != 0.5
     [gathered] = gather([find_run(run.info.run_id)])
     assert gathered.temperature == 1.7
 
