@@ -88,8 +88,8 @@ class _WaitingTold(logging.Handler):
         match record.args:
             case (retries, Exception() as error, _) if len(getattr(retries, "history", ())) == 1:
                 tqdm.write(
-                    f"no answer: {line_of(error)}; asking again for as long as MLflow's "
-                    "MLFLOW_HTTP_REQUEST_MAX_RETRIES says, some minutes by default",
+                    f"no answer: {line_of(error)}; asking again, for some minutes by default "
+                    "(MLFLOW_HTTP_REQUEST_MAX_RETRIES)",
                     file=sys.stderr,
                 )
 
