@@ -271,6 +271,24 @@ def test_an_error_of_the_run_is_told_where_its_artifacts_cannot_be_kept_either(
     assert error.startswith("error: data=")
 
 
+def test_a_run_leaves_its_artifacts_where_an_mlflow_ui_that_came_first_serves_them_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a project # 1"
+    folder.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    # As `mlflow ui` makes its Default experiment.
+    made = mlflow.MlflowClient().create_experiment("first", "mlflow-artifacts:/7")
+    mlflow.set_experiment(experiment_id=made)
+    with start_run("any", system_metrics=False) as tracker, tracker.folder() as work:
+        (work / "said.txt").write_text("yes")
+    said = folder / "mlartifacts" / "7" / tracker.run_id / "artifacts" / "said.txt"
+    assert said.read_text() == "yes"
+    assert lookup.artifact_names(tracker.run_id, "") == {"said.txt"}
+    with lookup.downloaded(tracker.run_id, "said.txt") as path:
+        assert path.read_text() == "yes"
+
+
 @pytest.mark.parametrize(
     ("place", "why"),
     [
