@@ -419,6 +419,24 @@ def test_the_reference_holds_the_light_of_the_validation_pictures(
     assert len(some.predicted) == len(expected) == 12
 
 
+@pytest.mark.parametrize("phase", ["baseline", "head"])
+def test_the_reference_holds_what_the_calibrated_model_says(
+    phase: str, entry: Entry, experiment: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tlkit.runs.phase, "fit_temperature", lambda *_: 0.25)
+    assert entry(phase, "--data", str(trained.pictures), "--precision", "fp32") == 0
+    address = f"runs:/{newest(experiment).info.run_id}/model"
+    files = sorted((trained.pictures / "val").rglob("*.png"))
+    table = pd.DataFrame({"image": [file.read_bytes() for file in files]})
+    said = mlflow.pyfunc.load_model(address).predict(table)
+    with local_model(address) as folder:
+        kept = Reference.load(folder)
+    confidence = said[["probability_cat", "probability_dog"]].max(axis=1)
+    np.testing.assert_allclose(kept.confidence, confidence, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(kept.predicted, said.predicted == "dog")
+    assert np.ptp(confidence) > 1e-3
+
+
 def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

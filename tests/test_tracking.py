@@ -354,6 +354,7 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert store.ui_command() == "open http://me:***@127.0.0.1:1"
+    assert store.store_folder() == Path.cwd()  # where a search keeps its study
     told = []
     for ask in (
         lambda: lookup.find_run("a" * 32),
