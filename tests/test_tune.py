@@ -423,6 +423,25 @@ def test_a_finetune_that_is_taken_over_names_the_head_that_it_began_from(
     assert len(set(heads)) == 2
 
 
+@pytest.mark.slow
+def test_a_search_from_a_given_head_trains_none_and_its_best_is_taken_over_all_the_same(
+    tune: Tune, entry: Entry, experiment: str, pictures: Path
+) -> None:
+    assert entry("head", "--data", str(pictures)) == 0
+    [head] = named(runs_of(experiment), "head")
+    search = json.dumps({"backbone_lr": {"low": 1e-4, "high": 1e-2, "log": True}})
+    given = ("--init_from", head.info.run_id, "--search", search)
+    assert tune("--trials", "2", "--pruner", "none", *given) == 0
+    runs = runs_of(experiment)
+    assert [one.info.run_id for one in named(runs, "head")] == [head.info.run_id]
+    for final in named(runs, "finetune"):
+        assert final.data.tags["tlkit.init_from"] == head.info.run_id
+        trained = artifacts(only(runs, f"trial-{final.data.tags['tlkit.trial']}")) / "trained"
+        assert [path.name for path in trained.iterdir()] == ["finetune"]
+        seconds = json.loads((trained / "finetune" / "result.json").read_text())["seconds"]
+        assert final.data.metrics["time/train_seconds"] == seconds
+
+
 @pytest.mark.usefixtures("quick")
 def test_weights_that_cannot_be_kept_lose_no_trial(
     tune: Tune,
