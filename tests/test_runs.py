@@ -615,6 +615,7 @@ def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
     children = [run for run in runs if run.info.run_name == "finetune"]
     assert [run.data.params["seed"] for run in children] == ["5", "6"]
     assert {run.data.params["data_seed"] for run in children} == {"5"}
+    assert {run.data.params["seeds"] for run in children} == {"1"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert len({run.data.tags["tlkit.init_from"] for run in children}) == 1
     accuracies = [run.data.metrics["test/accuracy"] for run in children]

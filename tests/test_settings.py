@@ -82,3 +82,39 @@ def test_no_setting_is_forgotten() -> None:
     tried = {key for changes in OTHERWISE.values() for key in changes}
     # How it is computed, which tests/test_engines_agree.py is about, and what data_seed sets.
     assert set(HEAD_KEYS) - tried == {"engine", "compile", "threads", "pictures_seed"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "threads", "workers"),
+    [
+        ({}, 2, 2, 2),
+        ({}, 16, 16, 8),
+        ({"threads": "3"}, 16, 3, 8),
+        ({"loader_workers": "0"}, 2, 2, 0),
+        ({"loader_workers": "12"}, 16, 16, 12),
+    ],
+)
+def test_threads_and_workers_follow_the_cores_unless_they_are_given(
+    settings: dict[str, Any], cores: int, threads: int, workers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tlkit.phases.machine.available_cores", lambda: cores)
+    machine = machine_for(Config.load(None, settings))
+    assert (machine.threads, machine.workers) == (threads, workers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "fast_kernels"),
+    [
+        ({}, torch.bfloat16, True),
+        ({"precision": "fp32"}, torch.float32, True),
+        ({"engine": "plain"}, torch.float32, False),
+    ],
+)
+def test_the_plain_engine_computes_in_float32_by_torch_alone(
+    settings: dict[str, Any], dtype: torch.dtype, fast_kernels: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tlkit.training.precision._cpu_has_bf16", lambda: True)
+    machine = machine_for(Config.load(None, {"device": "cpu", **settings}))
+    assert (machine.dtype, machine.fast_kernels) == (dtype, fast_kernels)
