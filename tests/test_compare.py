@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from conftest import Entry, Trained, run_entry
 from matplotlib.figure import Figure
@@ -649,3 +650,13 @@ def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(
     assert "Traceback" not in err
     assert entry("compare", "--runs", "0" * 32) == 2
     assert "no run" in capsys.readouterr().err
+
+
+def test_a_run_counts_what_it_trains_and_what_there_is(trained: Trained) -> None:
+    network = timm.create_model("test_resnet", num_classes=2)
+    every = sum(parameter.numel() for parameter in network.parameters())
+    head = sum(parameter.numel() for parameter in network.get_classifier().parameters())
+    expected = {"head": (head, every), "baseline": (110242, 110242)}
+    for phase, run in trained.runs.items():
+        counted = [run.data.metrics[f"parameters/{of}"] for of in ("trainable", "total")]
+        assert tuple(counted) == expected[phase]
