@@ -177,9 +177,8 @@ def test_a_candidate_may_be_a_version_under_another_name(
     run_id = make_run(right(0.9))
     name = f"staged{version[1:]}"
     promote(entry, run_id, name)
-    assert (
-        entry("promote", "--candidate", f"models:/{name}{version}", "--name", f"{name}-live") == 0
-    )
+    given = ("--candidate", f"models:/{name}{version}", "--name", f"{name}-live")
+    assert entry("promote", *given) == 0
     assert champion(f"{name}-live") == run_id
 
 
