@@ -102,51 +102,29 @@ def _fit(
     checkpoints: Path,
     progress: Progress | None,
 ) -> Result:
-    config, machine, network = phase.config, phase.machine, phase.network
-    model, manifest, epochs = network.classifier.model, phase.manifest, phase.epochs
+    config, machine, manifest = phase.config, phase.machine, phase.manifest
     count = len(manifest.of("train"))
 
     def batches(epoch: int) -> list[list[int]]:
         return epoch_batches(count, config.batch_size, config.seed, epoch, manifest.passes)
 
     steps = len(batches(0))
-    optimizer = adamw(
-        model.named_parameters(),
-        network.head,
-        head_lr=config.baseline_lr if phase.name == "baseline" else config.head_lr,
-        backbone_lr=config.backbone_lr,
-        weight_decay=config.weight_decay,
-    )
-    schedule = Schedule(
-        optimizer,
-        config.schedule,
-        epochs=epochs,
-        steps_per_epoch=-(-steps // config.accumulate),
-        warmup_epochs=config.warmup_epochs,
-    )
-    training = Training(
-        network.state,
-        partial(model.load_state_dict, strict=False),
-        optimizer,
-        schedule,
-        machine.device,
-        json.dumps(engine.inputs.key(), sort_keys=True),
-    )
+    training = _training(phase, engine, steps)
     write = partial(_write_checkpoint, checkpoints, phase)
     begun = None
     if progress is not None and (kept := progress.restore(training)) is not None:
         begun = kept.result
-        done = f"epoch {len(begun.history)} of {epochs}"
+        done = f"epoch {len(begun.history)} of {phase.epochs}"
         print(f"{phase.name}: goes on after {done}, where run {kept.run_id} ended", file=sys.stderr)
         write("best", kept.best, begun.best)
-        write("last", network.state(), begun.history[-1])
+        write("last", training.state(), begun.history[-1])
         _log_again(begun, log)
 
     def keep(so_far: Result) -> None:
         last = so_far.history[-1]
         if last is so_far.best:
-            write("best", network.state(), last)
-        write("last", network.state(), last)
+            write("best", training.state(), last)
+        write("last", training.state(), last)
         if progress is not None:
             progress.save(so_far, training, best=checkpoints / "best")
 
@@ -155,9 +133,9 @@ def _fit(
         engine.train_mode,
         lambda epoch: engine.inputs.training(epoch, batches(epoch)),
         lambda: validation_metrics(engine, validation, machine),
-        optimizer,
-        schedule,
-        epochs=epochs,
+        training.optimizer,
+        training.schedule,
+        epochs=phase.epochs,
         steps_per_epoch=steps,
         objective=Objective(config.label_smoothing, _class_weights(config, manifest)),
         accumulate=config.accumulate,
@@ -173,6 +151,34 @@ def _fit(
     if progress is not None:  # for the test and the figures can be interrupted too
         progress.save(result, training, best=checkpoints / "best", now=True)
     return result
+
+
+def _training(phase: Phase, engine: Engine, steps_per_epoch: int) -> Training:
+    """As it stands before the first epoch of so many batches."""
+    config, network = phase.config, phase.network
+    model = network.classifier.model
+    optimizer = adamw(
+        model.named_parameters(),
+        network.head,
+        head_lr=config.baseline_lr if phase.name == "baseline" else config.head_lr,
+        backbone_lr=config.backbone_lr,
+        weight_decay=config.weight_decay,
+    )
+    schedule = Schedule(
+        optimizer,
+        config.schedule,
+        epochs=phase.epochs,
+        steps_per_epoch=-(-steps_per_epoch // config.accumulate),
+        warmup_epochs=config.warmup_epochs,
+    )
+    return Training(
+        network.state,
+        partial(model.load_state_dict, strict=False),
+        optimizer,
+        schedule,
+        phase.machine.device,
+        json.dumps(engine.inputs.key(), sort_keys=True),
+    )
 
 
 def _write_checkpoint(
