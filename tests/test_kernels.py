@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlkit.models.backbones import create_model
-from tlkit.training.kernels import FastKernels, float32
+from tlkit.training.kernels import FastKernels, bfloat16, float32
 from tlkit.training.precision import autocast
 
 CPU = torch.device("cpu")
@@ -64,7 +64,6 @@ def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(float32, least, 1)
 
 
-@pytest.mark.usefixtures("any_width")
 @pytest.mark.usefixtures("any_width")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -161,6 +160,39 @@ def test_the_layout_of_the_plain_engine_is_left_to_torch() -> None:
         assert torch.equal(layer(x), expected)
         by_tiles = layer(x.to(memory_format=torch.channels_last))
     assert not torch.equal(by_tiles, expected)
+
+
+@pytest.mark.parametrize(("kernel", "steps"), [(5, 1), (5, 2), (7, 1), (4, 3)])
+def test_a_wide_depthwise_kernel_over_a_large_map_is_computed_in_parts(
+    kernel: int, steps: int
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(16, 16, kernel, steps, 2, groups=16)
+    x = torch.randn(2, 16, 19, 17).to(memory_format=torch.channels_last)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delattr(bfloat16, "_by_pairs")
+        assert_those_of_float64(layer, x, torch.bfloat16)
+
+
+@pytest.mark.parametrize("precision", NEAR)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_clamp_has_the_bits_of_torchs_own(in_place: bool, precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    edges = torch.tensor([-1.0, 0.0, 0.5, 6.0, 7.0, float("inf"), float("-inf"), float("nan")])
+    given = torch.cat([edges, torch.randn(56) * 4]).view(2, 8, 2, 2).to(precision)
+    layer = nn.ReLU6(inplace=in_place)
+
+    def both(fast: bool) -> tuple[Tensor, Tensor]:
+        x = given.clone().requires_grad_()
+        before = x * 1
+        with autocast(CPU, precision, fast_kernels=fast):
+            y = layer(before)
+        assert (y.data_ptr() == before.data_ptr()) == in_place
+        [gradient] = torch.autograd.grad(y, [x], torch.ones_like(y))
+        return y.detach(), gradient
+
+    for got, expected in zip(both(True), both(False), strict=True):
+        assert torch.equal(got.nan_to_num(99), expected.nan_to_num(99))
 
 
 @pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])

@@ -33,21 +33,61 @@ class FastKernels(TorchFunctionMode):
             conv2d = bfloat16.conv2d if torch.is_autocast_enabled("cpu") else float32.conv2d
             return conv2d(*args, **(kwargs or {}))
         if func is F.adaptive_avg_pool2d:
-            return func(_AsGiven.apply(args[0]), *args[1:], **(kwargs or {}))
+            return _pool(*args, **(kwargs or {}))
+        if func is F.hardtanh:
+            return _hardtanh(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-class _AsGiven(torch.autograd.Function):
-    """The same tensor, whose gradient has its memory format.
+def _pool(x: Tensor, output_size: Any) -> Tensor:
+    if output_size in (1, (1, 1)) and x.ndim == 4:
+        mean: Tensor = _Mean.apply(x)
+        return mean
+    return F.adaptive_avg_pool2d(x, output_size)
 
-    That of a mean has none, comes out as NCHW, and is slow to mix with channels_last.
+
+class _Mean(torch.autograd.Function):
+    """The mean over the positions, whose gradient has the memory format of its input.
+
+    torch's comes out as NCHW and is slow to mix with channels_last.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        return x.view_as(x)
+        ctx.shape = x.shape
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        ctx.memory = torch.channels_last if last else torch.contiguous_format
+        return F.adaptive_avg_pool2d(x, 1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.contiguous(memory_format=torch.channels_last) if ctx.last else gradient
+        share = gradient / ctx.shape[2:].numel()
+        spread: Tensor = share.expand(ctx.shape).contiguous(memory_format=ctx.memory)
+        return spread
+
+
+def _hardtanh(
+    x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Tensor:
+    if not inplace:
+        return F.hardtanh(x, min_val, max_val)
+    clamped: Tensor = _Clamped.apply(x, min_val, max_val)
+    return clamped
+
+
+class _Clamped(torch.autograd.Function):
+    """A clamp in place, as of a ReLU6, that keeps its result for the gradient where torch keeps a
+    copy of what was there before."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, least: float, most: float) -> Tensor:
+        ctx.least, ctx.most = least, most
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x.clamp_(least, most))
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        [result] = ctx.saved_tensors
+        inner = torch.ops.aten.hardtanh_backward(gradient, result, ctx.least, ctx.most)
+        return inner, None, None

@@ -6,6 +6,7 @@ two to three times as long as its matrix product.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tlkit.training.kernels.dense import Dense
 from tlkit.training.kernels.shapes import bordered, pair
 
-# Positions of an output map up to which patches and a matrix product are the faster way.
+# Positions of a map up to which products are the faster way to a gradient by the weight.
 _SMALL = 64
 
 # The widest depthwise kernel for whose gradient oneDNN has a kernel of its own.
@@ -43,12 +45,20 @@ def conv2d(
             for size, edge, side, step in zip(x.shape[2:], border, kernel, steps, strict=True)
         )
         if groups == 1 and kernel == (1, 1) and border == (0, 0):
-            return _product(x.permute(0, 2, 3, 1)[:, :: steps[0], :: steps[1]], weight, bias)
+            return _pointwise(x.permute(0, 2, 3, 1)[:, :: steps[0], :: steps[1]], weight, bias)
         if groups == 1 and height * width <= _SMALL:
-            y = bordered(x.to(torch.bfloat16), border)
-            patches: Tensor = _Patches.apply(y, kernel, steps, (height, width))
-            return _product(patches, weight, bias)
+            x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
+            x = x.contiguous(memory_format=torch.channels_last)
+            y = Dense.apply(x, weight, steps, border, _by_product)
+            return y if bias is None else y + bias.view(-1, 1, 1)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _pointwise(positions: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, h, w, C) and (out, C, 1, 1) to (N, out, h, w), which lie in memory as channels_last."""
+    rows = positions.reshape(-1, positions.shape[3])  # F.linear of a strided tensor is slow
+    y = F.linear(rows, weight.flatten(1), bias)
+    return y.view(*positions.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 class _Depthwise(torch.autograd.Function):
@@ -153,25 +163,64 @@ def _by_weight(
         )[1]  # fmt: skip
         return result.float()
 
+    positions, pixels = gradient.shape[2:].numel(), x.shape[2:].numel()
+    if max(weight.shape[2:]) > _NARROW and positions * pixels <= _SMALL**2:
+        return _by_pairs(gradient, weight, x, steps, border)
     # Of a map of one pixel oneDNN's kernel with steps gives rubbish on a CPU with AMX.
-    if max(weight.shape[2:]) <= _NARROW and (steps == (1, 1) or x.shape[2:].numel() > 1):
+    if max(weight.shape[2:]) <= _NARROW and (steps == (1, 1) or pixels > 1):
         return by_part(x, weight, steps, border)
     around = bordered(x, border)
     rows, columns = gradient.shape[2:]
     result = torch.empty(weight.shape)
     for (down, across), kernel in _phases(weight, steps):
-        pixels = around[:, down :: steps[0], across :: steps[1]]
+        phase = around[:, down :: steps[0], across :: steps[1]]
         into = result[:, :, down :: steps[0], across :: steps[1]]
         height, width = kernel.shape[2:]
         for top in _starts(height):
             for left in _starts(width):
                 part = kernel[:, :, top : top + _NARROW, left : left + _NARROW]
                 high, wide = part.shape[2:]
-                seen = pixels[:, top : top + rows - 1 + high, left : left + columns - 1 + wide]
+                seen = phase[:, top : top + rows - 1 + high, left : left + columns - 1 + wide]
                 into[:, :, top : top + high, left : left + wide] = by_part(
                     seen.contiguous().permute(0, 3, 1, 2), part, (1, 1), (0, 0)
                 )
     return result
+
+
+def _by_pairs(
+    gradient: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    steps: tuple[int, int],
+    border: tuple[int, int],
+) -> Tensor:
+    """The same by products of matrices: for each channel of all positions with all pixels, of which
+    each element of the kernel then takes those that it joins."""
+    by_channel = [map_.permute(1, 2, 3, 0).flatten(1, 2).contiguous() for map_ in (gradient, x)]
+    products = torch.bmm(by_channel[0], by_channel[1].transpose(1, 2)).flatten(1)
+    kernel = pair(weight.shape[2:])
+    joined = _joined(pair(x.shape[2:]), pair(gradient.shape[2:]), kernel, steps, border)
+    return (products @ joined).float().view(weight.shape)
+
+
+@lru_cache(maxsize=64)
+def _joined(
+    pixels: tuple[int, int],
+    positions: tuple[int, int],
+    kernel: tuple[int, int],
+    steps: tuple[int, int],
+    border: tuple[int, int],
+) -> Tensor:
+    """1 where an element of a kernel joins a position and a pixel, and else 0: bfloat16 (positions
+    times pixels, elements)."""
+    axes = []
+    for i in range(2):
+        position = torch.arange(positions[i])[:, None, None]
+        pixel = torch.arange(pixels[i])[:, None]
+        axes.append(position * steps[i] + torch.arange(kernel[i]) - border[i] == pixel)
+    down, across = axes
+    both = down[:, None, :, None, :, None] & across[None, :, None, :, None, :]
+    return both.flatten(0, 3).flatten(1).to(torch.bfloat16)
 
 
 def _starts(size: int) -> list[int]:
@@ -179,43 +228,23 @@ def _starts(size: int) -> list[int]:
     return [*range(0, size - _NARROW, _NARROW), max(size - _NARROW, 0)]
 
 
-def _product(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(N, h, w, kernel elements) and (out, C, *kernel) to (N, out, h, w), which lie in memory as
-    channels_last."""
-    rows = patches.reshape(-1, patches.shape[3])  # F.linear of a strided tensor is slow
-    y = F.linear(rows, weight.permute(0, 2, 3, 1).flatten(1), bias)
-    return y.view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
-
-
-class _Patches(torch.autograd.Function):
-    """(N, H, W, C) to what a kernel sees at each of its positions, (N, h, w, kernel elements)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, kernel: tuple[int, int], steps: tuple[int, int], out: tuple[int, int]
-    ) -> Tensor:
-        ctx.shape, ctx.kernel, ctx.steps = x.shape, kernel, steps
-        x = x.contiguous()  # of what is not channels_last the patches lie elsewhere
-        count, _, _, channels = x.shape
-        image, row, column, _ = x.stride()
-        # A row of a kernel lies together in memory, so that it is copied as one.
-        windows = x.as_strided(
-            (count, *out, kernel[0], kernel[1] * channels),
-            (image, steps[0] * row, steps[1] * column, row, 1),
-        )
-        return windows.flatten(3)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (down, across), channels = ctx.steps, ctx.shape[3]
-        _, height, width, _ = gradient.shape
-        parts = gradient.reshape(*gradient.shape[:3], *ctx.kernel, channels)
-        # In float32: a pixel is in as many sums as a kernel has elements.
-        result = gradient.new_zeros(ctx.shape, dtype=torch.float32)
-        for i in range(ctx.kernel[0]):
-            for j in range(ctx.kernel[1]):
-                result[:, i : i + down * height : down, j : j + across * width : across] += parts[
-                    :, :, :, i, j
-                ]
-        return result.to(gradient.dtype), None, None, None
+def _by_product(
+    gradient: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    steps: tuple[int, int],
+    border: tuple[int, int],
+) -> Tensor:
+    """The gradient of a dense convolution by its weight: a product of the gradient and what the
+    kernel sees at each position."""
+    out, channels, *kernel = weight.shape
+    around = bordered(x, border).contiguous()
+    image, row, column, _ = around.stride()
+    # A row of a kernel lies together in memory, so that it is copied as one.
+    windows = around.as_strided(
+        (len(x), *gradient.shape[2:], kernel[0], kernel[1] * channels),
+        (image, steps[0] * row, steps[1] * column, row, 1),
+    )
+    rows = gradient.permute(0, 2, 3, 1).flatten(0, 2)
+    product = rows.t() @ windows.reshape(len(rows), -1)
+    return product.view(out, *kernel, channels).permute(0, 3, 1, 2)

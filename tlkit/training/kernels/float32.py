@@ -5,13 +5,12 @@ up to twice as long; and one of 3x3 can do with a quarter of the multiplications
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from tlkit.training.kernels.dense import Dense
 from tlkit.training.kernels.shapes import bordered, pair
 from tlkit.training.kernels.winograd import Winograd
 
@@ -49,37 +48,10 @@ def conv2d(
         if kernel == (3, 3) and steps == (1, 1) and max(border) < 3 and pays:
             y = Winograd.apply(x, weight, border)
         elif fewer >= _WIDE:
-            y = _Dense.apply(x, weight, steps, border)
+            y = Dense.apply(x, weight, steps, border, _by_weight)
         if y is not None:
             return y if bias is None else y + bias.view(-1, 1, 1)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-
-class _Dense(torch.autograd.Function):
-    """A convolution whose gradient by the weight is a product for each element of the kernel."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, steps: tuple[int, int], border: tuple[int, int]
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.steps, ctx.border = steps, border
-        return F.conv2d(x, weight, None, steps, border)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        by_x = by_weight = None
-        if ctx.needs_input_grad[0]:
-            by_x = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, ctx.steps, ctx.border, (1, 1), False, (0, 0), 1,
-                (True, False, False),
-            )[0]  # fmt: skip
-        if ctx.needs_input_grad[1]:
-            by_weight = _by_weight(gradient, weight, x, ctx.steps, ctx.border)
-        return by_x, by_weight, None, None
 
 
 def _by_weight(
@@ -89,6 +61,7 @@ def _by_weight(
     steps: tuple[int, int],
     border: tuple[int, int],
 ) -> Tensor:
+    """The gradient by the weight: a product for each element of the kernel."""
     around = bordered(x, border)
     (height, width), (rows, columns) = gradient.shape[2:], weight.shape[2:]
     (down, across), channels = steps, x.shape[1]
