@@ -89,8 +89,11 @@ def left(run: Run) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("phase", "settings"),
     [
-        ("baseline", "baseline_epochs=4 schedule=cosine warmup_epochs=1"),
-        ("baseline", "baseline_epochs=5 early_stopping=1 baseline_lr=0.2 dropout=0.5"),
+        ("baseline", "baseline_epochs=4 warmup_epochs=1"),
+        (
+            "baseline",
+            "baseline_epochs=5 baseline_schedule=plateau early_stopping=1 baseline_lr=0.2",
+        ),
         ("head", "head_epochs=4 dropout=0.5"),
         ("finetune", "finetune_epochs=4 unfreeze_depth=2 dropout=0.5 batch_norm=moving"),
         ("finetune", "finetune_epochs=4 unfreeze_depth=2 dropout=0.5 engine=plain accumulate=2"),
@@ -125,7 +128,7 @@ def test_it_ends_as_if_it_had_not_been_interrupted(
 def test_kill_9_in_the_midst_of_training(
     make_folder: MakeFolder, entry: Entry, experiment: str, own_cache: Path
 ) -> None:
-    words = ["--data", str(make_folder()), "--baseline_epochs", "30", "--early_stopping", "0"]
+    words = ["--data", str(make_folder()), "--baseline_epochs", "30"]
     command = [sys.executable, "-m", "experiments.baseline", "--config", str(SMOKE), *words]
     root = SMOKE.parents[2]
     own = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_EXPERIMENT_ID": experiment}

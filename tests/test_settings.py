@@ -26,6 +26,7 @@ OTHERWISE: dict[tuple[str, str], dict[str, Any]] = {
     ("baseline", ""): {
         **{"baseline_lr": 0.02, "baseline_epochs": 3, "baseline_image_size": 48, "dropout": 0.5},
         **{"weight_decay": 0.5, "batch_size": 7, "seed": 1, "augment": "trivial"},
+        **{"baseline_schedule": "plateau", "warmup_epochs": 0},
     },
     ("head", ""): {
         **{"head_lr": 0.02, "head_epochs": 3, "dropout": 0.5, "weight_decay": 0.5, "views": 1},
@@ -76,6 +77,11 @@ def test_each_setting_changes_what_is_trained(phase: str, set_too: str, train: T
     assert same(usual, train(phase, base))
     changes = OTHERWISE[phase, set_too].items()
     assert [key for key, value in changes if same(usual, train(phase, {**base, key: value}))] == []
+
+
+def test_a_cosine_is_not_stopped_early(train: Train) -> None:
+    diverging = {"head_lr": 5, "head_epochs": 6, "schedule": "cosine"}
+    assert same(train("head", {**diverging, "early_stopping": 1}), train("head", diverging))
 
 
 def test_no_setting_is_forgotten() -> None:

@@ -113,6 +113,16 @@ def test_a_warm_up_is_sampled_under_cosine_alone() -> None:
     assert space_of({"warmup_epochs": warm_up}, schedule="cosine")
 
 
+def test_an_early_stop_is_sampled_under_plateau_alone() -> None:
+    patience = {"low": 1, "high": 3}
+    space = space_of({"early_stopping": patience, "schedule": ["cosine", "plateau"]})
+    for schedule, read in (("plateau", True), ("cosine", False)):
+        trial = FixedTrial({"schedule": schedule, "early_stopping": 2})
+        assert space.sample(trial).early_stopping == (2 if read else BASE.early_stopping)
+    assert "nothing to search" in fault_of({"early_stopping": patience}, schedule="cosine")
+    assert space_of({"early_stopping": patience})
+
+
 def test_the_epochs_of_a_head_that_is_given_are_nothing_to_search() -> None:
     assert "with an init_from (head_epochs)" in fault_of({"head_epochs": [5, 10]}, init_from="a")
     assert space_of({"head_epochs": [5, 10]})
@@ -263,6 +273,7 @@ def test_values_that_no_trial_has_together_contradict_nothing() -> None:
         ("data", "the same pictures"),
         ("seed", "the same pictures"),
         ("baseline_lr", "not the baseline"),
+        ("baseline_schedule", "not the baseline"),
         ("engine", "how a trial is computed"),
         ("threads", "how a trial is computed"),
         ("trials", "a setting of the search itself"),

@@ -112,7 +112,7 @@ class Config(Settings):
     )
 
     # Training
-    baseline_epochs: int = at_least(12, 1, "passes over the training pictures in baseline")
+    baseline_epochs: int = at_least(20, 1, "passes over the training pictures in baseline")
     head_epochs: int = at_least(40, 1, "passes in head; cheap, for the backbone runs only once")
     finetune_epochs: int = at_least(5, 1, "passes in finetune")
     baseline_lr: float = positive(1e-3, "AdamW step size of the baseline CNN")
@@ -127,16 +127,20 @@ class Config(Settings):
     )
     batch_size: int = at_least(32, 1, "pictures a step")
     accumulate: int = at_least(1, 1, "batches whose gradients make one step")
+    baseline_schedule: str = choice("cosine", "schedule of the baseline", "plateau", "cosine")
     schedule: str = choice(
         "plateau",
-        "plateau: halved after 3 epochs without a better val/loss; cosine: with warm-up",
+        "of head and finetune: plateau: rates halved after 3 epochs without a better val/loss; "
+        "cosine: a warm-up and half a cosine down to 0, all epochs",
         "plateau",
         "cosine",
     )
     warmup_epochs: float = at_least(
         1.0, 0, "epochs of linear warm-up under cosine, at most half of all"
     )
-    early_stopping: int = at_least(8, 0, "epochs without a better val/loss before a stop; 0: never")
+    early_stopping: int = at_least(
+        8, 0, "epochs without a better val/loss before a stop under plateau; 0: never"
+    )
 
     # Search
     trials: int = at_least(20, 1, "trials that tune makes, those of earlier commands included")

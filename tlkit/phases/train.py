@@ -139,7 +139,8 @@ def _fit(
         steps_per_epoch=steps,
         objective=Objective(config.label_smoothing, _class_weights(config, manifest)),
         accumulate=config.accumulate,
-        early_stopping=config.early_stopping,
+        # A cosine is of a known length, and its best epochs are its last.
+        early_stopping=0 if _schedule(phase) == "cosine" else config.early_stopping,
         device=machine.device,
         dtype=machine.dtype,
         fast_kernels=machine.fast_kernels,
@@ -166,7 +167,7 @@ def _training(phase: Phase, engine: Engine, steps_per_epoch: int) -> Training:
     )
     schedule = Schedule(
         optimizer,
-        config.schedule,
+        _schedule(phase),
         epochs=phase.epochs,
         steps_per_epoch=-(-steps_per_epoch // config.accumulate),
         warmup_epochs=config.warmup_epochs,
@@ -179,6 +180,11 @@ def _training(phase: Phase, engine: Engine, steps_per_epoch: int) -> Training:
         phase.machine.device,
         json.dumps(engine.inputs.key(), sort_keys=True),
     )
+
+
+def _schedule(phase: Phase) -> str:
+    config = phase.config
+    return config.baseline_schedule if phase.name == "baseline" else config.schedule
 
 
 def _write_checkpoint(

@@ -49,7 +49,7 @@ _REFUSED = {
         "trials are compared on the same pictures",
     ),
     **dict.fromkeys(
-        ("baseline_epochs", "baseline_lr", "baseline_image_size"),
+        ("baseline_epochs", "baseline_lr", "baseline_schedule", "baseline_image_size"),
         "a trial trains the backbone, not the baseline",
     ),
     **dict.fromkeys(
@@ -108,14 +108,14 @@ class Space:
         varied = [
             key
             for key, dimension in dimensions.items()
-            if not dimension.single() and _applies(key, widest)
+            if not dimension.single() and any(_applies(key, one) for one in widest)
         ]
         if not faults and not varied:
             faults.append(
                 "search: its keys have one value each, or change nothing at unfreeze_depth 0 "
                 f"({', '.join(_OF_UNFROZEN_UNITS)}), under schedule=plateau (warmup_epochs) or "
-                "with an init_from (head_epochs), so there is nothing to search; widen a range, or "
-                "run finetune with these values"
+                "cosine (early_stopping) or with an init_from (head_epochs), so there is nothing "
+                "to search; widen a range, or run finetune with these values"
             )
         faults += [f"search: {fault}" for fault in _contradictions(dimensions, config, widest)]
         if faults:
@@ -175,12 +175,14 @@ class Space:
 
 
 def _contradictions(
-    dimensions: Mapping[str, BaseDistribution], config: Config, widest: Config
+    dimensions: Mapping[str, BaseDistribution], config: Config, widest: Sequence[Config]
 ) -> list[str]:
     """Faults of values that a trial could have together, each once. Tried are the values of two
     keys at a time, for no contradiction is of more, and the ends of ranges."""
     tried = {
-        key: _tried(dimension) for key, dimension in dimensions.items() if _applies(key, widest)
+        key: _tried(dimension)
+        for key, dimension in dimensions.items()
+        if any(_applies(key, one) for one in widest)
     }
     found: dict[str, None] = {}
     for one, other in combinations_with_replacement(tried, 2):
@@ -201,8 +203,8 @@ def _applies(key: str, config: Config) -> bool:
     """Whether a trial of this configuration reads the key."""
     if key in _OF_UNFROZEN_UNITS:
         return config.unfreeze_depth > 0
-    if key == "warmup_epochs":
-        return config.schedule == "cosine"
+    if key in ("warmup_epochs", "early_stopping"):
+        return (config.schedule == "cosine") == (key == "warmup_epochs")
     return key != "head_epochs" or config.init_from == "auto"
 
 
@@ -264,15 +266,15 @@ def _step(step: float, low: float, high: float, whole: bool) -> float:
     return step
 
 
-def _widest(dimensions: Mapping[str, BaseDistribution], config: Config) -> Config:
-    """The configuration with the depth and the schedule, of those that a trial may have, in which
-    most keys apply."""
+def _widest(dimensions: Mapping[str, BaseDistribution], config: Config) -> Sequence[Config]:
+    """The configuration with each schedule that a trial may have, at the depth, of those that it
+    may have, at which most keys apply: what applies in none of them applies in no trial."""
     depth, schedule = dimensions.get("unfreeze_depth"), dimensions.get("schedule")
     if depth is not None:
         config = replace(config, unfreeze_depth=max(_tried(depth)))
     if schedule is not None:
-        config = replace(config, schedule=min(_tried(schedule)))  # cosine comes before plateau
-    return config
+        return [replace(config, schedule=one) for one in _tried(schedule)]
+    return [config]
 
 
 def _units(config: Config) -> int:
