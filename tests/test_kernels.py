@@ -42,6 +42,7 @@ def results(layer: nn.Conv2d, x: Tensor, direction: Tensor) -> list[Tensor]:
     """The output and the gradients by input, weight and bias, as float32."""
     x = x.detach().requires_grad_()  # not a clone, which would lie in memory in another way
     y = layer(x)
+    assert y.dtype == (torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype)
     parameters = [p for p in (layer.weight, layer.bias) if p is not None]
     gradients = torch.autograd.grad((y.float() * direction).sum(), [x, *parameters])
     return [value.detach().float() for value in (y, *gradients)]
@@ -251,6 +252,20 @@ def test_no_picture_and_one_without_a_batch_are_left_to_torch(size: tuple[int, .
         expected = layer(x)
     with autocast(CPU, torch.bfloat16):
         assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.usefixtures("any_width")
+@pytest.mark.parametrize("precision", NEAR)
+def test_arguments_may_have_their_names(precision: torch.dtype) -> None:
+    x = torch.randn(2, 8, 7, 7).to(memory_format=torch.channels_last)
+    weight, bias = torch.randn(4, 8, 3, 3), torch.randn(4)
+    with autocast(CPU, precision):
+        named = F.conv2d(input=x, weight=weight, bias=bias, padding=1)
+        assert torch.equal(named, F.conv2d(x, weight, bias, 1, 1))
+        named = F.adaptive_avg_pool2d(input=x, output_size=1)
+        assert torch.equal(named, F.adaptive_avg_pool2d(x, 1))
+        named = F.hardtanh(input=x.clone(), min_val=0, max_val=6, inplace=True)
+        assert torch.equal(named, F.hardtanh(x, 0, 6))
 
 
 @pytest.mark.usefixtures("any_width")

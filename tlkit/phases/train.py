@@ -139,7 +139,7 @@ def _fit(
         steps_per_epoch=steps,
         objective=Objective(config.label_smoothing, _class_weights(config, manifest)),
         accumulate=config.accumulate,
-        # A cosine is of a known length, and its best epochs are its last.
+        # The rate of a cosine falls to 0 at its last epoch: it is for all of them.
         early_stopping=0 if _schedule(phase) == "cosine" else config.early_stopping,
         device=machine.device,
         dtype=machine.dtype,

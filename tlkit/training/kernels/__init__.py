@@ -39,11 +39,11 @@ class FastKernels(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _pool(x: Tensor, output_size: Any) -> Tensor:
-    if output_size in (1, (1, 1)) and x.ndim == 4:
-        mean: Tensor = _Mean.apply(x)
+def _pool(input: Tensor, output_size: Any) -> Tensor:
+    if output_size in (1, (1, 1)) and input.ndim == 4:
+        mean: Tensor = _Mean.apply(input)
         return mean
-    return F.adaptive_avg_pool2d(x, output_size)
+    return F.adaptive_avg_pool2d(input, output_size)
 
 
 class _Mean(torch.autograd.Function):
@@ -67,11 +67,11 @@ class _Mean(torch.autograd.Function):
 
 
 def _hardtanh(
-    x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Tensor:
     if not inplace:
-        return F.hardtanh(x, min_val, max_val)
-    clamped: Tensor = _Clamped.apply(x, min_val, max_val)
+        return F.hardtanh(input, min_val, max_val)
+    clamped: Tensor = _Clamped.apply(input, min_val, max_val)
     return clamped
 
 

@@ -25,7 +25,7 @@ _NARROW = 3
 
 
 def conv2d(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
@@ -34,6 +34,7 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """As `torch.nn.functional.conv2d` under autocast: (N, C, H, W) in, (N, out, h, w) out."""
+    x = input
     if x.ndim == 4 and len(x) and not isinstance(padding, str) and pair(dilation) == (1, 1):
         steps, border, kernel = pair(stride), pair(padding), pair(weight.shape[2:])
         within = all(edge < side for edge, side in zip(border, kernel, strict=True))
@@ -47,10 +48,9 @@ def conv2d(
         if groups == 1 and kernel == (1, 1) and border == (0, 0):
             return _pointwise(x.permute(0, 2, 3, 1)[:, :: steps[0], :: steps[1]], weight, bias)
         if groups == 1 and height * width <= _SMALL:
-            x, weight = x.to(torch.bfloat16), weight.to(torch.bfloat16)
-            x = x.contiguous(memory_format=torch.channels_last)
-            y = Dense.apply(x, weight, steps, border, _by_product)
-            return y if bias is None else y + bias.view(-1, 1, 1)
+            x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+            y = Dense.apply(x, weight.to(torch.bfloat16), steps, border, _by_product)
+            return y if bias is None else y + bias.to(torch.bfloat16).view(-1, 1, 1)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 

@@ -23,7 +23,7 @@ _WIDE = 128
 
 
 def conv2d(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
@@ -32,6 +32,7 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """As `torch.nn.functional.conv2d`: (N, C, H, W) in, (N, out, h, w) out."""
+    x = input
     if (
         x.dtype == weight.dtype == torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
