@@ -62,7 +62,8 @@ def _pointwise(positions: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution of bfloat16, whose gradients are forward passes or narrow kernels."""
+    """A depthwise convolution of bfloat16, whose gradients are forward passes, narrow kernels or
+    products of matrices."""
 
     @staticmethod
     def forward(
@@ -152,7 +153,8 @@ def _by_weight(
     steps: tuple[int, int],
     border: tuple[int, int],
 ) -> Tensor:
-    """The gradient of a depthwise convolution by its weight, float32: a wide kernel in parts."""
+    """The gradient of a depthwise convolution by its weight, float32: of a wide kernel by products
+    over a small map, and else in parts."""
 
     def by_part(
         part: Tensor, kernel: Tensor, steps: tuple[int, int], border: tuple[int, int]
@@ -164,10 +166,11 @@ def _by_weight(
         return result.float()
 
     positions, pixels = gradient.shape[2:].numel(), x.shape[2:].numel()
-    if max(weight.shape[2:]) > _NARROW and positions * pixels <= _SMALL**2:
+    narrow = max(weight.shape[2:]) <= _NARROW
+    if not narrow and positions * pixels <= _SMALL**2:
         return _by_pairs(gradient, weight, x, steps, border)
     # Of a map of one pixel oneDNN's kernel with steps gives rubbish on a CPU with AMX.
-    if max(weight.shape[2:]) <= _NARROW and (steps == (1, 1) or pixels > 1):
+    if narrow and (steps == (1, 1) or pixels > 1):
         return by_part(x, weight, steps, border)
     around = bordered(x, border)
     rows, columns = gradient.shape[2:]
