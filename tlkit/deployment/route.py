@@ -54,7 +54,7 @@ def run_route(settings: RouteSettings) -> str:
             address = f"models:/{settings.register}/{version}"
         said = (
             f"{settings.share:.0%} of the keys go to the challenger. Serve it with\n"
-            f"mlflow models serve -m {address} --env-manager local"
+            f"mlflow models serve -m {address} --env-manager local -p 5001"
         )
         models_said = f"Champion `{settings.champion}`, challenger `{settings.challenger}`."
         tracker.describe(f"{models_said} {said}")
