@@ -385,3 +385,17 @@ def test_mistakes_are_told_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_a_run_over_others_has_no_model_and_names_theirs(
+    entry: Entry, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"")
+    suite = mlflow.start_run(run_name="suite")
+    with suite, mlflow.start_run(run_name="head", nested=True) as head:
+        pass
+    for run, said in ((suite, f"one: head {head.info.run_id}"), (head, "see that it is there")):
+        address = f"runs:/{run.info.run_id}/model"
+        assert entry("predict", "--model", address, "--images", str(picture)) == 2
+        assert said in capsys.readouterr().err

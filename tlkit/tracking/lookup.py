@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -137,6 +138,19 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
         yield Path(local)
 
 
+def _where_else(address: str) -> str:
+    """What to do about a model that was not found. A suite has none itself."""
+    kind, _, rest = address.partition(":/")
+    below: list[LoggedRun] = []
+    if kind == "runs":
+        with contextlib.suppress(MlflowException):  # no such run, or a store that does not answer
+            below = children(rest.strip("/").partition("/")[0])
+    if not below:
+        return "see that it is there, and that its artifacts can be read from here"
+    named = ", ".join(f"{run.name} {run.run_id}" for run in below[:_PAGE])
+    return f"that run has others under it, of which you may want one: {named}"
+
+
 @contextlib.contextmanager
 def local_model(address: str) -> Iterator[Path]:
     """The folder of classifiers in a model of ours, for as long as the block lasts.
@@ -160,8 +174,8 @@ def local_model(address: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         with artifact_faults_told(
             lambda error: (
-                f"model={address} is not at {shown_address()}: {reason_of(error)}; see that it is "
-                "there, and that its artifacts can be read from here"
+                f"model={address} is not at {shown_address()}: {reason_of(error)}; "
+                f"{_where_else(address)}"
             )
         ):
             local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
