@@ -19,27 +19,30 @@ from torch import Tensor, nn
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError, one_line
+from tlkit.files import cache_folder
 from tlkit.outcome import Outcome, evaluate
 from tlkit.phases.machine import Machine
 from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import train_phase
+from tlkit.training.seeding import available_cores
 
 ROOT = Path(__file__).parents[1]
 
 Number = TypeVar("Number", int, float)
 
 
-def in_own_process(module: str, arguments: dict[str, Any], data_cache: Path) -> dict[str, Any]:
+def in_own_process(module: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run `python -m MODULE --child JSON` with an empty store and return the JSON it ends with.
 
-    Args:
-        data_cache: extracted or drawn pictures, which are shared: preparing them is not measured.
+    Extracted or drawn pictures are shared: preparing them is not measured.
 
     Raises:
         UserError: it failed, and has said why.
     """
+    data = (cache_folder() / "data").resolve()
+    data.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tlkit-benchmark-") as folder:
-        (Path(folder) / "data").symlink_to(data_cache, target_is_directory=True)
+        (Path(folder) / "data").symlink_to(data, target_is_directory=True)
         done = subprocess.run(
             [sys.executable, "-m", module, "--child", json.dumps(arguments)],
             cwd=ROOT,
@@ -162,10 +165,9 @@ def training_step(
 
 def machine_name() -> str:
     """Cores and processor, and the graphics card if there is one, for the head of a table."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if "model name" in line)
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cores} cores of {name}{card}"
+    return f"{available_cores()} cores of {name}{card}"

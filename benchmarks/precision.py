@@ -20,7 +20,6 @@ from benchmarks.measure import (
 )
 from tlkit.cli import parse_flags
 from tlkit.config import Config
-from tlkit.files import cache_folder
 from tlkit.phases.machine import machine_for
 from tlkit.runs.prepare import prepare_data
 
@@ -50,9 +49,8 @@ def main() -> None:
     seeds = take(flags, "seeds", 5)
     config = Config.load(None, flags)
     prepare_data(config)
-    data_cache = (cache_folder() / "data").resolve()
     found = {
-        way: in_own_process("benchmarks.precision", {**flags, **keys, "seeds": seeds}, data_cache)
+        way: in_own_process("benchmarks.precision", {**flags, **keys, "seeds": seeds})
         for way, keys in WAYS.items()
     }
     print(f"{machine_name()}; {config.backbone}, weights {config.weights}, {config.data}")

@@ -18,7 +18,6 @@ from PIL import Image
 from benchmarks.measure import in_own_process, machine_name, start, take, train_both_phases
 from tlkit.cli import parse_flags
 from tlkit.config import Config
-from tlkit.files import cache_folder
 from tlkit.phases.machine import machine_for
 from tlkit.runs.prepare import prepare_data
 
@@ -81,13 +80,11 @@ def main() -> None:
     print(f"{machine_name()}; {RECIPE['backbone']}")
     print("| pictures | seconds | seconds per 1000 | GB |")
     print("|---|---|---|---|")
-    data_cache = cache_folder() / "data"
-    data_cache.mkdir(exist_ok=True)
     for times in TIMES:
         with tempfile.TemporaryDirectory(prefix="tlkit-pictures-") as root:
             make_pictures(Path(root), times * count)
             own = {**RECIPE, **flags, "data": root}
-            found = in_own_process("benchmarks.scale", own, data_cache.resolve())
+            found = in_own_process("benchmarks.scale", own)
         rate = found["seconds"] / times / count * 1000
         print(f"| {times * count:,} | {found['seconds']:.0f} | {rate:.1f} | "
               f"{found['gigabytes']:.2f} |", flush=True)  # fmt: skip

@@ -22,7 +22,6 @@ from benchmarks.measure import ROOT, in_own_process, machine_name, start, take
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.errors import UserError
-from tlkit.files import cache_folder
 from tlkit.runs.prepare import prepare_data
 from tlkit.search.trial import train_trial
 
@@ -154,9 +153,8 @@ def main() -> None:
     config = Config.load(None, flags)
     own = {**flags, **anywhere(config), **numbers}
     prepare_data(config)
-    data_cache = (cache_folder() / "data").resolve()
     found = {
-        way: in_own_process("benchmarks.sweep", {**own, "engine": engine, "tune": tune}, data_cache)
+        way: in_own_process("benchmarks.sweep", {**own, "engine": engine, "tune": tune})
         for way, engine, tune in (
             ("cached", "cached", False), ("tune", "cached", True), ("plain", "plain", False),
         )

@@ -28,7 +28,6 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.features.inputs import Rendition
 from tlkit.features.prefix import PASS, Prefix
-from tlkit.files import cache_folder
 from tlkit.models.cut import split
 from tlkit.phases.engine import open_store
 from tlkit.phases.machine import machine_for
@@ -104,12 +103,11 @@ def main() -> None:
     arguments = {**RECIPE, **flags}
     config = Config.load(None, arguments)
     prepare_data(config)
-    data_cache = (cache_folder() / "data").resolve()
     found: dict[str, list[dict[str, Any]]] = {"cached": [], "plain": []}
     for _ in range(repeats):
         for engine, results in found.items():
             own = {**arguments, "engine": engine}
-            results.append(in_own_process("benchmarks.two_phase", own, data_cache))
+            results.append(in_own_process("benchmarks.two_phase", own))
             print(engine, results[-1], file=sys.stderr)
     cached, plain = (
         statistics.median([r["seconds"] for r in found[e]]) for e in ("cached", "plain")

@@ -390,9 +390,7 @@ TAGS: Sequence[Left] = [
         {"tlkit.verdict": "champion, challenger or refused"},
         "where a candidate was judged",
     ),
-    *left(
-        ("abtest",), {"tlkit.winner": "control (the champion), treatment (the other), or none yet"}
-    ),
+    *left(("abtest",), {"tlkit.winner": "champion, challenger or none yet"}),
 ]
 
 ARTIFACTS: Mapping[str, Sequence[Left]] = {

@@ -78,7 +78,7 @@ def test_a_child_that_fails_is_told_in_a_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="ended with 2 instead of 0"):
-        measure.in_own_process("benchmarks.scale", {"data": str(tmp_path / "absent")}, tmp_path)
+        measure.in_own_process("benchmarks.scale", {"data": str(tmp_path / "absent")})
     printed = capfd.readouterr().err
     assert "error: " in printed
     assert "Traceback" not in printed

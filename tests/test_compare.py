@@ -25,6 +25,7 @@ from statsmodels.stats.multitest import multipletests
 from tlkit.data.audit import AuditReport
 from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import Manifest
+from tlkit.data.transforms import Preprocessing
 from tlkit.deployment.tested import predictions
 from tlkit.errors import UserError
 from tlkit.evaluation.compared_figures import reliabilities
@@ -49,7 +50,7 @@ def said(name: str, predicted: np.ndarray, labels: np.ndarray, seed: int = 0) ->
     probabilities[np.arange(len(labels)), predicted] = confidence
     probabilities[np.arange(len(labels)), 1 - predicted] = 1 - confidence
     paths = tuple(f"test/{index}.jpg" for index in range(len(labels)))
-    return Gathered(name, "head", name, {}, paths, labels, probabilities, 1.0, [], {})
+    return Gathered(name, name, {}, paths, labels, probabilities, 1.0, [], {})
 
 
 def three_runs() -> list[Gathered]:
@@ -281,9 +282,9 @@ def test_the_evidence_is_that_of_the_first_member_for_the_class_that_was_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = data_config(create_model("test_resnet", num_classes=2, dropout=0.0, image_size=32))
-    described = SimpleNamespace(preprocessing=config)
     first, second, without = (
-        SimpleNamespace(model=name, description=described) for name in ("a", "b", "without")
+        SimpleNamespace(model=name, preprocessing=Preprocessing(config))
+        for name in ("a", "b", "without")
     )
     asked = []
 
@@ -525,7 +526,7 @@ def test_what_was_before_the_temperature_is_sharper_where_that_is_above_1() -> N
 def test_runs_that_are_named_come_in_the_order_of_the_phases_once(experiment: str) -> None:
     suite = logged("suite")
     head, baseline = logged("head", suite), logged("baseline", suite)
-    with start_run("data", parent=suite, system_metrics=False) as tracker:  # reads no test pictures
+    with start_run("data", parent=suite) as tracker:  # reads no test pictures
         tracker.tags({"tlkit.phase": "data"})
     finetune = logged("finetune")
     failed = logged("head", suite)
@@ -556,7 +557,7 @@ def test_too_few_runs_to_compare_are_told(
 
 def logged(phase: str, parent: str | None = None, /, **tags: str) -> str:
     """The id of a run that has nothing but tags."""
-    with start_run(phase, parent=parent, system_metrics=False) as tracker:
+    with start_run(phase, parent=parent) as tracker:
         tracker.tags({f"tlkit.{key}": value for key, value in {"data_digest": "d", **tags}.items()})
     return tracker.run_id
 
@@ -603,7 +604,7 @@ def test_predictions_come_back_whatever_the_names(
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    with start_run("head", system_metrics=False) as tracker:
+    with start_run("head") as tracker:
         tracker.artifacts(left)
     assert predictions(tracker.run_id).to_dict("records") == rows
 

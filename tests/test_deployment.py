@@ -265,7 +265,7 @@ def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
     assert entry("abtest", *arguments, "--outcomes", str(outcomes)) == 0
     assert "the challenger is better" in capsys.readouterr().out
     run = newest(experiment)
-    assert run.data.tags["tlkit.winner"] == "treatment"
+    assert run.data.tags["tlkit.winner"] == "challenger"
     assert run.data.metrics["abtest/challenger_keys"] == names.count("challenger")
     outcomes.write_text("key,success\nk1,maybe\n")
     assert entry("abtest", *arguments, "--outcomes", str(outcomes)) == 2
@@ -527,7 +527,7 @@ def test_a_damaged_model_is_told_on_one_line(
     with local_model(trained.model()) as folder:
         shutil.copytree(folder, tmp_path / "model")
     (tmp_path / "model" / file).write_bytes(content)
-    with pytest.raises(UserError, match="is no model of this suite, or is damaged"):
+    with pytest.raises(UserError, match="is no model of tlkit, or is damaged"):
         load_models(str(tmp_path / "model"))
 
 

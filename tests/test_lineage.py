@@ -30,7 +30,7 @@ def manifest(root: Path, **splits: str) -> Manifest:
 
 def made(root: Path, begun: str = "", /, phase: str = "finetune", **splits: str) -> str:
     """The id of a run on these pictures, begun from another one; without pictures it keeps none."""
-    with start_run(phase, system_metrics=False) as tracker:
+    with start_run(phase) as tracker:
         if splits:
             folder = root / tracker.run_id
             (folder / "data").mkdir(parents=True)

@@ -634,7 +634,7 @@ def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
 
 
 def test_a_long_path_of_the_data_is_shortened_for_mlflow(experiment: str, tmp_path: Path) -> None:
-    with start_run("long", system_metrics=False) as tracker:
+    with start_run("long") as tracker:
         tracker.dataset(f"begin/{'d/' * 300}end", tmp_path, "digest")
     dataset = mlflow.get_run(tracker.run_id).inputs.dataset_inputs[0].dataset
     assert len(dataset.name) == 500

@@ -71,7 +71,7 @@ def test_a_database_that_was_made_by_half_is_told(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
     with (
         pytest.raises(UserError, match=r"cannot use the database .*half\.db: .*move it away"),
-        start_run("any", system_metrics=False),
+        start_run("any"),
     ):
         pytest.fail("began a run")
 
@@ -85,7 +85,7 @@ def test_nobody_is_told_to_move_a_database_that_cannot_be_reached(
     monkeypatch.setattr(mlflow, "start_run", locked)
     with (
         pytest.raises(UserError, match=r"database is locked; see that it can be reached") as told,
-        start_run("any", system_metrics=False),
+        start_run("any"),
     ):
         pytest.fail("began a run")
     assert "move" not in str(told.value)
@@ -137,7 +137,7 @@ def test_a_store_that_fails_does_not_hide_the_error_under_way(
     experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails() -> None:
-        with start_run("fails", system_metrics=False):
+        with start_run("fails"):
             monkeypatch.setattr(mlflow.MlflowClient, "log_batch", unavailable)
             raise ValueError("first")
 
@@ -158,8 +158,8 @@ def test_a_store_that_fails_is_told_on_one_line_and_asked_for_no_long(
 
     def fails() -> None:
         with (
-            start_run("outer", system_metrics=False) as outer,
-            start_run("inner", parent=outer.run_id, system_metrics=False) as inner,
+            start_run("outer") as outer,
+            start_run("inner", parent=outer.run_id) as inner,
         ):
             monkeypatch.setattr(mlflow.MlflowClient, "log_batch", full)
             monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", full)
@@ -280,7 +280,7 @@ def test_a_run_leaves_its_artifacts_where_an_mlflow_ui_that_came_first_serves_th
     # As `mlflow ui` makes its Default experiment.
     made = mlflow.MlflowClient().create_experiment("first", "mlflow-artifacts:/7")
     mlflow.set_experiment(experiment_id=made)
-    with start_run("any", system_metrics=False) as tracker, tracker.folder() as work:
+    with start_run("any") as tracker, tracker.folder() as work:
         (work / "said.txt").write_text("yes")
     said = folder / "mlartifacts" / "7" / tracker.run_id / "artifacts" / "said.txt"
     assert said.read_text() == "yes"
@@ -379,7 +379,7 @@ def test_a_run_that_mlflow_run_began_keeps_the_name_that_a_user_gave(
     if given:  # as `mlflow run --run-name` does
         client.set_tag(begun.info.run_id, "mlflow.runName", given)
     monkeypatch.setenv("MLFLOW_RUN_ID", begun.info.run_id)
-    with start_run("data", system_metrics=False) as tracker:
+    with start_run("data") as tracker:
         pass
     found = lookup.find_run(tracker.run_id)
     assert (found.run_id, found.name) == (begun.info.run_id, shown)
@@ -402,7 +402,7 @@ def test_a_model_wants_packages_as_the_index_has_them(
     monkeypatch.setattr(run_module, "version", lambda _: "2.9.0+cpu")
     logged: dict[str, Any] = {}
     monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **given: logged.update(given))
-    Tracker("a", "0").model({}, tmp_path, tmp_path, [], {"image": b""})
+    Tracker("a", "0").model({}, tmp_path, [], {"image": b""})
     assert "torch==2.9.0" in logged["pip_requirements"]
 
 
@@ -422,9 +422,9 @@ def test_a_model_whose_files_were_moved_is_told(experiment: str, tmp_path: Path)
 def test_a_data_set_is_an_input_of_the_run_that_it_is_logged_to(
     experiment: str, tmp_path: Path
 ) -> None:
-    with start_run("first", system_metrics=False) as first:
+    with start_run("first") as first:
         pass
-    with start_run("second", system_metrics=False) as second:
+    with start_run("second") as second:
         first.dataset("pictures", tmp_path, "digest")
     [given] = mlflow.get_run(first.run_id).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("pictures", "digest")

@@ -157,7 +157,7 @@ def stand_in_phase(phase: str, config: Config, *, parent: str, **_: object) -> P
     metrics = dict.fromkeys(
         ("val/best_accuracy", "test/accuracy", "test/accuracy_low", "test/accuracy_high",
          "test/f1", "time/total_seconds", "parameters/trainable"), 0.5)  # fmt: skip
-    with start_run(phase, parent=parent, system_metrics=False) as tracker:
+    with start_run(phase, parent=parent) as tracker:
         tracker.params({"head_lr": config.head_lr})
         tracker.metrics(metrics)
     return PhaseResult(phase, tracker.run_id, metrics)

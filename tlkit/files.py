@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and what a disk may answer."""
 
+import csv
 import errno
 import getpass
 import json
@@ -9,7 +10,7 @@ import shutil
 import tempfile
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,14 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, head: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file row by row, its lines ended alike on every system."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)
 
 
 def utf8(name: str) -> str:

@@ -1,6 +1,5 @@
 """What a finished training leaves: test metrics, figures and files, in one folder."""
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tlkit.data.images import read_picture
-from tlkit.data.manifest import Picture
-from tlkit.data.transforms import Preprocessing
+from tlkit.data.manifest import Manifest, Picture
 from tlkit.evaluation.calibration import coverage, rescale
 from tlkit.evaluation.calibration_figure import calibration_figure
 from tlkit.evaluation.canvas import save
@@ -41,10 +39,10 @@ from tlkit.evaluation.tiles import (
     overlay,
 )
 from tlkit.features.inputs import Pictures
-from tlkit.files import short_stem, write_json
+from tlkit.files import short_stem, write_csv, write_json
 from tlkit.heat_maps import NoHeatMaps, compiled, heat_maps
 from tlkit.models.freezing import from_the_top
-from tlkit.serving.classifier import Classifier
+from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.predict import predict_probabilities
 from tlkit.training.batches import plain_batches
 
@@ -134,10 +132,9 @@ def write_outcome(
     folder: Path,
     outcome: Outcome,
     classifier: Classifier,
-    pictures: Pictures,
+    manifest: Manifest,
     *,
     phase: str,
-    columns: Sequence[str],
     on_val: NDArray[np.float64],
     device: torch.device,
 ) -> dict[str, float]:
@@ -156,14 +153,14 @@ def write_outcome(
     (folder / "confusion_matrix.json").write_text(confusion_json(matrix, classes), encoding="utf-8")
     report = per_class_report(outcome.probabilities, outcome.labels, classes)
     write_json(folder / "classification_report.json", report)
-    _write_predictions(folder / "predictions.csv", outcome, columns)
+    _write_predictions(folder / "predictions.csv", outcome)
     save(
         confusion_matrix(matrix, classes, f"{phase}: test pictures"),
         folder / "confusion_matrix.png",
     )
     write_json(
         folder / "calibration.json",
-        _calibration_facts(outcome, on_val, labels_of(pictures.manifest.of("val"))),
+        _calibration_facts(outcome, on_val, labels_of(manifest.of("val"))),
     )
     save(
         calibration_figure(
@@ -175,7 +172,7 @@ def write_outcome(
         folder / "calibration.png",
     )
     wrong = [
-        _tile(outcome, pictures, index)
+        _tile(outcome, classifier, manifest.root, index)
         for index in mistake_indices(outcome.probabilities, outcome.labels, MISTAKE_TILES)
     ]
     save(
@@ -187,7 +184,7 @@ def write_outcome(
         ),
         folder / "mistakes.png",
     )
-    return _write_gradcam(folder, outcome, classifier, pictures, phase, device)
+    return _write_gradcam(folder, outcome, classifier, manifest.root, phase, device)
 
 
 def _calibration_facts(
@@ -214,16 +211,15 @@ def _write_gradcam(
     folder: Path,
     outcome: Outcome,
     classifier: Classifier,
-    pictures: Pictures,
+    root: Path,
     phase: str,
     device: torch.device,
 ) -> dict[str, float]:
     """The sheet, its overlays one by one, and the tests of whether the maps are to be trusted; of a
     network without heat maps nothing."""
     indices = choose_indices(outcome.probabilities, outcome.labels, GRADCAM_TILES)
-    preprocessing = pictures.views.preprocessing
-    shown = [_read(pictures, outcome.pictures[index], preprocessing) for index in indices]
-    inputs = torch.stack([preprocessing.tensor(picture) for picture in shown]).to(device)
+    shown = [_read(classifier, root / outcome.pictures[index].path) for index in indices]
+    inputs = torch.stack([classifier.preprocessing.tensor(picture) for picture in shown]).to(device)
     named = torch.from_numpy(outcome.probabilities[indices].argmax(axis=1)).to(device)
     try:
         check = check_gradcam(
@@ -238,7 +234,7 @@ def _write_gradcam(
         print(error, file=sys.stderr)
         return {}
     tiles = [
-        _tile(outcome, pictures, index, heat)
+        _tile(outcome, classifier, root, index, heat)
         for index, heat in zip(indices, check.maps, strict=True)
     ]
     sheet = gradcam_sheet(
@@ -259,17 +255,21 @@ def _write_gradcam(
     return check.metrics
 
 
-def _read(pictures: Pictures, picture: Picture, preprocessing: Preprocessing) -> Image.Image:
-    path = pictures.manifest.root / picture.path
-    return preprocessing.picture(read_picture(path, pictures.max_pixels))
+def _read(classifier: Classifier, path: Path) -> Image.Image:
+    """As the network sees it."""
+    return classifier.preprocessing.picture(read_picture(path, classifier.description.max_pixels))
 
 
 def _tile(
-    outcome: Outcome, pictures: Pictures, index: int, heat: NDArray[np.float32] | None = None
+    outcome: Outcome,
+    classifier: Classifier,
+    root: Path,
+    index: int,
+    heat: NDArray[np.float32] | None = None,
 ) -> Tile:
     picture, row = outcome.pictures[index], outcome.probabilities[index]
     return Tile(
-        picture=np.asarray(_read(pictures, picture, pictures.views.preprocessing)),
+        picture=np.asarray(_read(classifier, root / picture.path)),
         true=outcome.classes[picture.label],
         predicted=outcome.classes[int(row.argmax())],
         confidence=float(row.max()),
@@ -278,10 +278,10 @@ def _tile(
     )
 
 
-def _write_predictions(path: Path, outcome: Outcome, columns: Sequence[str]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "predicted", *columns])
-        for picture, row in zip(outcome.pictures, outcome.probabilities, strict=True):
-            label, predicted = outcome.classes[picture.label], outcome.classes[int(row.argmax())]
-            writer.writerow([picture.path, label, predicted, *(f"{value:.9g}" for value in row)])
+def _write_predictions(path: Path, outcome: Outcome) -> None:
+    classes = outcome.classes
+    rows = (
+        [picture.path, classes[picture.label], classes[row.argmax()], *map("{:.9g}".format, row)]
+        for picture, row in zip(outcome.pictures, outcome.probabilities, strict=True)
+    )
+    write_csv(path, ["path", "label", "predicted", *probability_columns(classes)], rows)

@@ -32,7 +32,6 @@ from benchmarks.two_phase import RECIPE
 from tlkit.cli import parse_flags
 from tlkit.config import Config
 from tlkit.errors import UserError
-from tlkit.files import cache_folder
 from tlkit.phases.machine import machine_for
 from tlkit.phases.network import build_network
 from tlkit.runs.prepare import prepare_data
@@ -100,8 +99,7 @@ def main() -> None:
         pythons = {peer: environment(peer, home) for peer in peers}
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("tlkit", *pythons)}
         for _ in range(repeats):
-            data_cache = (cache_folder() / "data").resolve()
-            found["tlkit"].append(in_own_process("benchmarks.peers", arguments, data_cache))
+            found["tlkit"].append(in_own_process("benchmarks.peers", arguments))
             for peer, python in pythons.items():
                 found[peer].append(train_peer(python, peer, config, weights, size))
             print({name: results[-1] for name, results in found.items()}, file=sys.stderr)

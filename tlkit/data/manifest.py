@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tlkit.errors import UserError
+from tlkit.files import write_csv
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("path", "split", "label", "class", "sha256")
@@ -84,11 +85,8 @@ class Manifest:
 
     def write(self, csv_path: Path) -> None:
         """Write as CSV (UTF-8) with a header, one line a picture."""
-        with csv_path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS)
-            for p in self.pictures:
-                writer.writerow((p.path, p.split, p.label, self.classes[p.label], p.sha256))
+        rows = ((p.path, p.split, p.label, self.classes[p.label], p.sha256) for p in self.pictures)
+        write_csv(csv_path, _COLUMNS, rows)
 
 
 def read(csv_path: Path, root: Path) -> Manifest:

@@ -10,6 +10,7 @@ from tlkit.data.images import read_picture
 from tlkit.data.manifest import Manifest, Picture
 
 MAX_CLASSES = 10
+PER_CLASS = 3
 VIEWS = 2
 
 
@@ -18,16 +19,14 @@ def samples(
     plain: Callable[[Image], Image],
     augmented: Callable[[Image, str, int], Image],
     max_pixels: int,
-    per_class: int = 3,
 ) -> dict[str, list[list[NDArray[np.uint8]]]]:
-    """Training pictures of the first MAX_CLASSES classes: each one plain, then as its first VIEWS
-    views, uint8 (H, W, 3).
+    """Training pictures of the first MAX_CLASSES classes, at most PER_CLASS of each, taken at even
+    steps: each one plain, then as its first VIEWS views, uint8 (H, W, 3).
 
     Args:
         plain: renders an RGB picture as for evaluation.
         augmented: renders view `v` of an RGB picture from its content hash and `v`.
         max_pixels: what the audit let pass.
-        per_class: pictures at most, taken at even steps through the class.
     """
 
     def renditions(picture: Picture) -> list[NDArray[np.uint8]]:
@@ -36,13 +35,13 @@ def samples(
         return [np.asarray(each) for each in (plain(image), *views)]
 
     return {
-        name: [renditions(picture) for picture in _spread(manifest, name, per_class)]
+        name: [renditions(picture) for picture in _spread(manifest, name)]
         for name in manifest.classes[:MAX_CLASSES]
     }
 
 
-def _spread(manifest: Manifest, name: str, count: int) -> list[Picture]:
+def _spread(manifest: Manifest, name: str) -> list[Picture]:
     label = manifest.classes.index(name)
     members = [picture for picture in manifest.of("train") if picture.label == label]
-    step = max(1, len(members) // count)
-    return members[::step][:count]
+    step = max(1, len(members) // PER_CLASS)
+    return members[::step][:PER_CLASS]

@@ -14,6 +14,7 @@ from tlkit.summary import columns
 from tlkit.tracking.run import start_run
 
 ARMS = ("champion", "challenger")
+_WINNERS = {"control": "champion", "treatment": "challenger", None: "none yet"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def run_abtest(settings: AbtestSettings) -> str:
     Raises:
         UserError: no such log or outcomes, or a log that is no router's.
     """
-    with start_run("abtest", system_metrics=False) as tracker:
+    with start_run("abtest") as tracker:
         tracker.params(settings.as_dict())
         assigned, share = assignments(settings.log, settings.since)
         outcomes = {} if settings.outcomes == "none" else read_outcomes(Path(settings.outcomes))
@@ -60,7 +61,7 @@ def run_abtest(settings: AbtestSettings) -> str:
         if champion.known and challenger.known:
             values = {"difference": test.difference, "low": test.low, "high": test.high}
             tracker.metrics({f"abtest/{name}": value for name, value in values.items()})
-        tracker.tags({"tlkit.winner": test.winner or "none yet"})
+        tracker.tags({"tlkit.winner": _WINNERS[test.winner]})
         with tracker.folder() as folder:
             facts = {"share": share, "arms": {name: asdict(arm) for name, arm in arms.items()}}
             facts["test"] = {k: None if v != v else v for k, v in asdict(test).items()}
@@ -145,7 +146,7 @@ def _verdict(test: SequentialTest, settings: AbtestSettings, share: float) -> st
         f"({test.low:+.4f} to {test.high:+.4f}, valid at every look). "
     )
     if test.decided:
-        winner = {"control": "champion", "treatment": "challenger"}[str(test.winner)]
+        winner = _WINNERS[test.winner]
         return f"{seen}Stop: the {winner} is better (false alarms at most {settings.alpha:.1%})."
     known = test.control_trials + test.treatment_trials
     rate = test.control_successes / test.control_trials

@@ -9,19 +9,16 @@ from tqdm import tqdm
 
 from tlkit.config import Config
 from tlkit.data.manifest import Picture
-from tlkit.data.transforms import Preprocessing, Views
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import EnsembleSettings
 from tlkit.deployment.soup import greedy_soup
 from tlkit.errors import UserError
 from tlkit.evaluation.calibration import fit_temperature
-from tlkit.features.inputs import Pictures
 from tlkit.models.features import last_features, stacked
 from tlkit.outcome import Outcome, labels_of, write_outcome
-from tlkit.phases.machine import machine_for
 from tlkit.runs.artifacts import log_model
 from tlkit.runs.prepare import Data, data_of, log_dataset
-from tlkit.serving.classifier import Classifier, probability_columns
+from tlkit.serving.classifier import Classifier
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.light import light_seen
 from tlkit.serving.reference import reference
@@ -48,7 +45,7 @@ def run_ensemble(settings: EnsembleSettings) -> str:
     run_ids = [run_of_model(address) for address in addresses]
     if len(set(run_ids)) < 2:
         raise UserError(f"models={settings.models} is one model; two or more wanted")
-    with start_run("ensemble", system_metrics=False) as tracker:
+    with start_run("ensemble") as tracker:
         tracker.params(settings.as_dict())
         config, data = data_of(run_ids)
         members = load_models(settings.models)
@@ -137,21 +134,16 @@ def _evaluate_and_log(
     tracker.metrics(metrics)
     said = reference(stacked(features).numpy(), on_val, np.concatenate(light))
     log_model(tracker, ensemble, said, manifest)
-    preprocessing = Preprocessing(first.description.preprocessing)
-    pictures = Pictures(
-        manifest=manifest,
-        views=Views(preprocessing, config.augment, config.pictures_seed),
-        count=config.views,
-        max_pixels=config.max_pixels,
-        workers=machine_for(config).workers,
-        for_gpu=False,
-    )
     with tracker.folder() as folder:
         trust = write_outcome(
-            folder, outcome, first, pictures,
-            phase="ensemble", columns=probability_columns(manifest.classes), on_val=on_val,
+            folder,
+            outcome,
+            first,
+            manifest,
+            phase="ensemble",
+            on_val=on_val,
             device=torch.device("cpu"),
-        )  # fmt: skip
+        )
         (folder / "data").mkdir()
         manifest.write(folder / "data" / "manifest.csv")
         config.write(folder / "config.yaml")

@@ -51,7 +51,7 @@ def run_export(settings: ExportSettings) -> str:
     """
     given = find_pictures(settings.images, cache_folder() / "data")
     output = output_folder(settings.output)
-    with start_run("export", system_metrics=False) as tracker:
+    with start_run("export") as tracker:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)
         inputs = _inputs(ensemble, [given.root / name for name in given.names[:CHECKED]])

@@ -23,7 +23,7 @@ def load_models(addresses: str) -> Ensemble:
     """One model or several with commas between them, as one whose probabilities are their mean.
 
     Args:
-        addresses: each as `tlkit.tracking.local_model` takes it.
+        addresses: each as `tlkit.tracking.lookup.local_model` takes it.
 
     Raises:
         UserError: no such model, one that is not ours, or models of different classes.
@@ -52,6 +52,6 @@ def opened_model(address: str) -> Iterator[Path]:
             yield folder
     except _DAMAGE as error:
         raise UserError(
-            f"model={address} is no model of this suite, or is damaged ({reason(error)}); give the "
+            f"model={address} is no model of tlkit, or is damaged ({reason(error)}); give the "
             "model that a run of baseline, head or finetune left: runs:/RUN_ID/model"
         ) from error

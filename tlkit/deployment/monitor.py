@@ -63,7 +63,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
     Raises:
         UserError: no such model or log, or no requests of the model in it.
     """
-    with start_run("monitor", system_metrics=False) as tracker:
+    with start_run("monitor") as tracker:
         tracker.params(settings.as_dict())
         watched = _watched(settings.model)
         classes, reference = watched.classes, watched.reference

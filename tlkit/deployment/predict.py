@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from tlkit.data.given import Given, find_pictures
 from tlkit.data.images import read_picture
-from tlkit.data.transforms import Preprocessing
 from tlkit.deployment.models import load_models
 from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally, counted
@@ -50,7 +49,7 @@ def run_predict(settings: PredictSettings) -> str:
     """
     given = find_pictures(settings.images, cache_folder() / "data")
     output = output_folder(settings.output)
-    with start_run("predict", system_metrics=False) as tracker:
+    with start_run("predict") as tracker:
         tracker.params(settings.as_dict())
         ensemble = load_models(settings.model)
         if settings.tta > 1 and not ensemble.has_views:
@@ -74,7 +73,7 @@ def run_predict(settings: PredictSettings) -> str:
             )
         of_what = f"{counted(tally.pictures)} of `{settings.images}`, {tally.unreadable:,} more "
         words = [f"{of_what}unreadable, by `{settings.model}`.", *tally.verdicts()]
-        if settings.gradcam and tally.pictures:
+        if settings.gradcam:
             words.append(f"![Grad-CAM]({tracker.artifact_link('gradcam.png')})")
         tracker.describe("\n\n".join(words))
     return f"{tally.text()}\npredictions.csv and predictions.json are in {where}"
@@ -154,10 +153,11 @@ def _tile(
 ) -> Tile:
     """The picture as the network sees it, with the evidence for its predicted class."""
     assert prediction.probabilities is not None
-    preprocessing = Preprocessing(member.description.preprocessing)
-    shown = preprocessing.picture(read_picture(prediction.path, member.description.max_pixels))
+    shown = member.preprocessing.picture(
+        read_picture(prediction.path, member.description.max_pixels)
+    )
     best = int(prediction.probabilities.argmax())
-    inputs = preprocessing.tensor(shown)[None]
+    inputs = member.preprocessing.tensor(shown)[None]
     heat = heat_maps(member.model, inputs, torch.tensor([best]))[0].numpy()
     return Tile(
         picture=np.asarray(shown),

@@ -75,7 +75,7 @@ def run_promote(settings: PromoteSettings) -> str:
         UserError: no such candidate, no test pictures in common, or nothing to roll back to.
     """
     registered = Registered(settings.name)
-    with start_run("promote", system_metrics=False) as tracker, _one_at_a_time(settings.name):
+    with start_run("promote") as tracker, _one_at_a_time(settings.name):
         tracker.params(settings.as_dict())
         said = _roll_back(registered) if settings.rollback else _judge(settings, tracker)
         tracker.describe(said)

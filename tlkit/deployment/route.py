@@ -30,7 +30,7 @@ def run_route(settings: RouteSettings) -> str:
     addresses = {"champion": settings.champion, "challenger": settings.challenger}
     classes = load_models(",".join(addresses.values())).classes
     with (
-        start_run("route", system_metrics=False) as tracker,
+        start_run("route") as tracker,
         tempfile.TemporaryDirectory(prefix="tlkit-") as name,
     ):
         tracker.params(settings.as_dict())
@@ -44,7 +44,6 @@ def run_route(settings: RouteSettings) -> str:
             tracker.model(
                 {role: folder / role for role in addresses} | {"router": file},
                 PACKAGE / "serving" / "router.py",
-                PACKAGE,
                 ["served_by", *probability_columns(classes)],
                 {"image": _grey_picture(), "key": "a user"},
             )

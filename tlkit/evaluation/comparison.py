@@ -111,14 +111,12 @@ class Repeated:
     high: float
 
 
-def repeated(values: Sequence[float], confidence: float = 0.95) -> Repeated:
-    """Student's interval of the mean of n >= 2 independent, roughly normal shares in 0..1."""
+def repeated(values: Sequence[float]) -> Repeated:
+    """Student's 95 % interval of the mean of n >= 2 independent, roughly normal shares in 0..1."""
     if len(values) < 2:
         raise ValueError(f"{len(values)} values: needs at least 2")
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    reach = (
-        float(student.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
-    )
+    reach = float(student.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
     # Near an end a normal distribution goes beyond what a share can be.
     return Repeated(mean, deviation, max(0.0, mean - reach), min(1.0, mean + reach))
 

@@ -176,14 +176,14 @@ def population_stability_index(reference_counts: ArrayLike, window_counts: Array
 
 
 def quantile_stability_index(
-    reference: NDArray[np.floating], window: NDArray[np.floating], bins: int = 10
+    reference: NDArray[np.floating], window: NDArray[np.floating]
 ) -> float:
-    """PSI of float (n,) against float (m,), in bins that hold equal shares of the reference.
+    """PSI of float (n,) against float (m,), in 10 bins that hold equal shares of the reference.
 
     A value that fills a bin by itself, as a confidence of 1 may, has a bin of its own: what lies
     just below must not count as the same.
     """
-    edges = np.quantile(reference, np.arange(1, bins) / bins)
+    edges = np.quantile(reference, np.arange(1, 10) / 10)
     repeated = edges[1:][np.diff(edges) == 0]
     edges = np.unique(np.concatenate([edges, np.nextafter(repeated, -np.inf)]))
     old, new = (

@@ -1,6 +1,5 @@
 """Runs against one another on the same test pictures: a run called `compare`, and its report."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from tlkit.evidence.page import Report, write_report
 from tlkit.evidence.pairs import Pair, compare_all, verdict
 from tlkit.evidence.settings import CompareSettings
 from tlkit.evidence.shown import show_mistakes, show_side_by_side
-from tlkit.files import write_json
+from tlkit.files import write_csv, write_json
 from tlkit.runs.prepare import data_of, log_dataset
 from tlkit.tracking.run import Tracker, start_run
 
@@ -28,7 +27,7 @@ def run_compare(settings: CompareSettings) -> str:
     Raises:
         UserError: no such runs, runs on different data, or pictures that are no longer there.
     """
-    with start_run("compare", system_metrics=False) as tracker:
+    with start_run("compare") as tracker:
         tracker.params(settings.as_dict())
         chosen = choose_runs(settings.runs, tracker.experiment_id)
         run_ids = [one.run_id for one in chosen]
@@ -80,12 +79,12 @@ def _write_files(
         ],
     }
     write_json(folder / "comparison.json", content)
-    with (folder / "pictures.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "right_by", *(f"right_{one.name}" for one in runs)])
-        for place, path in enumerate(runs[0].paths):
-            right = [bool(one.right[place]) for one in runs]
-            writer.writerow([path, sum(right), *(int(value) for value in right)])
+    right = np.stack([one.right for one in runs], axis=1).astype(int)
+    write_csv(
+        folder / "pictures.csv",
+        ["path", "right_by", *(f"right_{one.name}" for one in runs)],
+        ([path, row.sum(), *row] for path, row in zip(runs[0].paths, right, strict=True)),
+    )
 
 
 def _log(tracker: Tracker, runs: Sequence[Gathered], pairs: Sequence[Pair], said: str) -> None:

@@ -1,16 +1,15 @@
 """Learning from less: accuracy against the number of training pictures, as a run called `curve`."""
 
-import csv
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import astuple, dataclass, fields, replace
 
 from tlkit.config import Config
 from tlkit.errors import UserError
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.comparison import repeated
+from tlkit.files import write_csv
 from tlkit.phases.network import build_network
 from tlkit.runs.phase import run_phase
 from tlkit.runs.prepare import log_dataset, prepare_data, thinned
@@ -53,7 +52,7 @@ def run_curve(config: Config) -> str:
             f"train_fraction={config.train_fraction:g} is for one training; curve takes the shares "
             "from fractions"
         )
-    with ExitStack() as until, start_run("curve", system_metrics=False) as tracker:
+    with ExitStack() as until, start_run("curve") as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
@@ -97,9 +96,10 @@ def run_curve(config: Config) -> str:
             said += (
                 f"\nFractions left out, for they give just the pictures of a larger one: {rest}."
             )
+        names = [field.name for field in fields(Point)]
         with tracker.folder() as folder:
             save(learning_curves(curves, of_what), folder / "curve.png")
-            _write(folder / "curve.csv", points)
+            write_csv(folder / "curve.csv", names, map(astuple, points))
         for point in points:
             tracker.metrics({f"{point.phase}/test_accuracy": point.accuracy}, step=point.pictures)
         link = tracker.artifact_link("curve.png")
@@ -145,11 +145,3 @@ def _table(points: Sequence[Point]) -> str:
         for one in points
     ]
     return columns(rows)
-
-
-def _write(path: Path, points: Sequence[Point]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["phase", "pictures", "accuracy", "low", "high"])
-        for one in points:
-            writer.writerow([one.phase, one.pictures, one.accuracy, one.low, one.high])

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,6 @@ class Gathered:
     """
 
     name: str
-    phase: str
     run_id: str
     metrics: Mapping[str, float]
     paths: tuple[str, ...]
@@ -182,7 +180,6 @@ def _gather(one: LoggedRun, name: str) -> Gathered:
     classes = [column.removeprefix("probability_") for column in columns]
     return Gathered(
         name=name,
-        phase=phase,
         run_id=one.run_id,
         metrics=one.metrics,
         paths=tuple(table["path"]),
@@ -197,7 +194,7 @@ def _gather(one: LoggedRun, name: str) -> Gathered:
 def _json(run_id: str, path: str, missing: Any = None) -> Any:
     try:
         with downloaded(run_id, path) as file:
-            return json.loads(Path(file).read_text(encoding="utf-8"))
+            return json.loads(file.read_text(encoding="utf-8"))
     except UserError:
         if missing is None:
             raise

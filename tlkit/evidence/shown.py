@@ -13,7 +13,6 @@ from PIL import Image
 
 from tlkit.data.images import read_picture
 from tlkit.data.manifest import Manifest
-from tlkit.data.transforms import Preprocessing
 from tlkit.evaluation.tiles import mistake_indices, overlay
 from tlkit.evidence.gathered import Gathered
 from tlkit.heat_maps import NoHeatMaps, heat_maps
@@ -77,7 +76,7 @@ def show_side_by_side(
             if str(error) not in told:
                 print(error, file=sys.stderr)
             told.add(str(error))
-            return data_uri(_preprocessing(model.members[0]).picture(image).resize((_SIDE, _SIDE)))
+            return data_uri(model.members[0].preprocessing.picture(image).resize((_SIDE, _SIDE)))
 
     for place in choose_pictures(runs, count):
         image = read_picture(manifest.root / runs[0].paths[place], max_pixels)
@@ -85,7 +84,7 @@ def show_side_by_side(
             _answer(one, place, manifest, evidence(model, image, one.predicted[place]))
             for one, model in zip(runs, models, strict=True)
         )
-        plain = _preprocessing(models[-1].members[0]).picture(image)
+        plain = models[-1].members[0].preprocessing.picture(image)
         true = manifest.classes[runs[0].labels[place]]
         shown.append(Shown(runs[0].paths[place], true, data_uri(plain), answers))
     return shown
@@ -150,15 +149,10 @@ def _answer(one: Gathered, place: int, manifest: Manifest, picture: str) -> Answ
 
 
 def _evidence(classifier: Classifier, image: Image.Image, predicted: np.int64) -> str:
-    preprocessing = _preprocessing(classifier)
-    seen = preprocessing.picture(image)
-    inputs = preprocessing.tensor(seen)[None]
+    seen = classifier.preprocessing.picture(image)
+    inputs = classifier.preprocessing.tensor(seen)[None]
     heat = heat_maps(classifier.model, inputs, torch.tensor([int(predicted)]))[0].numpy()
     return data_uri(Image.fromarray(overlay(np.asarray(seen), heat)).resize((_SIDE, _SIDE)))
-
-
-def _preprocessing(classifier: Classifier) -> Preprocessing:
-    return Preprocessing(classifier.description.preprocessing)
 
 
 def data_uri(picture: Image.Image) -> str:

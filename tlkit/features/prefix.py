@@ -107,7 +107,7 @@ class Prefix:
         model: on `device`; the units below the shallowest depth must not change.
         depth: the cut whose outputs a suffix trains on; see `models.cut.split`.
         also: shallower cuts (greater depths) that the same pass can serve, for other runs.
-        facts: JSON-able; what builds the network: its name and the size of its pictures.
+        facts: JSON-able; what builds the network: its name.
         dtype: in which layers compute.
         compiled: whether passes run as compiled code, whose bits differ a little.
         threads: that such code has, where it does not run on torch's.

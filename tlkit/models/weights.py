@@ -55,7 +55,7 @@ def load_weights(model: nn.Module, backbone: str, weights: str) -> str:
         own = _classifier(model)
         return _digest({n: tensor for n, tensor in model.state_dict().items() if n not in own})
     if weights != "auto":
-        state = _adapted(_read(expanded(weights)), model, weights)
+        state = _adapted(_read(expanded(weights)), model)
     elif backbone.partition(".")[0] == PACKAGED:
         state = _packaged(model)
     else:
@@ -193,7 +193,7 @@ def _read_pickle(path: Path) -> Any:
         ) from error
 
 
-def _adapted(state: dict[str, Tensor], model: nn.Module, weights: str) -> dict[str, Tensor]:
+def _adapted(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """What timm does to weights before loading them: other namings, other image sizes."""
     module = importlib.import_module(type(model).__module__)
     adapt = getattr(module, "checkpoint_filter_fn", None)

@@ -15,7 +15,7 @@ from tlkit.features.prefix import Frozen, NoPrefix, Prefix
 from tlkit.features.store import Store
 from tlkit.files import cache_folder
 from tlkit.models.backbones import to_channels_last
-from tlkit.models.cut import split
+from tlkit.models.cut import suffix
 from tlkit.models.freezing import train_mode, train_suffix
 from tlkit.models.units import units
 from tlkit.phases.machine import Machine
@@ -51,16 +51,15 @@ def start_engine(phase: Phase, epochs: int, also: Sequence[int] = ()) -> Engine:
     model = network.classifier.model.to(machine.device)
     moving = config.batch_norm == "moving"
     mode: Callable[[], object] = model.train
-    frozen: nn.Module = nn.Identity()
     trained = model
     if network.depth is not None:
-        frozen, trained = split(model, network.depth)
+        trained = suffix(model, network.depth)
         mode = partial(train_mode, model, network.depth, moving_statistics=moving)
     if config.engine == "plain":
         return Engine(model, mode, PictureInputs(phase.pictures))
     to_channels_last(model)
     part: Frozen = NoPrefix(phase.pictures.views.preprocessing)
-    if network.depth is not None and not isinstance(frozen, nn.Identity):
+    if network.depth is not None and trained is not model:
         mode = partial(train_suffix, trained, moving_statistics=moving)
         part = Prefix(
             model,

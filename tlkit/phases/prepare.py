@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
-from tlkit.data.transforms import Preprocessing, Views
+from tlkit.data.transforms import Views
 from tlkit.features.inputs import Pictures
 from tlkit.phases.machine import Machine
 from tlkit.phases.network import Network, begin_from, build_network
@@ -59,10 +59,9 @@ def pictures_for(
     config: Config, manifest: Manifest, network: Network, machine: Machine
 ) -> Pictures:
     """The pictures as this network wants them."""
-    preprocessing = Preprocessing(network.classifier.description.preprocessing)
     return Pictures(
         manifest=manifest,
-        views=Views(preprocessing, config.augment, config.pictures_seed),
+        views=Views(network.classifier.preprocessing, config.augment, config.pictures_seed),
         count=config.views,
         max_pixels=config.max_pixels,
         workers=machine.workers,

@@ -86,4 +86,4 @@ def log_model(
         said.save(Path(folder))
         code = PACKAGE / "serving" / "pyfunc.py"
         with unlogged():
-            tracker.model({"classifier": Path(folder)}, code, PACKAGE, columns, {"image": example})
+            tracker.model({"classifier": Path(folder)}, code, columns, {"image": example})

@@ -19,7 +19,7 @@ def run_cache(config: Config) -> str:
     Returns:
         The listing, and what was freed.
     """
-    with start_run("cache", system_metrics=False) as tracker:
+    with start_run("cache") as tracker:
         store = open_store(config.store_gigabytes)
         looks = cache_folder() / LOOKS
         size = looks.stat().st_size if looks.exists() else 0

@@ -14,7 +14,7 @@ from tlkit.tracking.run import start_run
 
 def run_data(config: Config) -> Data:
     """Prepare and audit the pictures alone, as a run called `data`."""
-    with start_run("data", system_metrics=False) as tracker, work_folder(tracker) as folder:
+    with start_run("data") as tracker, work_folder(tracker) as folder:
         data = prepare_data(config)
         machine = machine_for(config)
         # Only for its preprocessing: looking at the data must not want weights.

@@ -24,7 +24,6 @@ from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import train_phase
 from tlkit.runs.artifacts import log_inputs, log_model, work_folder
 from tlkit.runs.prepare import Data, prepare_data
-from tlkit.serving.classifier import probability_columns
 from tlkit.serving.light import light
 from tlkit.serving.reference import reference
 from tlkit.summary import PhaseResult, of_phase
@@ -86,7 +85,7 @@ def run_phase(
     started = time.perf_counter()
     with (
         ExitStack() if until is None else nullcontext(until) as stack,
-        start_run(name, parent=parent) as tracker,
+        start_run(name, parent=parent, system_metrics=True) as tracker,
         full_cards_told(),
         work_folder(tracker) as folder,
     ):
@@ -128,9 +127,8 @@ def run_phase(
             folder,
             outcome,
             classifier,
-            phase.pictures,
+            data.manifest,
             phase=name,
-            columns=probability_columns(data.manifest.classes),
             on_val=on_val,
             device=phase.machine.device,
         )

@@ -24,7 +24,7 @@ def run_suite(config: Config) -> list[PhaseResult]:
     """Baseline, head and finetune as children of one run called `suite`."""
     refuse_seeds(config)
     results: list[PhaseResult] = []
-    with ExitStack() as until, start_run("suite", system_metrics=False) as tracker:
+    with ExitStack() as until, start_run("suite") as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)
@@ -47,7 +47,7 @@ def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
     """
     if config.seeds == 1:
         return [run_phase(phase, config)]
-    with ExitStack() as until, start_run(f"{phase}-seeds", system_metrics=False) as tracker:
+    with ExitStack() as until, start_run(f"{phase}-seeds") as tracker:
         tracker.params(config.as_dict())
         data = prepare_data(config)
         log_dataset(tracker, config, data)

@@ -1,6 +1,5 @@
 """The end of a search: what it found, in words, files and pictures, and as tested models."""
 
-import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from tlkit.config import Config
 from tlkit.errors import UserError
+from tlkit.files import write_csv
 from tlkit.runs.phase import AlreadyTrained, run_phase
 from tlkit.runs.prepare import Data
 from tlkit.search import study as studies
@@ -155,22 +155,20 @@ def _write_trials(path: Path, study: Study, space: Space) -> None:
     second = ["second objective", "on the front"] if len(study.directions) > 1 else []
     front = {trial.number for trial in study.best_trials}
     facts = (studies.LOSS, studies.ACCURACY, studies.SECONDS)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", "state", *keys, "val/loss", "val/accuracy", "seconds", "epochs",
-                         "error", *second])  # fmt: skip
-        for trial in study.get_trials(deepcopy=False):
-            writer.writerow(
-                [
-                    trial.number,
-                    studies.state(trial),
-                    *(trial.params.get(key, "") for key in keys),
-                    *(trial.user_attrs.get(fact, "") for fact in facts),
-                    len(trial.intermediate_values),
-                    trial.user_attrs.get(studies.ERROR, ""),
-                    *([(trial.values or ("", ""))[1], trial.number in front] if second else ()),
-                ]
-            )
+    head = ["trial", "state", *keys, "val/loss", "val/accuracy", "seconds", "epochs", "error"]
+    rows = (
+        [
+            trial.number,
+            studies.state(trial),
+            *(trial.params.get(key, "") for key in keys),
+            *(trial.user_attrs.get(fact, "") for fact in facts),
+            len(trial.intermediate_values),
+            trial.user_attrs.get(studies.ERROR, ""),
+            *([(trial.values or ("", ""))[1], trial.number in front] if second else ()),
+        ]
+        for trial in study.get_trials(deepcopy=False)
+    )
+    write_csv(path, [*head, *second], rows)
 
 
 def _summary(study: Study, best: FrozenTrial, config: Config) -> str:

@@ -48,7 +48,7 @@ def run_tune(config: Config) -> Conclusion | None:
     lock = locks(address)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell what fails, in a line
     deadline = time.monotonic() + (config.timeout or float("inf"))
-    with start_run("tune", system_metrics=False) as own, contextlib.ExitStack() as stack:
+    with start_run("tune") as own, contextlib.ExitStack() as stack:
         data = prepare_data(config)
         head = None
         if config.init_from != "auto":

@@ -182,9 +182,7 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
     trial.set_user_attr(studies.BEGUN, trial.number)
     config = search.space.sample(trial)
     pruned: TrialPruned | None = None
-    with start_run(
-        f"trial-{trial.number}", parent=search.parent.run_id, system_metrics=False
-    ) as tracker:
+    with start_run(f"trial-{trial.number}", parent=search.parent.run_id) as tracker:
         tracker.tags({PHASE_TAG: "trial", TRIAL_TAG: str(trial.number)})
         tracker.params(config.as_dict())
         tracker.tags({TRIAL_STATE_TAG: "running"})

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from PIL.Image import Image
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from tlkit.data.images import read_picture
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.files import write_json
 from tlkit.models.backbones import create_model, to_channels_last
@@ -27,7 +27,7 @@ BATCH = 32
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "model.json"
 
 
-def probability_columns(classes: tuple[str, ...]) -> list[str]:
+def probability_columns(classes: Sequence[str]) -> list[str]:
     """The names of the probability columns, in the order of the classes."""
     return [f"probability_{name}" for name in classes]
 
@@ -93,29 +93,26 @@ class Classifier:
         to_channels_last(model.eval())
         return cls(model, description)
 
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """From a picture to what the network takes."""
+        return Preprocessing(self.description.preprocessing)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Their names, in the order of the probabilities."""
         return self.description.classes
 
-    def prepare(self, picture: bytes | Image, views: int = 1) -> Tensor:
-        """A file's bytes, or a decoded RGB picture, as float32 (views, 3, H, W), normalised.
+    def prepare(self, picture: Image, views: int = 1) -> Tensor:
+        """An RGB picture as float32 (views, 3, H, W), normalised.
 
         The first view is the plain picture; the others are augmented as in training, always the
         same for the same picture.
-
-        Raises:
-            UnreadablePicture: bytes that are no picture, or one over the pixel limit.
         """
-        preprocessing = Preprocessing(self.description.preprocessing)
-        if isinstance(picture, bytes):
-            content = hashlib.sha256(picture).hexdigest()
-            picture = read_picture(picture, self.description.max_pixels)
-        else:
-            content = hashlib.sha256(picture.tobytes()).hexdigest()
-        augmented = Views(preprocessing, self.description.augment, seed=0)
+        content = hashlib.sha256(picture.tobytes()).hexdigest()
+        augmented = Views(self.preprocessing, self.description.augment, seed=0)
         rendered = augmented.pictures(picture, content, [None, *range(1, views)])
-        return torch.stack([preprocessing.tensor(view) for view in rendered])
+        return torch.stack([self.preprocessing.tensor(view) for view in rendered])
 
     def classify(self, prepared: Sequence[Tensor]) -> NDArray[np.float64]:
         """Probabilities of what `prepare` gave, the mean over views: float64 (N, classes)."""

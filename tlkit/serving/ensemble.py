@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image
 from torch import Tensor
 
 from tlkit.data.images import UnreadablePicture, read_picture
@@ -66,11 +65,14 @@ class Ensemble:
         """Whether every member was trained on augmented views, so that they can be averaged."""
         return all(member.description.augment != "none" for member in self.members)
 
-    def prepare(self, picture: bytes | Image, views: int = 1) -> tuple[Tensor, ...]:
-        """As `Classifier.prepare`, once for each kind of preprocessing and views among the
-        members."""
-        if isinstance(picture, bytes):
-            picture = read_picture(picture, self.max_pixels)
+    def prepare(self, content: bytes, views: int = 1) -> tuple[Tensor, ...]:
+        """A file's bytes as `Classifier.prepare` gives them, once for each kind of preprocessing
+        and views among the members.
+
+        Raises:
+            UnreadablePicture: bytes that are no picture, or one over the pixel limit.
+        """
+        picture = read_picture(content, self.max_pixels)
         told = [member.description for member in self.members]
         kinds = [
             json.dumps([one.preprocessing, one.augment if views > 1 else ""], sort_keys=True)
@@ -105,7 +107,7 @@ class Ensemble:
         return cls(tuple(Classifier.load(member) for member in member_folders(folder)))
 
     def prepared(
-        self, pictures: Sequence[bytes | Image], views: int = 1
+        self, pictures: Sequence[bytes], views: int = 1
     ) -> Iterator[list[tuple[Tensor, ...]]]:
         """The pictures as `classify` takes them, a batch at a time.
 
@@ -124,9 +126,7 @@ class Ensemble:
                     ) from error
             yield batch
 
-    def probabilities(
-        self, pictures: Sequence[bytes | Image], views: int = 1
-    ) -> NDArray[np.float64]:
+    def probabilities(self, pictures: Sequence[bytes], views: int = 1) -> NDArray[np.float64]:
         """A row a picture, float64 (N, classes). Raises as `prepared`."""
         rows = [self.classify(batch) for batch in self.prepared(pictures, views)]
         return np.concatenate([np.empty((0, len(self.classes))), *rows])

@@ -35,11 +35,10 @@ def light_seen(classifier: Classifier) -> Iterator[list[NDArray[np.float64]]]:
 
     One thread at a time may run the model meanwhile.
     """
-    preprocessing = Preprocessing(classifier.description.preprocessing)
     found: list[NDArray[np.float64]] = []
 
     def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(light(inputs[0], preprocessing))
+        found.append(light(inputs[0], classifier.preprocessing))
 
     handle = classifier.model.register_forward_pre_hook(collect)
     try:

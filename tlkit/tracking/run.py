@@ -34,7 +34,7 @@ from mlflow.utils.mlflow_tags import (
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from tlkit.errors import UserError, without_password
-from tlkit.files import scratch_folder
+from tlkit.files import PACKAGE, scratch_folder
 from tlkit.tracking.faults import (
     NO_SUCH,
     artifact_faults_told,
@@ -147,7 +147,6 @@ class Tracker:
         self,
         artifacts: Mapping[str, Path],
         code: Path,
-        package: Path,
         columns: Sequence[str],
         example: Mapping[str, bytes | str],
     ) -> None:
@@ -155,8 +154,7 @@ class Tracker:
 
         Args:
             artifacts: files and folders that `code` loads, by the names it knows them by.
-            code: the file that MLflow runs to load the model.
-            package: the package that `code` imports, copied beside the model.
+            code: the file that MLflow runs to load the model; `tlkit` is copied beside it.
             columns: the names of the answer's columns after `predicted`; those that begin with
                 "probability_" are numbers, others text.
             example: a request: bytes of a picture or text, by column.
@@ -177,7 +175,7 @@ class Tracker:
                 name="model",
                 python_model=str(code),
                 artifacts={name: str(path) for name, path in artifacts.items()},
-                code_paths=[str(package)],
+                code_paths=[str(PACKAGE)],
                 signature=ModelSignature(Schema(inputs), Schema(outputs), _MODEL_PARAMS),
                 input_example=pd.DataFrame({name: [value] for name, value in example.items()}),
                 # Given, because MLflow would take 9 s to infer them.
@@ -203,7 +201,7 @@ class Tracker:
 
 @contextlib.contextmanager
 def start_run(
-    name: str, *, parent: str | None = None, system_metrics: bool = True
+    name: str, *, parent: str | None = None, system_metrics: bool = False
 ) -> Iterator[Tracker]:
     """An MLflow run called `name`: the one that `mlflow run` began for us, or a new one.
 
@@ -212,6 +210,7 @@ def start_run(
 
     Args:
         parent: id of the run to begin a child of.
+        system_metrics: whether MLflow logs processor, memory, disk and network besides.
 
     Raises:
         UserError: MLflow cannot begin the run, or its store fails while the run goes on.
@@ -235,12 +234,14 @@ def start_run(
 def _begin(name: str, parent: str | None, system_metrics: bool) -> mlflow.ActiveRun:
     nested = parent is not None
     try:
-        with _one_process_at_a_time():
+        # Of processes that first meet an SQLite store at once, all but one would fail to make it.
+        with FileLock(scratch_folder() / "mlflow.lock"):
             _make_database()
             return mlflow.start_run(
                 run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
                 nested=nested,
-                experiment_id=_experiment_of(parent) if parent else None,
+                # A worker's process has no experiment set.
+                experiment_id=mlflow.get_run(parent).info.experiment_id if parent else None,
                 log_system_metrics=system_metrics,
             )
     except MlflowException as error:
@@ -303,18 +304,6 @@ def _tell_stored_passwords(given: Mapping[str, str]) -> None:
                 "leave the password out: PostgreSQL takes it from PGPASSWORD or ~/.pgpass",
                 file=sys.stderr,
             )
-
-
-def _experiment_of(run_id: str) -> str:
-    # A worker's process has no experiment set.
-    return str(mlflow.get_run(run_id).info.experiment_id)
-
-
-@contextlib.contextmanager
-def _one_process_at_a_time() -> Iterator[None]:
-    """Of processes that first meet an SQLite store at once, all but one would fail to make it."""
-    with FileLock(scratch_folder() / "mlflow.lock"):
-        yield
 
 
 def _make_database() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tlkit.files import atomic_file
+from tlkit.files import atomic_file, write_json
 from tlkit.training.loop import Result
 
 _RESULT = "result.json"
@@ -26,7 +26,7 @@ def save_checkpoint(path: Path, state: Mapping[str, torch.Tensor], facts: dict[s
     with atomic_file(path.with_suffix(".safetensors")) as part:
         save_file(separate(state), part)
     with atomic_file(path.with_suffix(".json")) as part:
-        part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_json(part, facts)
 
 
 def separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
 def save_result(folder: Path, result: Result) -> None:
     """Write, beside its checkpoints, how a training went that came to its end."""
     with atomic_file(folder / _RESULT) as part:
-        part.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        write_json(part, asdict(result))
 
 
 def load_result(folder: Path) -> Result | None:

@@ -1,7 +1,7 @@
 """What tells the species apart, and what does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from numpy.random import Generator
 
@@ -122,4 +122,4 @@ class Part:
     paint: str | Colour  # "body" and "head" stand for the coat with its markings
     outline: bool = True
     shade: float = 0.0  # 0 is none, 1 is black
-    volume: bool = field(default=False)  # darker on the side away from the light
+    volume: bool = False  # darker on the side away from the light

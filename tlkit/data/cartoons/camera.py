@@ -5,7 +5,6 @@ import math
 import numpy as np
 import PIL.Image
 import PIL.ImageChops
-import PIL.ImageDraw
 import PIL.ImageFilter
 from numpy.random import Generator
 from PIL.Image import Image

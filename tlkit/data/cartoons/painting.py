@@ -7,7 +7,6 @@ import numpy as np
 import PIL.Image
 import PIL.ImageChops
 import PIL.ImageDraw
-import PIL.ImageFilter
 from numpy.random import Generator
 from PIL.Image import Image
 

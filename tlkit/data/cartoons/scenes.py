@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
-import PIL.ImageChops
 import PIL.ImageDraw
 import PIL.ImageFilter
 from numpy.random import Generator
