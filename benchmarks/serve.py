@@ -78,7 +78,7 @@ def served(model: str) -> Iterator[str]:
 def _answers(url: str) -> bool:
     try:
         return requests.get(f"{url}/ping", timeout=5).ok
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
 
 

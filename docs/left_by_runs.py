@@ -231,6 +231,7 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "predict/recall": "as `test/recall`",
                 "predict/f1": "as `test/f1`",
                 "predict/loss": "as `test/loss`",
+                "predict/seen": "how many of these pictures the model was trained or validated on",
             },
             _KNOWN,
         ),

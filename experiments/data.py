@@ -3,11 +3,12 @@
 from tlkit.cli import main
 from tlkit.config import Config
 from tlkit.runs.data import run_data
+from tlkit.summary import of_classes
 from tlkit.tracking.store import ui_command
 
 
 def task(config: Config) -> None:
-    run_data(config)
+    print(of_classes(run_data(config).manifest))
     print(f"Look at it: {ui_command()}")
 
 

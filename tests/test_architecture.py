@@ -38,7 +38,7 @@ ALLOWED = {
         *PACKAGES,
     },
     "deployment": {
-        *("config", "keys", "tracking"),
+        *("config", "keys", "lineage", "tracking"),
         *("heat_maps", "outcome", "phases", "summary", "runs"),
         *PACKAGES,
     },

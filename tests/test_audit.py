@@ -28,7 +28,7 @@ from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.near import NEAR_DISTANCE, near_groups, near_hashes
 from tlkit.data.sources import Source, SourceFile, open_source
 from tlkit.errors import UserError
-from tlkit.summary import of_audit, of_data
+from tlkit.summary import of_audit, of_classes, of_data
 
 
 def photo(seed: int) -> Image.Image:
@@ -109,6 +109,18 @@ def test_names_of_classes_and_files_are_shown_as_they_are_and_move_nothing(tmp_p
     assert any("takes the name of 1 of 2 classes ('=![a](b)') for a" in w for w in report.warnings)
     assert "unreadable: dog/bad?[2J.jpg (empty file)" in of_audit(report).splitlines()
     assert r"2 classes (=\!\[a\](b), dog)" in of_data(Config(), manifest)
+
+
+def test_pictures_under_two_labels_are_named_and_kept_under_both(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", all=24)
+    for index in range(11):
+        copy(root / "cat" / f"{index}.jpg", root / "dog" / f"again{index}.jpg")
+    manifest, report = looked_at(root)
+    lines = of_audit(report).splitlines()
+    assert "two labels: cat/0.jpg = dog/again0.jpg" in lines
+    assert sum(line.startswith("two labels: ") for line in lines) == 10
+    assert "and 1 more under two labels, in data/audit.json" in lines
+    assert of_classes(manifest) == "2 classes: cat (24), dog (35)"
 
 
 def test_every_fault_is_named(tmp_path: Path) -> None:
@@ -402,7 +414,10 @@ def test_one_picture_and_imbalance_are_warned_of(tmp_path: Path) -> None:
     single = "val has one picture only of 2 of 2 classes ('cat', 'dog')"
     assert looked_at(root)[1].warnings == (single,)
     photo(600).save(root / "train" / "dog" / "one more.png")
-    imbalance = "strong imbalance: 61 pictures of 'dog' and 6 of 'cat'"
+    imbalance = (
+        "strong imbalance: 61 pictures of 'dog' and 6 of 'cat'; look at balanced accuracy, and "
+        "try class_weights=balanced"
+    )
     assert looked_at(root)[1].warnings == (single, imbalance)
 
 

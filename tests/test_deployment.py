@@ -329,6 +329,9 @@ def test_a_difference_that_no_rate_leaves_room_for_has_no_number_of_outcomes(
     assert "is more than a champion's rate of 0.5000 leaves room for" in capsys.readouterr().out
     assert entry("abtest", *arguments, "0.5") == 0
     assert " more." in capsys.readouterr().out
+    assert entry("abtest", *arguments, "1e-6") == 0
+    assert entry("abtest", *arguments, "1e-7") == 2
+    assert "from 0.000001 up to, not including, 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

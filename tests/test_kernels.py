@@ -1,5 +1,7 @@
 """Convolutions of training: the numbers of float64, up to the rounding of their format."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ CPU = torch.device("cpu")
 # bfloat16 rounds inputs and results to 8 bits. Winograd's transforms cost float32 a digit.
 NEAR = {torch.bfloat16: 0.02, torch.float32: 1e-5}
 
-SHAPES = {
+SHAPES: dict[str, tuple[Any, ...]] = {
     "pointwise": (16, 24, 1, 1, 0, 1),
     "pointwise with steps": (16, 24, 1, 2, 0, 1),
     "small map": (8, 12, 3, 1, 1, 1),
@@ -35,6 +37,15 @@ SHAPES = {
     "two filters a channel": (16, 32, 3, 1, 1, 16),
     "grouped": (16, 24, 3, 1, 1, 4),
     "grouped pointwise": (16, 24, 1, 1, 0, 4),
+    "pointwise with a border": (16, 24, 1, 1, 1, 1),
+    "pointwise, steps unlike": (16, 24, 1, (1, 2), 0, 1),
+    "dense, axes unlike": (8, 12, (2, 3), (1, 2), (1, 0), 1),
+    "dense of one row": (8, 12, (1, 7), 1, (0, 3), 1),
+    "3x3, steps unlike": (8, 12, 3, (1, 2), 1, 1),
+    "3x3, borders unlike": (8, 12, 3, 1, (0, 2), 1),
+    "depthwise, axes unlike": (16, 16, (3, 2), (2, 1), (0, 1), 16),
+    "wide depthwise, axes unlike": (16, 16, (3, 5), (1, 3), (1, 0), 16),
+    "wide depthwise of one column": (16, 16, (7, 1), 1, (3, 0), 16),
 }
 
 
@@ -69,7 +80,7 @@ def any_width(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_what_follows_may_change_an_output_in_place(
-    shape: tuple[int, ...], precision: torch.dtype
+    shape: tuple[Any, ...], precision: torch.dtype
 ) -> None:
     channels, width, kernel, stride, padding, groups = shape
     layer = nn.Conv2d(channels, width, kernel, stride, padding, groups=groups, bias=False)
@@ -78,10 +89,12 @@ def test_what_follows_may_change_an_output_in_place(
         expected = layer(x).relu()
         got = layer(x).relu_()
     assert torch.equal(got, expected)
+    assert got.is_contiguous(memory_format=torch.channels_last)
     got.float().sum().backward()
     assert layer.weight.grad is not None
 
 
+@pytest.mark.usefixtures("any_width")
 @pytest.mark.parametrize("precision", NEAR)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -95,6 +108,7 @@ def test_outputs_and_gradients_are_those_of_float64(
     assert_those_of_float64(layer, x, precision)
 
 
+@pytest.mark.usefixtures("any_width")
 @pytest.mark.parametrize("precision", NEAR)
 @pytest.mark.parametrize("shape", ["small map", "3x3 without a border", "depthwise", "pointwise"])
 @pytest.mark.parametrize("layout", ["channels first", "half of the channels"])
@@ -153,6 +167,19 @@ def test_a_large_map_and_a_dilated_kernel_are_left_to_torch() -> None:
 
 
 @pytest.mark.usefixtures("any_width")
+def test_what_float32_has_no_kernel_for_is_left_to_torch() -> None:
+    for layer in (
+        nn.Conv2d(8, 8, 3, dilation=2),
+        nn.Conv2d(8, 8, 3, padding="same"),
+        nn.Conv2d(8, 8, 3, padding=1).double(),
+    ):
+        x = torch.randn(2, 8, 9, 9).to(layer.weight.dtype, memory_format=torch.channels_last)
+        expected = layer(x)
+        with autocast(CPU, torch.float32):
+            assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.usefixtures("any_width")
 def test_the_layout_of_the_plain_engine_is_left_to_torch() -> None:
     torch.manual_seed(0)
     layer, x = nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 8, 8)
@@ -163,7 +190,9 @@ def test_the_layout_of_the_plain_engine_is_left_to_torch() -> None:
     assert not torch.equal(by_tiles, expected)
 
 
-@pytest.mark.parametrize(("kernel", "steps"), [(5, 1), (5, 2), (7, 1), (4, 3)])
+@pytest.mark.parametrize(
+    ("kernel", "steps"), [(5, 1), (5, 2), (7, 1), (4, 3), ((3, 5), (2, 1)), ((6, 4), (1, 3))]
+)
 def test_a_wide_depthwise_kernel_over_a_large_map_is_computed_in_parts(
     kernel: int, steps: int
 ) -> None:
@@ -189,7 +218,8 @@ def test_a_clamp_has_the_bits_of_torchs_own(in_place: bool, precision: torch.dty
         with autocast(CPU, precision, fast_kernels=fast):
             y = layer(before)
         assert (y.data_ptr() == before.data_ptr()) == in_place
-        [gradient] = torch.autograd.grad(y, [x], torch.ones_like(y))
+        # In place it is what was given that changed, for whoever still uses that.
+        [gradient] = torch.autograd.grad(before if in_place else y, [x], torch.ones_like(y))
         return y.detach(), gradient
 
     for got, expected in zip(both(True), both(False), strict=True):
@@ -207,6 +237,21 @@ def test_the_gradient_of_a_pool_has_the_format_of_its_input(memory: torch.memory
     assert formats == [True]
     assert x.grad is not None
     assert torch.allclose(x.grad, torch.full_like(x, 2 / 15))
+
+
+@pytest.mark.parametrize(
+    ("size", "output"), [((2, 8, 6, 4), 2), ((2, 8, 6, 4), (1, 2)), ((8, 6, 4), 1)]
+)
+def test_other_pools_are_left_to_torch(
+    size: tuple[int, ...], output: int | tuple[int, int]
+) -> None:
+    x = torch.randn(size).requires_grad_()
+    expected = F.adaptive_avg_pool2d(x, output)
+    with autocast(CPU, torch.float32):
+        got = F.adaptive_avg_pool2d(x, output)
+    assert torch.equal(got, expected)
+    gradients = [torch.autograd.grad(y.square().sum(), [x])[0] for y in (got, expected)]
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
@@ -251,7 +296,9 @@ def test_no_picture_and_one_without_a_batch_are_left_to_torch(size: tuple[int, .
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = layer(x)
     with autocast(CPU, torch.bfloat16):
-        assert torch.equal(layer(x), expected)
+        y = layer(x)
+    assert torch.equal(y, expected)
+    y.float().sum().backward()
 
 
 @pytest.mark.usefixtures("any_width")
@@ -278,10 +325,20 @@ def test_one_number_in_brackets_stands_for_both_axes(precision: torch.dtype) -> 
 
 
 @pytest.mark.usefixtures("any_width")
-@pytest.mark.parametrize("precision", NEAR)
-def test_a_gradient_of_a_gradient_is_refused(precision: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("precision", "steps", "groups"),
+    [
+        (torch.float32, 1, 1),
+        (torch.float32, 2, 1),
+        (torch.bfloat16, 2, 1),
+        (torch.bfloat16, 1, 8),
+    ],
+)
+def test_a_gradient_of_a_gradient_is_refused(
+    precision: torch.dtype, steps: int, groups: int
+) -> None:
     x = torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last).requires_grad_()
-    layer = nn.Conv2d(8, 8, 3, padding=1, groups=1 if precision == torch.float32 else 8)
+    layer = nn.Conv2d(8, 8, 3, steps, padding=1, groups=groups)
     with autocast(CPU, precision):
         y = layer(x)
     [gradient] = torch.autograd.grad(y.float().square().sum(), [x], create_graph=True)

@@ -19,6 +19,7 @@ from conftest import Entry, MakeFolder, Trained
 from mlflow.exceptions import MlflowException
 
 from tlkit.data.given import find_pictures
+from tlkit.data.manifest import read as read_manifest
 from tlkit.deployment.models import load_models
 from tlkit.deployment.tally import Tally
 from tlkit.errors import UserError
@@ -55,6 +56,7 @@ def test_a_folder_gives_the_probabilities_of_the_evaluation(
     expected = trained.runs["head"].data.metrics
     for name in ("accuracy", "precision", "recall", "f1", "loss"):
         assert run.data.metrics[f"predict/{name}"] == pytest.approx(expected[f"test/{name}"])
+    assert run.data.metrics["predict/seen"] == 0
     assert len(list(artifact(experiment, "gradcam").glob("*.png"))) == 12
     assert artifact(experiment, "gradcam.png").exists()
     assert artifact(experiment, "confusion_matrix.png").exists()
@@ -385,6 +387,19 @@ def test_mistakes_are_told_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_pictures_that_the_model_was_trained_on_are_counted(
+    entry: Entry, experiment: str, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = f"runs:/{trained.runs['head'].info.run_id}/data/manifest.csv"
+    manifest = read_manifest(Path(mlflow.artifacts.download_artifacts(written)), Path())
+    learned = len(manifest.of("train")) + len(manifest.of("val"))
+    models = f"{trained.model()},{trained.model('baseline')}"
+    assert entry("predict", "--model", models, "--images", str(trained.pictures)) == 0
+    assert f"was trained or validated on {learned} of them" in capsys.readouterr().out
+    [run] = mlflow.search_runs([experiment], output_format="list")
+    assert run.data.metrics["predict/seen"] == learned
 
 
 def test_a_run_over_others_has_no_model_and_names_theirs(

@@ -234,7 +234,10 @@ def test_for_a_run_to_come_alone_no_picture_is_read(
     readings.clear()
     # The first two views are there, or made from what is there.
     for depth, also in ((1, 2), (0, 1)):
-        stored_inputs(store, prefix_of(model_of(), depth, also), pictures, 2, epochs_to_come=4)
+        prefix = prefix_of(model_of(), depth, also)
+        inputs, report = stored_inputs(store, prefix, pictures, 2, epochs_to_come=4)
+        assert report.decision == "store"
+        assert not [part for part in (*inputs.views, inputs.val) if part.rows.missing]
     assert not readings
 
 
@@ -257,6 +260,42 @@ def test_a_run_to_come_takes_no_room_from_this_one(
     assert torch.equal(training(inputs), training(expected))
     # Once there is no room for them, their outputs are not computed.
     assert [2] not in [depths for _, depths in passes]
+
+
+def test_other_cuts_take_no_room_from_what_is_filled_in_later(
+    pictures: Pictures, store: Store, tmp_path: Path
+) -> None:
+    prefix = prefix_of(model_of(), 0, 2)
+    stored_inputs(store, prefix, pictures, 1)
+    renditions = (Rendition(pictures, "train", 0), Rendition(pictures, "val", None))
+    paths = [store.entry(prefix.key(0, one.key())).path for one in renditions]
+    own = sum(entry.size for entry in store.entries() if entry.path in paths)
+    small = Store(tmp_path / "small", own + 1024)  # and the other cut's key, but none of its rows
+    inputs, report = stored_inputs(small, prefix, pictures, 1)
+    assert report.decision == "store"
+    assert not inputs.val.rows.missing
+
+
+def test_a_run_to_come_at_the_same_cut_has_nothing_stored_for_it(
+    pictures: Pictures, store: Store, readings: list[list[int | None]]
+) -> None:
+    pictures = replace(pictures, count=5)
+    stored_inputs(store, prefix_of(model_of(), 2), pictures, 2, epochs_to_come=4)
+    assert readings == [[0, 1], [None]]
+
+
+def test_what_is_stored_at_one_cut_is_not_stored_again_beside_another(
+    pictures: Pictures, store: Store
+) -> None:
+    prefix, rendition = prefix_of(model_of(), 1, 3), Rendition(pictures, "train", 0)
+    [(images, _)] = rendition.load([[3, 5]])
+    [outputs] = prefix.outputs(images, prefix.whole, [3])
+    with store.entry(prefix.key(3, rendition.key())).filling() as filling:
+        filling.append([rendition.names[index] for index in (3, 5)], prefix.rows(outputs))
+    stored_inputs(store, prefix, pictures, 1)
+    assert sorted(info.rows for info in store.entries()) == [8, 8, 40, 40]
+    for depth in (1, 3):
+        assert not store.entry(prefix.key(depth, rendition.key())).read(rendition.names).missing
 
 
 def test_where_room_ends_with_a_batch_it_is_said(
@@ -439,7 +478,7 @@ def test_a_budget_for_some_gives_the_same_batches(
     small = Store(tmp_path / "small", 20 * row)
     some, report = stored_inputs(small, prefix_of(model_of(), 2), pictures, 1)
     assert report.decision.startswith("recompute: no room")
-    assert "raise store_gigabytes" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("raise store_gigabytes") == 1  # for both splits
     stored = sum(int((part.rows.slots >= 0).sum()) for part in (*some.views, some.val))
     assert 10 < stored < 20
     assert torch.equal(training(whole), training(some))
@@ -473,6 +512,17 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
     assert "the disk is full; free some" in capsys.readouterr().err
     assert report.decision.startswith("recompute")
     assert torch.equal(training(inputs), training(full))
+
+
+def test_a_broken_disk_is_not_taken_for_a_full_one(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Filling, names: object, rows: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Filling, "append", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
 
 
 def test_a_damaged_row_is_computed_again(pictures: Pictures, store: Store) -> None:
@@ -509,6 +559,10 @@ def test_only_the_rows_that_are_wanted_are_copied_to_a_device(
     copied = some.to(CPU)
     assert len(copied.mapped) == 5
     assert torch.equal(copied.gather(range(5)), some.gather(range(5)))
+    some.slots[1] = -1  # is not stored
+    copied = some.to(CPU)
+    assert (len(copied.mapped), copied.missing) == (4, [1])
+    assert torch.equal(copied.gather([0, 2, 3, 4]), some.gather([0, 2, 3, 4]))
 
 
 def test_outputs_that_are_gone_when_all_is_filled_are_told_of(
@@ -626,8 +680,9 @@ def test_a_slow_disk_makes_it_compute_again_with_the_same_batches(
     assert torch.equal(training(inputs, count=180), training(expected, count=180))
 
 
+@pytest.mark.parametrize("views", [1, 2])
 def test_what_it_takes_to_write_is_not_counted_as_computing(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    views: int, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_pictures(tmp_path / "pictures", counts=(90, 4, 2), size=36)
     append = Filling.append
@@ -639,8 +694,25 @@ def test_what_it_takes_to_write_is_not_counted_as_computing(
     monkeypatch.setattr(Filling, "append", slow)
     monkeypatch.setattr(fill, "_MEASURED", 3)
     pictures = pictures_of(root, tmp_path, model_of())
-    _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, views)
     assert report.rates["write"] >= 0.5 / 32 > report.rates["compute"]
+
+
+def test_the_first_pass_which_waits_for_the_loader_is_not_timed(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_pictures(tmp_path / "pictures", counts=(90, 4, 2), size=36)
+    pictures = pictures_of(root, tmp_path, model_of())
+    calls, outputs = itertools.count(), Prefix.outputs
+
+    def waiting(self: Prefix, inputs: Tensor, start: int, depths: list[int]) -> object:
+        time.sleep(0 if next(calls) else 2)
+        return outputs(self, inputs, start, depths)
+
+    monkeypatch.setattr(Prefix, "outputs", waiting)
+    monkeypatch.setattr(fill, "_MEASURED", 3)
+    _, report = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert report.rates["compute"] < 2 / 32 / 4  # which it alone would add to the mean
 
 
 def test_reading_is_timed_without_what_disturbs_it_now_and_then(
@@ -784,6 +856,31 @@ def test_the_compiler_follows_from_device_and_precision() -> None:
     assert compiler_for(CPU, torch.float32) == ONNX_RUNTIME
     assert compiler_for(CPU, torch.bfloat16) == OPENVINO
     assert compiler_for(torch.device("cuda"), torch.float32) == INDUCTOR
+
+
+@pytest.mark.parametrize("compiler", [ONNX_RUNTIME], indirect=True)
+@pytest.mark.parametrize(("compiling", "during"), [("off", 2), ("on", 1)])
+def test_torch_has_its_threads_back_once_all_is_filled(
+    compiling: str,
+    during: int,
+    compiler: str,
+    pictures: Pictures,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, append, before = set(), Filling.append, torch.get_num_threads()
+
+    def counted(filling: Filling, names: Sequence[str], rows: Tensor) -> None:
+        seen.add(torch.get_num_threads())
+        append(filling, names, rows)
+
+    monkeypatch.setattr(Filling, "append", counted)
+    torch.set_num_threads(2)
+    try:
+        stored_inputs(store, prefix_of(model_of(), 2), pictures, 1, compiling)
+        assert (seen, torch.get_num_threads()) == ({during}, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("sharing", "most"), [(1, 499), (2, 249)])
@@ -975,6 +1072,7 @@ def test_a_view_that_is_partly_stored_is_completed_beside_one_that_is_not(
         filling.append([rendition.names[index] for index in (3, 5)], prefix.rows(outputs))
     inputs, report = stored_inputs(store, prefix, replace(pictures, count=3), 3)
     assert report.hits == 40 + 8 + 2
+    assert report.decision == "store"
     for epoch in range(3):
         assert torch.equal(training(inputs, epoch), training(whole, epoch))
 
@@ -1022,6 +1120,9 @@ def test_a_compiled_cut_is_derived_from_one_that_is_stored(
     assert "uncompiled" not in capsys.readouterr().err
     if not also:
         assert {start for start, _ in passes} == {2}
+    for depth in also:
+        _, report = stored_inputs(store, prefix_of(model_of(), depth), pictures, 1, "on")
+        assert report.hits == report.wanted
     direct, _ = stored_inputs(
         Store(tmp_path / "other", 10**9), prefix_of(model_of(), 1), pictures, 1, "on"
     )

@@ -27,9 +27,10 @@ from tlkit.phases import identity
 from tlkit.phases.identity import training_key
 from tlkit.phases.machine import machine_for
 from tlkit.phases.prepare import prepare_phase
+from tlkit.phases.train import train_phase
 from tlkit.runs.prepare import prepare_data
 from tlkit.training import loop, progress
-from tlkit.training.optimizer import Schedule, adamw
+from tlkit.training.optimizer import Schedule, adamw, learning_rates
 
 WENT_ON = "tlkit.went_on_from"
 
@@ -324,6 +325,17 @@ def after(epochs: int) -> loop.Result:
     return result
 
 
+def test_a_plateau_goes_on_counting_where_it_was(tmp_path: Path) -> None:
+    kept, training = progress.Progress(tmp_path / "one.safetensors", "a run"), small_training()
+    for _ in range(3):  # the best one and two without progress
+        training.schedule.after_epoch(1.0)
+    kept.save(after(3), training, tmp_path / "best")
+    again = small_training()
+    assert progress.Progress(kept.file, "another").restore(again)
+    again.schedule.after_epoch(1.0)
+    assert learning_rates(again.optimizer) == {"lr/backbone": 0.05}
+
+
 def test_it_is_written_seldom_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +351,35 @@ def test_it_is_written_seldom_and_at_the_end(
         written.append(len(found.result.history))
         assert found.best.keys() == training.state().keys()
     assert written == [1, 1, 3, 3, 4]
+
+
+def train_head(folder: Path, kept: progress.Progress, compiling: str) -> None:
+    own = {"data": str(folder), "backbone": "test_resnet", "weights": "none", "precision": "fp32"}
+    config = Config.load(SMOKE, {**own, "head_epochs": 3, "compile": compiling})
+    phase = prepare_phase("head", config, prepare_data(config).manifest, machine_for(config))
+    checkpoints = kept.file.parent / f"checkpoints-{compiling}"
+    checkpoints.mkdir()
+    train_phase(phase, log=lambda *_: None, checkpoints=checkpoints, progress=kept)
+
+
+def test_the_end_of_a_training_is_kept_however_seldom_it_is_written(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SHARE", 1e-9)
+    kept = progress.Progress(tmp_path / "one.safetensors", "a run")
+    train_head(make_folder(), kept, "off")
+    with safe_open(kept.file, "pt") as opened:
+        facts = json.loads(opened.metadata()["facts"])
+    assert len(facts["result"]["history"]) == 3
+
+
+def test_a_training_does_not_go_on_with_outputs_that_are_compiled_since(
+    make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = make_folder(), tmp_path / "one.safetensors"
+    for compiling in ("off", "on"):
+        train_head(folder, progress.Progress(file, compiling), compiling)
+    assert "from inputs that were computed in another way" in capsys.readouterr().err
 
 
 def test_what_nobody_goes_on_with_is_forgotten() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SMOKE, make_pictures
 from safetensors.torch import load_file
 
@@ -55,12 +56,16 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 
 def _train(
-    folders: pytest.TempPathFactory, pictures: Path, phase: str, settings: Mapping[str, Any]
+    folders: pytest.TempPathFactory,
+    pictures: Path,
+    phase: str,
+    settings: Mapping[str, Any],
+    log: Callable[..., object] = lambda *_: None,
 ) -> dict[str, torch.Tensor]:
     config = Config.load(SMOKE, {**USUAL, **settings, "data": str(pictures)})
     made = prepare_phase(phase, config, prepare_data(config).manifest, machine_for(config))
     checkpoints = folders.mktemp("checkpoints")
-    train_phase(made, log=lambda *_: None, checkpoints=checkpoints)
+    train_phase(made, log=log, checkpoints=checkpoints)
     return load_file(checkpoints / "last.safetensors")
 
 
@@ -79,9 +84,40 @@ def test_each_setting_changes_what_is_trained(phase: str, set_too: str, train: T
     assert [key for key, value in changes if same(usual, train(phase, {**base, key: value}))] == []
 
 
-def test_a_cosine_is_not_stopped_early(train: Train) -> None:
-    diverging = {"head_lr": 5, "head_epochs": 6, "schedule": "cosine"}
-    assert same(train("head", {**diverging, "early_stopping": 1}), train("head", diverging))
+@pytest.mark.parametrize(
+    ("phase", "diverging"),
+    [
+        ("head", {"head_lr": 5, "head_epochs": 6, "schedule": "cosine"}),
+        # The default of the head and of finetune is another.
+        ("baseline", {"baseline_lr": 0.5, "baseline_epochs": 6, "baseline_schedule": "cosine"}),
+    ],
+)
+def test_a_cosine_is_not_stopped_early(phase: str, diverging: dict[str, Any], train: Train) -> None:
+    assert same(train(phase, {**diverging, "early_stopping": 1}), train(phase, diverging))
+
+
+def test_a_cosine_counts_the_last_step_of_too_few_batches_too(train: Train) -> None:
+    cosine = {"schedule": "cosine", "warmup_epochs": 0, "head_lr": 0.01}
+    rates: list[float] = []
+    train(
+        "head",
+        {**cosine, "batch_size": 7, "accumulate": 2},  # of 17 pictures: two batches and one
+        log=lambda metrics, epoch: rates.append(metrics["lr/head"]),
+    )
+    assert rates == pytest.approx([0.01, 0.005])
+
+
+def test_a_network_is_left_with_the_weights_of_its_best_epoch(tmp_path: Path) -> None:
+    swinging = {"head_lr": 0.5, "head_epochs": 5, "augment": "none"}
+    data = str(make_pictures(tmp_path / "some"))
+    config = Config.load(SMOKE, {**USUAL, **swinging, "data": data})
+    phase = prepare_phase("head", config, prepare_data(config).manifest, machine_for(config))
+    trained = train_phase(phase, log=lambda *_: None, checkpoints=tmp_path)
+    assert trained.result.best_epoch < len(trained.result.history) - 1
+    logits, _ = trained.validation()
+    labels = torch.tensor([picture.label for picture in phase.manifest.of("val")])
+    loss = float(F.cross_entropy(torch.from_numpy(logits), labels))
+    assert loss == pytest.approx(trained.result.best["val/loss"])
 
 
 def test_no_setting_is_forgotten() -> None:

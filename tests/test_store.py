@@ -13,6 +13,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from tlkit.errors import UserError
 from tlkit.features import store as store_module
-from tlkit.features.store import Entry, Store, Unwritable
+from tlkit.features.store import Entry, Rows, Store, Unwritable
 from tlkit.summary import of_store
 
 KEY = {"backbone": "test_resnet", "cut": 3, "view": 0}
@@ -326,6 +327,16 @@ def test_the_entry_used_longest_ago_makes_room(folder: Path) -> None:
     assert views(store) == [4, 1, 3]
 
 
+def test_room_that_is_just_enough_costs_no_entry(folder: Path) -> None:
+    _three(folder)
+    fill(Store(folder, BIG).entry({**KEY, "view": 4}), 0)
+    taken = sum(info.size for info in Store(folder, BIG).entries())
+    store = Store(folder, taken + 10 * (256 + RECORD))
+    with store.entry({**KEY, "view": 4}).filling() as filling:
+        assert filling.reserve(10, (64,), torch.float32) == 10
+    assert sorted(views(store)) == [1, 2, 3, 4]
+
+
 def test_what_is_to_stay_free_is_free_though_entries_go_for_it(folder: Path) -> None:
     size = _three(folder)
     store = Store(folder, 3 * size)
@@ -352,6 +363,13 @@ def test_of_two_that_reserve_one_waits(folder: Path, monkeypatch: pytest.MonkeyP
     assert waited == [10 * (256 + RECORD)]
 
 
+def test_a_store_over_its_budget_has_no_room_and_keeps_its_rows(folder: Path) -> None:
+    fill(Store(folder, BIG).entry(KEY), *range(50))
+    with Store(folder, 10 * (256 + RECORD)).entry(KEY).filling() as filling:  # lowered since
+        assert filling.reserve(10, (64,), torch.float32) == 0
+    assert stored(folder, 51) == ([50], [*range(50)])
+
+
 def test_a_budget_for_no_row_makes_no_room(folder: Path) -> None:
     _three(folder)
     with Store(folder, 0).entry({**KEY, "view": 4}).filling() as filling:
@@ -359,14 +377,29 @@ def test_a_budget_for_no_row_makes_no_room(folder: Path) -> None:
     assert sorted(views(Store(folder, BIG))) == [1, 2, 3]
 
 
-def test_too_many_open_files_are_told_and_are_no_miss(
+def test_a_file_that_is_cut_off_while_it_is_read_is_a_miss(
     folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, mapped = Store(folder, BIG).entry(KEY), store_module._mapped
+    fill(entry, 0, 1)
+
+    def late(*given: Any) -> Rows:
+        cut(entry.path / "rows.bin", 300)
+        return mapped(*given)
+
+    monkeypatch.setattr(store_module, "_mapped", late)
+    assert entry.read(names(0, 1)).missing == [0, 1]
+
+
+@pytest.mark.parametrize("fault", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_are_told_and_are_no_miss(
+    fault: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = Store(folder, BIG).entry(KEY)
     fill(entry, 0, 1)
 
     def refuse(*_: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(fault, "Too many open files")
 
     monkeypatch.setattr("tlkit.features.store._mapped", refuse)
     with pytest.raises(UserError, match="ulimit"):
@@ -436,9 +469,14 @@ def test_a_row_that_the_disk_does_not_give_back_is_missing(
     assert Store(folder, BIG).entry(KEY).read(names(0, 1)).missing == [0]
 
 
-def test_a_disk_without_locks_is_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "fault", [errno.EOPNOTSUPP, errno.ENOLCK, errno.EACCES, errno.EPERM], ids=os.strerror
+)
+def test_a_disk_without_locks_or_rights_is_not_written(
+    fault: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(self: FileLock, *arguments: object, **options: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        raise OSError(fault, os.strerror(fault))
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(Unwritable), Store(folder, BIG).entry(KEY).filling():
@@ -466,6 +504,14 @@ def test_claimed_space_is_counted_and_given_back(folder: Path) -> None:
         assert stored(folder, 3) == ([2], [0, 1])
     assert (store.entry(KEY).path / "rows.bin").stat().st_size == 2 * 256
     assert stored(folder, 3) == ([2], [0, 1])
+
+
+def test_what_is_reserved_comes_on_top_of_what_is_stored(folder: Path) -> None:
+    store = Store(folder, BIG)
+    fill(store.entry(KEY), *range(100))
+    with store.entry(KEY).filling() as filling:
+        assert filling.reserve(100, (64,), torch.float32) == 100
+        assert store.entries()[0].size >= 200 * 256
 
 
 @claims
@@ -505,14 +551,14 @@ def test_a_broken_disk_is_not_taken_for_a_full_one(
         filling.reserve(9, (64,), torch.float32)
 
 
-@pytest.fixture(params=["the system", "the disk"])
+@pytest.fixture(params=["the system", errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
 def no_claims(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot keep room: macOS and Windows have no call for it, some disks refuse."""
 
     def unsupported(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "not supported")
+        raise OSError(request.param, "not supported")
 
-    if request.param == "the disk":
+    if request.param != "the system":
         monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
     else:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
@@ -582,10 +628,11 @@ def test_a_read_only_store_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert stored(folder, 2) == ([], [0, 1])
 
 
-def test_a_file_in_the_place_of_the_store_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("below", "said"), [("", "File exists"), ("below", "Not a directory")])
+def test_a_file_in_the_place_of_the_store_is_told(below: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "features"
     file.touch()
-    with pytest.raises(Unwritable, match="File exists"), Store(file, BIG).entry(KEY).filling():
+    with pytest.raises(Unwritable, match=said), Store(file / below, BIG).entry(KEY).filling():
         pytest.fail("filled what is no folder")
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -332,6 +333,9 @@ def test_a_folder_with_a_space_is_one_of_mlflows(
     monkeypatch.setattr(mlflow, "last_active_run", lambda: last)
     page = "/#/experiments/7/runs?workflowType=machine_learning"
     assert store.ui_command() == f"mlflow ui   and open http://127.0.0.1:5000{page}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder.parent}/an other.db")
+    words = shlex.split(store.ui_command())
+    assert words[words.index("--backend-store-uri") + 1].endswith("/an other.db")
 
 
 def test_a_server_that_is_waited_for_is_told_once(
@@ -367,7 +371,7 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         told.append(str(error.value))
     assert all("me:***@127.0.0.1" in one and "secret" not in one for one in told), told
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db/mlflow")
-    assert "--backend-store-uri postgresql://me:***@db/mlflow " in store.ui_command()
+    assert "--backend-store-uri 'postgresql://me:***@db/mlflow' " in store.ui_command()
 
 
 @pytest.mark.parametrize(("given", "shown"), [(None, "data"), ("my run", "my run")])

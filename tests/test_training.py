@@ -81,7 +81,7 @@ def train(
         accumulate=accumulate,
         early_stopping=early_stopping,
         device=CPU,
-        dtype=torch.float32,
+        dtype=others.pop("dtype", torch.float32),
         fast_kernels=True,
         log=others.pop("log", lambda metrics, epoch: None),
         keep=keep,
@@ -226,6 +226,7 @@ def test_an_epoch_is_logged_with_its_number_its_loss_and_the_rates_that_it_began
     net, logged, modes = model(), [], []
     with torch.no_grad():
         expected = F.cross_entropy(net(inputs), labels, weight=weights)
+        right = (net(inputs).argmax(1) == labels).double().mean()
     train(
         net,
         epochs=3,
@@ -238,8 +239,17 @@ def test_an_epoch_is_logged_with_its_number_its_loss_and_the_rates_that_it_began
     assert modes == [0, 1, 2]  # for validation puts the model in eval mode
     assert [epoch for epoch, _ in logged] == [0, 1, 2]
     assert logged[0][1]["train/loss"] == pytest.approx(float(expected))
+    assert logged[0][1]["train/accuracy"] == pytest.approx(float(right))
     rates = [metrics["lr/backbone"] for _, metrics in logged]
     assert rates == pytest.approx([0.5e-2, 1e-2, 0.5e-2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_compute_in_the_precision_that_is_asked_for(dtype: torch.dtype) -> None:
+    net, seen = model(), []
+    net[3].register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
+    train(net, epochs=1, batch_size=40, dtype=dtype)
+    assert seen[0] == dtype
 
 
 def test_a_training_that_begins_in_the_midst_counts_on() -> None:
@@ -320,6 +330,11 @@ def test_the_cosine_warms_up_for_half_of_all_steps_at_most() -> None:
     rates = cosine_rates(epochs=1, warmup_epochs=3)
     assert max(rates) == rates[5] == 1.0
     assert rates[9] < 0.1
+
+
+def test_the_cosine_warms_up_for_a_part_of_an_epoch() -> None:
+    rates = cosine_rates(epochs=5, warmup_epochs=0.5)
+    assert max(rates) == rates[5] == 1.0
 
 
 def test_an_epoch_sees_each_picture_once_in_an_order_of_its_own() -> None:

@@ -130,8 +130,8 @@ class Config(Settings):
     baseline_schedule: str = choice("cosine", "schedule of the baseline", "plateau", "cosine")
     schedule: str = choice(
         "plateau",
-        "of head and finetune: plateau: rates halved after 3 epochs without a better val/loss; "
-        "cosine: a warm-up and half a cosine down to 0, all epochs",
+        "of head and finetune: plateau: rates halved after 3 epochs without a val/loss lower by a "
+        "ten-thousandth; cosine: a warm-up and half a cosine down to 0, all epochs",
         "plateau",
         "cosine",
     )

@@ -9,6 +9,10 @@ from typing import Any
 from tlkit.phases.machine import Machine
 from tlkit.tracking.run import SERVING_PACKAGES
 
+# Of training; besides what a served model imports, what computes the frozen part, searches and
+# statistics.
+_PACKAGES = (*SERVING_PACKAGES, "onnxruntime", "openvino", "optuna", "scikit-learn", "scipy")
+
 
 def environment(machine: Machine) -> dict[str, Any]:
     """JSON-able facts, for whoever wants to compute the same again."""
@@ -18,7 +22,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         "device": str(machine.device),
         "dtype": str(machine.dtype),
         "threads": machine.threads,
-        "packages": {name: version(name) for name in SERVING_PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "git": _git_state(Path(__file__).parent),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tlkit.data.manifest import Manifest, read
 from tlkit.errors import UserError
 from tlkit.tracking.lookup import artifact_names, downloaded, find_run
+from tlkit.tracking.registry import run_of_model
 from tlkit.tracking.tags import INIT_TAG, PHASE_TAG
 
 
@@ -51,6 +52,20 @@ def refuse_seen(init_from: str, manifest: Manifest) -> None:
                 "in training or validation; use its data, data_seed and fractions, or "
                 "init_from=auto"
             )
+
+
+def learned_from(model: str) -> frozenset[str]:
+    """The sha256 of the pictures that the run of a model trained or was validated on; none where
+    that is not known, as of a folder.
+
+    Args:
+        model: an address, as `tracking.lookup.local_model` takes it.
+    """
+    try:
+        manifest = _manifest(run_of_model(model), Path())
+    except UserError:
+        return frozenset()
+    return frozenset(picture.sha256 for split in ("train", "val") for picture in manifest.of(split))
 
 
 def _manifests(init_from: str, root: Path) -> Iterator[Manifest]:

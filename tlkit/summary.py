@@ -1,6 +1,7 @@
 """Results in words: the description of a run, and the table that a suite ends with."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,13 +140,31 @@ def of_repeats(results: Sequence[PhaseResult]) -> tuple[str, dict[str, float]]:
 
 
 def of_audit(report: AuditReport) -> str:
-    """What the audit found, for a terminal: counts, warnings, and the first unreadable files."""
+    """What the audit found, for a terminal: counts, warnings, and the first files that cannot be
+    read or have two labels."""
     lines = [report.summary]
     lines += [f"warning: {warning}" for warning in report.warnings]
-    lines += [f"unreadable: {item.path} ({item.reason})" for item in report.quarantined[:10]]
-    if len(report.quarantined) > 10:
-        lines.append(f"and {len(report.quarantined) - 10} more unreadable, in data/audit.json")
+    lines += _first(
+        [f"unreadable: {item.path} ({item.reason})" for item in report.quarantined], "unreadable"
+    )
+    lines += _first(
+        [f"two labels: {' = '.join(group)}" for group in report.conflicting_labels],
+        "under two labels",
+    )
     return "\n".join(map(printable_line, lines))
+
+
+def _first(lines: Sequence[str], what: str) -> list[str]:
+    more = [f"and {len(lines) - 10} more {what}, in data/audit.json"] if len(lines) > 10 else []
+    return [*lines[:10], *more]
+
+
+def of_classes(manifest: Manifest) -> str:
+    """The first classes with their numbers of pictures, for a terminal."""
+    counts = Counter(picture.label for picture in manifest.pictures)
+    shown = [f"{name} ({counts[label]:,})" for label, name in enumerate(manifest.classes[:8])]
+    more = ", …" if len(manifest.classes) > 8 else ""
+    return printable_line(f"{len(manifest.classes)} classes: {', '.join(shown)}{more}")
 
 
 def of_store(store: Store) -> str:

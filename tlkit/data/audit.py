@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from itertools import combinations
 from multiprocessing.pool import ThreadPool
@@ -177,7 +178,7 @@ def _report(
     findings = {
         "files that cannot be read, left out": len(unreadable),
         "pictures that are in two splits, left out of one": len(dropped),
-        "pictures that are there under two labels": len(conflicting),
+        "pictures that are there under two labels, kept under both": len(conflicting),
         "pictures that are there more than once in a split": len(copies),
         "files whose content is not what their extension says": len(mismatched),
         "pairs of pictures in different splits that look alike": pair_count,
@@ -343,16 +344,20 @@ def _refuse_few(
 def _way_out(
     split: str, few: Collection[str], classes: Iterable[str], drawn: Collection[str]
 ) -> str:
-    forms: defaultdict[str, list[str]] = defaultdict(list)
-    for label in classes:
-        forms[normalize("NFC", label)].append(label)
-    for twins in forms.values():
-        if len(twins) > 1 and not set(few).isdisjoint(twins):
-            return (
-                f"{twins[0]!a} and {twins[1]!a} look alike and are written in two ways (Unicode "
-                "NFD, as macOS has it, and NFC), which are two classes; rename the folders of one "
-                "of them"
-            )
+    ways: dict[str, Callable[[str], str]] = {
+        "Unicode NFD, as macOS has it, and NFC": partial(normalize, "NFC"),
+        "small letters and capitals": str.casefold,
+    }
+    for how, form in ways.items():
+        forms: defaultdict[str, list[str]] = defaultdict(list)
+        for label in classes:
+            forms[form(label)].append(label)
+        for twins in forms.values():
+            if len(twins) > 1 and not set(few).isdisjoint(twins):
+                return (
+                    f"{twins[0]!a} and {twins[1]!a} look alike and are written in two ways "
+                    f"({how}), which are two classes; rename the folders of one of them"
+                )
     if split in drawn or (split == "train" and drawn):
         places = ("train", *drawn)
         return f"add more: a class needs {len(places)} different ones, for {', '.join(places)}"
@@ -372,7 +377,10 @@ def _class_warnings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
         yield f"a spreadsheet takes the name of {_some(formulas, total)} for a formula"
     (most, largest), (least, smallest) = total.most_common()[0], total.most_common()[-1]
     if largest > MAX_IMBALANCE * smallest:
-        yield f"strong imbalance: {largest} pictures of {most!r} and {smallest} of {least!r}"
+        yield (
+            f"strong imbalance: {largest} pictures of {most!r} and {smallest} of {least!r}; look "
+            "at balanced accuracy, and try class_weights=balanced"
+        )
 
 
 def _extension_fault(one: _Seen) -> str | None:

@@ -29,7 +29,7 @@ def load_models(addresses: str) -> Ensemble:
         UserError: no such model, one that is not ours, or models of different classes.
     """
     members: list[Classifier] = []
-    for address in (word.strip() for word in addresses.split(",")):
+    for address in separate(addresses):
         with opened_model(address) as folder:
             members += Ensemble.load(folder).members
         if members[-1].classes != members[0].classes:
@@ -38,6 +38,11 @@ def load_models(addresses: str) -> Ensemble:
                 f"{', '.join(members[0].classes)}; models of the same classes wanted"
             )
     return Ensemble(tuple(members))
+
+
+def separate(addresses: str) -> list[str]:
+    """Addresses of models that stand with commas between them, one by one."""
+    return [word.strip() for word in addresses.split(",")]
 
 
 @contextmanager

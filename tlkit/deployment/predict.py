@@ -1,6 +1,7 @@
 """Classify pictures, write what was found, and log it as a run called `predict`."""
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from tlkit.data.given import Given, find_pictures
 from tlkit.data.images import read_picture
-from tlkit.deployment.models import load_models
+from tlkit.deployment.models import load_models, separate
 from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally, counted
 from tlkit.errors import UserError
@@ -24,6 +25,7 @@ from tlkit.evaluation.figures import confusion_matrix
 from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
 from tlkit.files import cache_folder, disk_faults_told, output_folder, short_stem, utf8
 from tlkit.heat_maps import heat_maps
+from tlkit.lineage import learned_from
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import NO_VIEWS, Ensemble
 from tlkit.serving.stream import Prediction, classify_files
@@ -55,7 +57,8 @@ def run_predict(settings: PredictSettings) -> str:
         if settings.tta > 1 and not ensemble.has_views:
             raise UserError(f"tta={settings.tta}; {NO_VIEWS}")
         with tracker.folder() as folder:
-            tally = _classify(folder, ensemble, given, settings)
+            learned = frozenset().union(*map(learned_from, separate(settings.model)))
+            tally = _classify(folder, ensemble, given, settings, learned)
             if tally.known:
                 title = "predict: pictures in folders called after a class"
                 figure = confusion_matrix(tally.confusion, ensemble.classes, title)
@@ -79,8 +82,14 @@ def run_predict(settings: PredictSettings) -> str:
     return f"{tally.text()}\npredictions.csv and predictions.json are in {where}"
 
 
-def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictSettings) -> Tally:
-    """Write a line a picture as it comes, and keep the counts."""
+def _classify(
+    folder: Path,
+    ensemble: Ensemble,
+    given: Given,
+    settings: PredictSettings,
+    learned: frozenset[str],
+) -> Tally:
+    """Write a line a picture as it comes, and keep the counts; `learned` is of `learned_from`."""
     classes = ensemble.classes
     tally = Tally(classes, settings.abstain, np.zeros((len(classes),) * 2, dtype=np.int64))
     paths = (given.root / name for name in given.names)
@@ -96,6 +105,9 @@ def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictS
             if shown != name:  # it could be written into none of the files
                 prediction = Prediction(prediction.path, None, "its name is not UTF-8")
             named = tally.add(shown, prediction, label)
+            if learned and named is not None and label is not None:
+                with prediction.path.open("rb") as file:
+                    tally.seen += hashlib.file_digest(file, "sha256").hexdigest() in learned
             write(shown, named, prediction)
             if settings.gradcam and named is not None:
                 tile = _tile(ensemble.members[0], shown, prediction, classes, label)

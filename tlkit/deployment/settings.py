@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tlkit.evaluation.sequential import SMALLEST_DIFFERENCE
 from tlkit.keys import (
     REGISTRY_NAME,
     Settings,
@@ -106,7 +107,8 @@ class AbtestSettings(Settings):
     difference: float = key(
         0.02, "smallest difference of the success rates that matters to you; used to say how many "
         "more outcomes are needed",
-        "above 0 and below 1", lambda value: 0 < value < 1,
+        f"from {SMALLEST_DIFFERENCE:f} up to, not including, 1",
+        lambda value: SMALLEST_DIFFERENCE <= value < 1,
     )  # fmt: skip
 
 

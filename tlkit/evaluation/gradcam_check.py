@@ -108,7 +108,7 @@ class GradcamCheck:
         values = self.metrics
         empty = "" if self.maps.any() else "show nothing and "
         follows = "follow" if self.follows_weights else f"{empty}do not follow"
-        points = "hurts more" if self.points_at_evidence else "does not hurt more"
+        points = "hurts more" if self.points_at_evidence else "is not shown to hurt more"
         rest = "" if self.answer_moves else "; the answer hardly changes, whichever are deleted"
         if not self.enough_pictures:
             rest += f"; fewer than {FEWEST} pictures cannot pass the second test"

@@ -121,8 +121,8 @@ def _newest(experiment_id: str) -> list[LoggedRun]:
     found = _newest_of_each(experiment_id, {DIGEST_TAG: digest})
     if len(found) < 2:
         raise UserError(
-            f"only {found[0].name} was trained on the newest data (digest {digest}); train another "
-            "phase on it, or name the runs: -P runs=RUN_ID,RUN_ID"
+            f"only {found[0].name} was trained on the newest data ({found[0].params.get('data')}, "
+            f"digest {digest}); train another phase on it, or name the runs: -P runs=RUN_ID,RUN_ID"
         )
     return [_best_of_its_search(one) for one in found]
 

@@ -211,6 +211,6 @@ def _description(
         f"{summary}\n\nTrained for good: {links}.\n\n{markdown_table(results)}\n\n"
         f"To train it again: `mlflow artifacts download --run-id {search.parent.run_id} "
         "--artifact-path best.yaml --dst-path .`, then "
-        "`mlflow run . -e finetune -P config=best.yaml`. "
+        "`mlflow run . --env-manager local -e finetune -P config=best.yaml`. "
         f"{of_data(search.config, data.manifest)}\n\n{pictures}"
     )

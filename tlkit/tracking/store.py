@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -43,7 +44,7 @@ def ui_command(experiment_id: str | None = None) -> str:
     local = f"http://127.0.0.1:5000{page}"
     if store_file() == Path("mlflow.db").absolute():
         return f"mlflow ui   and open {local}"
-    return f"mlflow ui --backend-store-uri {uri}   and open {local}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}   and open {local}"
 
 
 def _runs_page(experiment_id: str | None) -> str:

@@ -61,9 +61,9 @@ class Schedule:
         steps_per_epoch: int,
         warmup_epochs: float,
     ) -> None:
-        """`plateau` halves the rates after 3 epochs without a better loss; `cosine` warms up
-        linearly for `warmup_epochs`, at most half of all, and falls along a half cosine, whose 0 is
-        where one step more would be."""
+        """`plateau` halves the rates after 3 epochs without a loss that is lower by a
+        ten-thousandth of itself; `cosine` warms up linearly for `warmup_epochs`, at most half of
+        all, and falls along a half cosine, whose 0 is where one step more would be."""
         self._scheduler: ReduceLROnPlateau | LambdaLR
         if kind == "plateau":
             self._scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=2)

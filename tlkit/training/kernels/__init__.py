@@ -77,7 +77,9 @@ def _hardtanh(
 
 class _Clamped(torch.autograd.Function):
     """A clamp in place, as of a ReLU6, that keeps its result for the gradient where torch keeps a
-    copy of what was there before."""
+    copy of what was there before. So nothing else may be done in place on that result before the
+    gradient is taken: autograd refuses it, as after torch's own ReLU in place.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, least: float, most: float) -> Tensor:
