@@ -41,8 +41,8 @@ def decide(found: PairedComparison, confidence: float) -> Verdict:
     level, least = f"{100 * _two_sided(confidence):g} % interval", 1 - confidence
     said = (
         f"accuracy {found.difference:+.4f} against the champion "
-        f"({level} {found.low:+.4f} to {found.high:+.4f}); {found.only_candidate} pictures only "
-        f"the candidate got right, {found.only_reference} only the champion"
+        f"({level} {found.low:+.4f} to {found.high:+.4f}); right alone: the candidate on "
+        f"{found.only_candidate} of the pictures, the champion on {found.only_reference}"
     )
     if found.difference > 0 and found.p_better <= least:
         return Verdict(
