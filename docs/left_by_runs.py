@@ -504,7 +504,7 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
         *left(
             ("predict",),
             {
-                "gradcam.png": "the first pictures with the evidence, up to 24",
+                "gradcam.png": "the first pictures of each class that was named, up to 24 in all",
                 "gradcam/*.png": "an overlay for each picture",
             },
             "with `gradcam: true`",

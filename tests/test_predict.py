@@ -16,13 +16,16 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Entry, MakeFolder, Trained
+from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 
 from tlkit.data.given import find_pictures
 from tlkit.data.manifest import read as read_manifest
+from tlkit.deployment import predict
 from tlkit.deployment.models import load_models
 from tlkit.deployment.tally import Tally
 from tlkit.errors import UserError
+from tlkit.evaluation.tiles import Tile, gradcam_sheet
 from tlkit.serving.answer import Question, Served
 from tlkit.serving.classifier import DESCRIPTION_FILE
 from tlkit.serving.ensemble import Ensemble
@@ -60,6 +63,26 @@ def test_a_folder_gives_the_probabilities_of_the_evaluation(
     assert len(list(artifact(experiment, "gradcam").glob("*.png"))) == 12
     assert artifact(experiment, "gradcam.png").exists()
     assert artifact(experiment, "confusion_matrix.png").exists()
+
+
+def test_the_sheet_shows_all_classes_that_are_named(
+    entry: Entry, experiment: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    def recorded(tiles: list[Tile], title: str, **options: bool) -> Figure:
+        shown.extend(tile.predicted for tile in tiles)
+        return gradcam_sheet(tiles, title, **options)
+
+    monkeypatch.setattr(predict, "SHEET", 3)
+    monkeypatch.setattr(predict, "gradcam_sheet", recorded)
+    folder = str(trained.pictures / "test")
+    arguments = ("--model", trained.model(), "--images", folder, "--gradcam", "true")
+    assert entry("predict", *arguments) == 0
+    named = pd.read_csv(artifact(experiment, "predictions.csv"))["predicted"]
+    first = [*named[named == "cat"][:2], *named[named == "dog"][:2]]
+    assert len(shown) == min(3, len(first))
+    assert set(shown) == set(first)
 
 
 def test_what_cannot_be_read_is_listed_and_stops_nothing(

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,8 @@ def _classify(
     workers = available_cores() if settings.workers == "auto" else int(settings.workers)
     stream = classify_files(ensemble, paths, views=settings.tta, workers=workers)
     tiles: list[Tile] = []
+    # Where folders are classes, the first pictures would be of one class alone.
+    of_each, shown_of = -(-SHEET // len(classes)), Counter[str]()
     with (
         _files(folder, classes) as write,
         tqdm(stream, total=len(given.names), desc="predict", unit="picture", disable=None) as bar,
@@ -112,7 +115,9 @@ def _classify(
             if settings.gradcam and named is not None:
                 tile = _tile(ensemble.members[0], shown, prediction, classes, label)
                 _write_overlay(folder / "gradcam", tally.pictures - 1, tile)
-                tiles += [tile] if len(tiles) < SHEET else []
+                if len(tiles) < SHEET and shown_of[tile.predicted] < of_each:
+                    tiles.append(tile)
+                    shown_of[tile.predicted] += 1
     if tiles:
         sheet = gradcam_sheet(
             tiles,
