@@ -496,6 +496,12 @@ def test_one_name_in_two_unicode_forms_is_told(tmp_path: Path) -> None:
     refused(root, r"'cafe\\u0301' and 'caf\\xe9' look alike .*rename the folders of one")
 
 
+def test_classes_that_differ_in_capitals_alone_are_told(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=6, val=2, test=3)
+    (root / "val" / "dog").rename(root / "val" / "Dog")
+    refused(root, r"'(Dog|dog)' and '(Dog|dog)' look alike .*capitals.*rename the folders of one")
+
+
 def test_too_few_to_split_is_told_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
