@@ -231,7 +231,8 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "predict/recall": "as `test/recall`",
                 "predict/f1": "as `test/f1`",
                 "predict/loss": "as `test/loss`",
-                "predict/seen": "how many of these pictures the model was trained or validated on",
+                "predict/seen": "how many of these pictures the model was trained or validated on; "
+                "none where the run that left it is not known",
             },
             _KNOWN,
         ),
@@ -504,7 +505,7 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
         *left(
             ("predict",),
             {
-                "gradcam.png": "the first pictures of each class that was named, up to 24 in all",
+                "gradcam.png": "the first pictures of the classes that were named, 24 at most",
                 "gradcam/*.png": "an overlay for each picture",
             },
             "with `gradcam: true`",

@@ -493,13 +493,13 @@ def test_one_name_in_two_unicode_forms_is_told(tmp_path: Path) -> None:
     root = data_set(tmp_path / "d", train=6, val=2, test=3)
     for split, name in (("train", "cafe\u0301"), ("val", "caf\u00e9"), ("test", "caf\u00e9")):
         (root / split / "dog").rename(root / split / name)
-    refused(root, r"'cafe\\u0301' and 'caf\\xe9' look alike .*rename the folders of one")
+    refused(root, r"'cafe\\u0301' and 'caf\\xe9' differ in writing .*rename the folders of one")
 
 
 def test_classes_that_differ_in_capitals_alone_are_told(tmp_path: Path) -> None:
     root = data_set(tmp_path / "d", train=6, val=2, test=3)
     (root / "val" / "dog").rename(root / "val" / "Dog")
-    refused(root, r"'(Dog|dog)' and '(Dog|dog)' look alike .*capitals.*rename the folders of one")
+    refused(root, r"'(Dog|dog)' and '(Dog|dog)' differ in writing .*capitals.*rename the folders")
 
 
 def test_too_few_to_split_is_told_before_anything_is_read(

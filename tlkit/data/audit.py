@@ -355,8 +355,8 @@ def _way_out(
         for twins in forms.values():
             if len(twins) > 1 and not set(few).isdisjoint(twins):
                 return (
-                    f"{twins[0]!a} and {twins[1]!a} look alike and are written in two ways "
-                    f"({how}), which are two classes; rename the folders of one of them"
+                    f"{twins[0]!a} and {twins[1]!a} differ in writing alone ({how}), which makes "
+                    "them two classes; if one is meant, rename the folders of one of them"
                 )
     if split in drawn or (split == "train" and drawn):
         places = ("train", *drawn)

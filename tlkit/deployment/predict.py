@@ -96,9 +96,11 @@ def _classify(
     paths = (given.root / name for name in given.names)
     workers = available_cores() if settings.workers == "auto" else int(settings.workers)
     stream = classify_files(ensemble, paths, views=settings.tta, workers=workers)
-    tiles: list[Tile] = []
+    tally.seen = 0 if learned else None
     # Where folders are classes, the first pictures would be of one class alone.
     of_each, shown_of = -(-SHEET // len(classes)), Counter[str]()
+    tiles: list[Tile] = []
+    spare: list[Tile] = []  # fill the sheet where few classes are named
     with (
         _files(folder, classes) as write,
         tqdm(stream, total=len(given.names), desc="predict", unit="picture", disable=None) as bar,
@@ -108,7 +110,7 @@ def _classify(
             if shown != name:  # it could be written into none of the files
                 prediction = Prediction(prediction.path, None, "its name is not UTF-8")
             named = tally.add(shown, prediction, label)
-            if learned and named is not None and label is not None:
+            if tally.seen is not None and named is not None and label is not None:
                 with prediction.path.open("rb") as file:
                     tally.seen += hashlib.file_digest(file, "sha256").hexdigest() in learned
             write(shown, named, prediction)
@@ -118,6 +120,9 @@ def _classify(
                 if len(tiles) < SHEET and shown_of[tile.predicted] < of_each:
                     tiles.append(tile)
                     shown_of[tile.predicted] += 1
+                elif len(spare) < SHEET:
+                    spare.append(tile)
+    tiles = (tiles + spare)[:SHEET]
     if tiles:
         sheet = gradcam_sheet(
             tiles,

@@ -25,7 +25,7 @@ class Tally:
         answered_known: how many of those have a confidence of at least `abstain`.
         answered_right: how many of these were classified right.
         log_loss: their summed negative log-likelihood, in nats.
-        seen: how many of them a model was trained or validated on.
+        seen: how many of them a model was trained or validated on; None where that is not known.
     """
 
     classes: Sequence[str]
@@ -37,7 +37,7 @@ class Tally:
     answered_known: int = 0
     answered_right: int = 0
     log_loss: float = 0.0
-    seen: int = 0
+    seen: int | None = None
     first: list[tuple[str, str, str]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -88,7 +88,8 @@ class Tally:
             values |= metrics_of_confusion(self.confusion)
             values |= {"accuracy_low": low, "accuracy_high": high}
             values["loss"] = self.log_loss / self.known
-            values["seen"] = float(self.seen)
+            if self.seen is not None:
+                values["seen"] = float(self.seen)
             if self.answered_known < self.known:
                 values["answered"] = self.answered_known / self.known
             if 0 < self.answered_known < self.known:
@@ -121,15 +122,15 @@ class Tally:
                 f"Accuracy {self.right / self.known:.3f} (95 % interval {low:.3f} to {high:.3f}) "
                 f"on the {counted(self.known)} in folders called after a class."
             )
-        if self.seen:
-            said.append(
-                f"The model was trained or validated on {self.seen:,} of them: that is no test of "
-                "it. The metrics and predictions.csv of its own run are."
-            )
         if 0 < self.answered_known < self.known:
             said.append(
                 f"Of these, {self.answered_known:,} were answered, "
                 f"{self.answered_right / self.answered_known:.3f} of them right."
+            )
+        if self.seen:
+            said.append(
+                f"The model was trained or validated on {self.seen:,} of the {self.known:,}: that "
+                "is no test of it. The metrics and predictions.csv of its own run are."
             )
         return said
 

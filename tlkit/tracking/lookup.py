@@ -27,6 +27,7 @@ from tlkit.tracking.store import set_up
 from tlkit.tracking.tags import PHASE_TAG
 
 _PAGE = 10  # runs that are read from the store at a time
+_NAMED = 10  # runs that a message names at most
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,17 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
 
 
 def _where_else(address: str) -> str:
-    """What to do about a model that was not found. A suite has none itself."""
+    """What to do about a model that was not found. A suite and a search have none themselves."""
     kind, _, rest = address.partition(":/")
+    run_id = rest.strip("/").partition("/")[0]
     below: list[LoggedRun] = []
     if kind == "runs":
         with contextlib.suppress(MlflowException):  # no such run, or a store that does not answer
-            below = children(rest.strip("/").partition("/")[0])
+            if mlflow.get_run(run_id).data.tags.get(PHASE_TAG) != "finetune":  # which has one
+                below = [run for run in children(run_id) if run.tags.get(PHASE_TAG) != "trial"]
     if not below:
         return "see that it is there, and that its artifacts can be read from here"
-    named = ", ".join(f"{run.name} {run.run_id}" for run in below[:_PAGE])
+    named = ", ".join(f"{run.name} {run.run_id}" for run in below[:_NAMED])
     return f"that run has others under it, of which you may want one: {named}"
 
 
