@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import Entry, MakeFolder, Trained
 from matplotlib.figure import Figure
+from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 
 from tlkit.data.given import find_pictures
@@ -31,7 +32,6 @@ from tlkit.serving.classifier import DESCRIPTION_FILE
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.stream import Prediction, classify_files
 from tlkit.tracking.lookup import local_model
-from tlkit.tracking.tags import PHASE_TAG
 
 
 def columns(table: pd.DataFrame) -> np.ndarray:
@@ -426,18 +426,43 @@ def test_pictures_that_the_model_was_trained_on_are_counted(
     assert run.data.metrics["predict/seen"] == learned
 
 
+def test_what_a_model_learned_from_is_asked_for_where_classes_are_known_alone(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = tmp_path / "some.png"
+    shutil.copy(trained.pictures / "test" / "cat" / "0.png", unknown)
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "learned_from", lambda model: pytest.fail("asked"))
+        assert entry("predict", "--model", trained.model(), "--images", str(unknown)) == 0
+    with local_model(trained.model()) as folder:  # whose run nobody knows
+        shutil.copytree(folder, tmp_path / "model")
+    own, classed = str(tmp_path / "model"), str(trained.pictures / "test")
+    assert entry("predict", "--model", own, "--images", classed) == 0
+    for run in mlflow.search_runs([experiment], output_format="list"):
+        assert "predict/seen" not in run.data.metrics
+
+
 def test_a_run_over_others_has_no_model_and_names_theirs(
     entry: Entry, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     picture = tmp_path / "a.png"
     picture.write_bytes(b"")
-    suite = mlflow.start_run(run_name="suite")
-    with suite:
-        with mlflow.start_run(run_name="trial-0", nested=True, tags={PHASE_TAG: "trial"}):
-            pass  # which leaves no model
-        with mlflow.start_run(run_name="head", nested=True) as head:
+
+    def logs_a_model() -> None:
+        known = mlflow.initialize_logged_model("model")
+        mlflow.log_outputs([LoggedModelOutput(known.model_id, step=0)])
+
+    with mlflow.start_run(run_name="suite") as suite:
+        with mlflow.start_run(run_name="trial-0", nested=True) as trial:
             pass
-    for run, said in ((suite, f"one: head {head.info.run_id}"), (head, "see that it is there")):
-        address = f"runs:/{run.info.run_id}/model"
-        assert entry("predict", "--model", address, "--images", str(picture)) == 2
+        with mlflow.start_run(run_name="finetune", nested=True) as finetune:
+            logs_a_model()
+            with mlflow.start_run(run_name="head", nested=True):  # is not to be taken for it
+                logs_a_model()
+    for address, said in (
+        (f"{suite.info.run_id}/model", f"those under it have: finetune {finetune.info.run_id}\n"),
+        (f"{trial.info.run_id}/model", "see that it is there"),
+        (f"{finetune.info.run_id}/modl", "see that it is there"),
+    ):
+        assert entry("predict", "--model", f"runs:/{address}", "--images", str(picture)) == 2
         assert said in capsys.readouterr().err

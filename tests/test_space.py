@@ -103,24 +103,20 @@ def test_at_a_fixed_depth_of_0_the_rate_of_the_backbone_alone_is_nothing_to_sear
     assert space_of({"backbone_lr": RATE, "unfreeze_depth": [0, 1]}, unfreeze_depth=0)
 
 
-def test_a_warm_up_is_sampled_under_cosine_alone() -> None:
-    warm_up = {"low": 0, "high": 3}
-    space = space_of({"warmup_epochs": warm_up, "schedule": ["plateau", "cosine"]})
-    for schedule, read in (("plateau", False), ("cosine", True)):
-        trial = FixedTrial({"schedule": schedule, "warmup_epochs": 2})
-        assert space.sample(trial).warmup_epochs == (2 if read else BASE.warmup_epochs)
-    assert "nothing to search" in fault_of({"warmup_epochs": warm_up})
-    assert space_of({"warmup_epochs": warm_up}, schedule="cosine")
-
-
-def test_an_early_stop_is_sampled_under_plateau_alone() -> None:
-    patience = {"low": 1, "high": 3}
-    space = space_of({"early_stopping": patience, "schedule": ["cosine", "plateau"]})
-    for schedule, read in (("plateau", True), ("cosine", False)):
-        trial = FixedTrial({"schedule": schedule, "early_stopping": 2})
-        assert space.sample(trial).early_stopping == (2 if read else BASE.early_stopping)
-    assert "nothing to search" in fault_of({"early_stopping": patience}, schedule="cosine")
-    assert space_of({"early_stopping": patience})
+@pytest.mark.parametrize(
+    ("key", "reads", "other"),
+    [("warmup_epochs", "cosine", "plateau"), ("early_stopping", "plateau", "cosine")],
+)
+def test_what_one_schedule_alone_reads_is_sampled_under_it_alone(
+    key: str, reads: str, other: str
+) -> None:
+    some = {key: {"low": 1, "high": 3}}
+    space = space_of({**some, "schedule": [other, reads]})
+    for schedule, value in ((reads, 2), (other, getattr(BASE, key))):
+        trial = FixedTrial({"schedule": schedule, key: 2})
+        assert getattr(space.sample(trial), key) == value
+    assert "nothing to search" in fault_of(some, schedule=other)
+    assert space_of(some, schedule=reads)
 
 
 def test_the_epochs_of_a_head_that_is_given_are_nothing_to_search() -> None:

@@ -76,9 +76,7 @@ def _escaped(name: str) -> str:
 def of_data(config: Config, manifest: Manifest) -> str:
     """One sentence on the pictures."""
     sizes = ", ".join(f"{len(manifest.of(split))} {split}" for split in SPLITS)
-    shown = ", ".join(map(_escaped, manifest.classes[:8])) + (
-        ", …" if len(manifest.classes) > 8 else ""
-    )
+    shown = _some([_escaped(name) for name in manifest.classes])
     return (
         f"Pictures: `{config.data}`, {len(manifest.classes)} classes ({shown}); {sizes}; "
         f"digest `{manifest.digest}`."
@@ -162,9 +160,12 @@ def _first(lines: Sequence[str], what: str) -> list[str]:
 def of_classes(manifest: Manifest) -> str:
     """The first classes with their numbers of pictures, for a terminal."""
     counts = Counter(picture.label for picture in manifest.pictures)
-    shown = [f"{name} ({counts[label]:,})" for label, name in enumerate(manifest.classes[:8])]
-    more = ", …" if len(manifest.classes) > 8 else ""
-    return printable_line(f"{len(manifest.classes)} classes: {', '.join(shown)}{more}")
+    shown = _some([f"{name} ({counts[label]:,})" for label, name in enumerate(manifest.classes)])
+    return printable_line(f"{len(manifest.classes)} classes: {shown}")
+
+
+def _some(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
 
 
 def of_store(store: Store) -> str:

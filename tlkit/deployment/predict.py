@@ -58,8 +58,7 @@ def run_predict(settings: PredictSettings) -> str:
         if settings.tta > 1 and not ensemble.has_views:
             raise UserError(f"tta={settings.tta}; {NO_VIEWS}")
         with tracker.folder() as folder:
-            learned = frozenset().union(*map(learned_from, separate(settings.model)))
-            tally = _classify(folder, ensemble, given, settings, learned)
+            tally = _classify(folder, ensemble, given, settings)
             if tally.known:
                 title = "predict: pictures in folders called after a class"
                 figure = confusion_matrix(tally.confusion, ensemble.classes, title)
@@ -83,20 +82,19 @@ def run_predict(settings: PredictSettings) -> str:
     return f"{tally.text()}\npredictions.csv and predictions.json are in {where}"
 
 
-def _classify(
-    folder: Path,
-    ensemble: Ensemble,
-    given: Given,
-    settings: PredictSettings,
-    learned: frozenset[str],
-) -> Tally:
-    """Write a line a picture as it comes, and keep the counts; `learned` is of `learned_from`."""
+def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictSettings) -> Tally:
+    """Write a line a picture as it comes, and keep the counts."""
     classes = ensemble.classes
-    tally = Tally(classes, settings.abstain, np.zeros((len(classes),) * 2, dtype=np.int64))
+    learned = _learned(given, classes, settings.model)
+    tally = Tally(
+        classes,
+        settings.abstain,
+        np.zeros((len(classes),) * 2, dtype=np.int64),
+        seen=0 if learned else None,
+    )
     paths = (given.root / name for name in given.names)
     workers = available_cores() if settings.workers == "auto" else int(settings.workers)
     stream = classify_files(ensemble, paths, views=settings.tta, workers=workers)
-    tally.seen = 0 if learned else None
     # Where folders are classes, the first pictures would be of one class alone.
     of_each, shown_of = -(-SHEET // len(classes)), Counter[str]()
     tiles: list[Tile] = []
@@ -131,6 +129,13 @@ def _classify(
         )
         save(sheet, folder / "gradcam.png")
     return tally
+
+
+def _learned(given: Given, classes: tuple[str, ...], models: str) -> frozenset[str]:
+    """What any of the models is known to have learned from; not asked for without a known class."""
+    if all(given.label(name, classes) is None for name in given.names):
+        return frozenset()
+    return frozenset().union(*map(learned_from, separate(models)))
 
 
 @contextmanager

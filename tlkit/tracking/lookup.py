@@ -36,6 +36,7 @@ class LoggedRun:
 
     Attributes:
         ended: milliseconds since 1970; 0 for a run that did not end.
+        has_model: whether it logged one.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class LoggedRun:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     params: Mapping[str, str]
+    has_model: bool = False
 
 
 def children(parent_id: str) -> list[LoggedRun]:
@@ -83,9 +85,15 @@ def _found(run_id: str) -> Run:
 
 def _logged(found: Run) -> LoggedRun:
     info, data = found.info, found.data
-    ended = info.end_time or 0
     return LoggedRun(
-        info.run_id, info.run_name, info.status, ended, data.tags, data.metrics, data.params
+        run_id=info.run_id,
+        name=info.run_name,
+        status=info.status,
+        ended=info.end_time or 0,
+        tags=data.tags,
+        metrics=data.metrics,
+        params=data.params,
+        has_model=bool(found.outputs and found.outputs.model_outputs),
     )
 
 
@@ -140,18 +148,18 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
 
 
 def _where_else(address: str) -> str:
-    """What to do about a model that was not found. A suite and a search have none themselves."""
+    """What to do about a model that was not found: a suite and a search have none themselves."""
     kind, _, rest = address.partition(":/")
     run_id = rest.strip("/").partition("/")[0]
     below: list[LoggedRun] = []
     if kind == "runs":
         with contextlib.suppress(MlflowException):  # no such run, or a store that does not answer
-            if mlflow.get_run(run_id).data.tags.get(PHASE_TAG) != "finetune":  # which has one
-                below = [run for run in children(run_id) if run.tags.get(PHASE_TAG) != "trial"]
+            if not _logged(mlflow.get_run(run_id)).has_model:
+                below = [run for run in children(run_id) if run.has_model]
     if not below:
         return "see that it is there, and that its artifacts can be read from here"
     named = ", ".join(f"{run.name} {run.run_id}" for run in below[:_NAMED])
-    return f"that run has others under it, of which you may want one: {named}"
+    return f"that run has no model itself, but those under it have: {named}"
 
 
 @contextlib.contextmanager
