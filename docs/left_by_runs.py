@@ -231,8 +231,8 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "predict/recall": "as `test/recall`",
                 "predict/f1": "as `test/f1`",
                 "predict/loss": "as `test/loss`",
-                "predict/seen": "how many of these pictures the model was trained or validated on; "
-                "none where the run that left it is not known",
+                "predict/seen": "how many of these pictures the model, or one that its run began "
+                "from, was trained or validated on; none where the run that left it is not known",
             },
             _KNOWN,
         ),

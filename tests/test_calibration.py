@@ -126,13 +126,16 @@ def test_bins_of_the_calibration_error_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("temperature", "said"),
-    [(1.0, "no temperature was fitted"), (2.0, "temperature 2.00, fitted on the validation")],
+    ("temperature", "said", "panels"),
+    [(1.0, "no temperature was fitted", 2), (2.0, "temperature 2.00, fitted on the validation", 3)],
 )
-def test_the_figure_says_whether_a_temperature_was_fitted(temperature: float, said: str) -> None:
+def test_the_figure_says_whether_a_temperature_was_fitted(
+    temperature: float, said: str, panels: int
+) -> None:
     logits, labels = overconfident(50)
     figure = calibration_figure(softmax(logits, axis=1), labels, temperature, "confidence")
     assert [said in text.get_text() for text in figure.texts].count(True) == 1
+    assert len(figure.axes) == panels
 
 
 def test_the_figure_of_a_mean_claims_no_temperature() -> None:

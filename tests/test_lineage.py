@@ -8,7 +8,7 @@ import torch
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.errors import UserError
-from tlkit.lineage import refuse_seen
+from tlkit.lineage import learned_from, refuse_seen
 from tlkit.phases.identity import head_settings
 from tlkit.phases.machine import Machine
 from tlkit.phases.network import build_network
@@ -83,13 +83,24 @@ def test_one_that_is_gone_is_told_and_the_others_are_asked(
     run_id = made(tmp_path, made(tmp_path, before, train="at"), train="a")
     refuse_seen(run_id, manifest(tmp_path, train="a", val="v", test="u"))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: whether run {before}, from which init_from={run_id} began,")
+    assert line.startswith(f"warning: what run {before}, from which run {run_id} began, has")
     reason = {"run": f"no run {before} at", "manifest": "has no artifact data/manifest.csv"}
     assert reason[gone] in line
     with pytest.raises(UserError, match="1 of the 1 test pictures"):
         refuse_seen(run_id, manifest(tmp_path, train="a", val="v", test="t"))
     with pytest.raises(UserError, match=f"no run {'1' * 32}"):
         refuse_seen("1" * 32, manifest(tmp_path, train="a", val="v", test="t"))
+
+
+def test_a_model_learned_from_what_the_runs_before_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = made(tmp_path, train="a", val="b", test="c")
+    last = made(tmp_path, made(tmp_path, first, train="d", test="e"), train="f", val="a")
+    assert learned_from(f"runs:/{last}/model") == {letter * 64 for letter in "abdf"}
+    assert learned_from(f"runs:/{made(tmp_path)}/model") == frozenset()
+    assert learned_from(str(tmp_path)) == frozenset()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_head_is_the_same_by_what_it_was_computed_in_and_not_by_what_was_asked() -> None:

@@ -55,33 +55,35 @@ def refuse_seen(init_from: str, manifest: Manifest) -> None:
 
 
 def learned_from(model: str) -> frozenset[str]:
-    """The sha256 of the pictures that the run of a model trained or was validated on; none where
-    that is not known, as of a folder.
+    """The sha256 of the pictures that the run of a model, or one that it began from, trained or was
+    validated on; none where that is not known, as of a folder.
 
     Args:
         model: an address, as `tracking.lookup.local_model` takes it.
     """
+    known: set[str] = set()
     try:
-        manifest = _manifest(run_of_model(model), Path())
+        for manifest in _manifests(run_of_model(model), Path()):
+            known |= {one.sha256 for split in ("train", "val") for one in manifest.of(split)}
     except UserError:
         return frozenset()
-    return frozenset(picture.sha256 for split in ("train", "val") for picture in manifest.of(split))
+    return frozenset(known)
 
 
-def _manifests(init_from: str, root: Path) -> Iterator[Manifest]:
+def _manifests(run_id: str, root: Path) -> Iterator[Manifest]:
     """Of the run, and of those that it began from as far as they are still there."""
-    yield _manifest(init_from, root)
-    known = find_run(init_from)
-    while run_id := known.tags.get(INIT_TAG):
+    yield _manifest(run_id, root)
+    last = find_run(run_id)
+    while before := last.tags.get(INIT_TAG):
         try:
-            known = find_run(run_id)
-            if known.tags.get(PHASE_TAG) == "trial":
+            last = find_run(before)
+            if last.tags.get(PHASE_TAG) == "trial":
                 return  # its pictures were those of the run that was made of it
-            theirs = _manifest(run_id, root)
+            theirs = _manifest(before, root)
         except UserError as error:
             print(
-                f"warning: whether run {run_id}, from which init_from={init_from} began, has seen "
-                f"the validation and test pictures is not checked: {error}",
+                f"warning: what run {before}, from which run {run_id} began, has seen in training "
+                f"or validation is not known: {error}",
                 file=sys.stderr,
             )
             return

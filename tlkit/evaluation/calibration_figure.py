@@ -26,10 +26,10 @@ def calibration_figure(
     Args:
         probabilities: of the calibrated model, float64 (n, c).
         temperature: what it was calibrated with; 1 where the validation pictures wanted none. None:
-            nothing was looked for, and there is one panel of reliability.
+            nothing was looked for. Either has one panel of reliability, for before is after.
     """
     shown = {"": probabilities}
-    if temperature is not None:
+    if temperature is not None and temperature != 1:
         shown = {"before: ": rescale(probabilities, 1 / temperature), "after: ": probabilities}
     count = len(shown) + 1
     width = 13.0 * count / 3
