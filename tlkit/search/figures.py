@@ -111,6 +111,9 @@ def _make_legible(name: str, objective: str) -> None:
             each.set_yscale("log")  # one bad trial would press the others into a line
     if name in ("optimization_history", "intermediate_values"):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no trial or epoch 0.5
+    if name == "slice":  # the labels of a narrow logarithmic range would lie over one another
+        for each in axes.get_shared_y_axes().get_siblings(axes):
+            plt.setp(each.get_xticklabels(which="both"), rotation=40, ha="right")
     if name == "parallel_coordinate":
         axes.set_facecolor("0.8")  # the lines of bad trials are white
 
