@@ -539,11 +539,11 @@ def test_a_damaged_model_is_told_on_one_line(
     [
         ("ensemble", ("--models", "runs:/1/model"), "is one model"),
         ("ensemble", ("--models", "runs:/1/model,runs:/2/model"), "no run 1"),
-        ("route", ("--champion", "a", "--challenger", "b"), "model=a: no such folder"),
+        ("route", ("--champion", "a", "--challenger", "b"), "model a: no such folder"),
         ("route", ("--champion", "a", "--challenger", "b", "--share", "1"), "share=1"),
         ("abtest", ("--log", "nonsense"), "cannot be read"),
         ("abtest", ("--log", "sqlite://", "--since", "noon"), "since=noon is no time"),
-        ("monitor", ("--model", "a", "--log", "sqlite://"), "model=a: no such folder"),
+        ("monitor", ("--model", "a", "--log", "sqlite://"), "model a: no such folder"),
         ("monitor", ("--log", "sqlite://"), "model is not given"),
         ("abtest", ("--log", "sqlite:///none.db"), "no such file: none.db"),
         ("promote", ("--name", "a/b", "--candidate", "runs:/1/model"), "name=a/b is not allowed"),

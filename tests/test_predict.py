@@ -393,8 +393,8 @@ def test_memory_holds_a_few_batches_whatever_the_number(
     ("arguments", "said"),
     [
         (("--images", "x"), "model is not given"),
-        (("--model", "nowhere", "--images", "."), "model=nowhere: no such folder"),
-        (("--model", "runs:/0123/model", "--images", "."), "model=runs:/0123/model is not at"),
+        (("--model", "nowhere", "--images", "."), "model nowhere: no such folder"),
+        (("--model", "runs:/0123/model", "--images", "."), "model runs:/0123/model is not at"),
         (("--model", "models:/none@champion", "--images", "."), "is not at"),
         (("--model", "m", "--images", ".", "--tta", "0"), "tta=0 is not allowed"),
         (("--model", "m", "--images", ".", "--workers", "100000"), "workers=100000 is not allowed"),

@@ -34,7 +34,7 @@ def load_models(addresses: str) -> Ensemble:
             members += Ensemble.load(folder).members
         if members[-1].classes != members[0].classes:
             raise UserError(
-                f"model={address} tells {', '.join(members[-1].classes)} apart and the first one "
+                f"model {address} tells {', '.join(members[-1].classes)} apart and the first one "
                 f"{', '.join(members[0].classes)}; models of the same classes wanted"
             )
     return Ensemble(tuple(members))
@@ -57,6 +57,6 @@ def opened_model(address: str) -> Iterator[Path]:
             yield folder
     except _DAMAGE as error:
         raise UserError(
-            f"model={address} is no model of tlkit, or is damaged ({reason(error)}); give the "
+            f"model {address} is no model of tlkit, or is damaged ({reason(error)}); give the "
             "model that a run of baseline, head or finetune left: runs:/RUN_ID/model"
         ) from error

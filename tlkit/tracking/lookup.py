@@ -178,21 +178,21 @@ def local_model(address: str) -> Iterator[Path]:
         return
     if ":/" not in address:
         raise UserError(
-            f"model={address}: no such folder; a folder, runs:/RUN_ID/model, models:/NAME@ALIAS "
+            f"model {address}: no such folder; a folder, runs:/RUN_ID/model, models:/NAME@ALIAS "
             "or models:/NAME/VERSION wanted"
         )
     set_up()
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
         with artifact_faults_told(
             lambda error: (
-                f"model={address} is not at {shown_address()}: {reason_of(error)}; "
+                f"model {address} is not at {shown_address()}: {reason_of(error)}; "
                 f"{_where_else(address)}"
             )
         ):
             local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
         if not any(Path(local).glob("*")):  # what MLflow gives where its folder is gone
             raise UserError(
-                f"model={address} is known at {shown_address()}, and its files are not where that "
+                f"model {address} is known at {shown_address()}, and its files are not where that "
                 "says; bring its artifacts back to where they were, or give the model's own folder"
             )
         yield _classifier_folder(Path(local))
