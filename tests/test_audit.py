@@ -4,6 +4,7 @@ import _thread
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import sys
@@ -22,7 +23,7 @@ from PIL import Image
 from tlkit.config import Config
 from tlkit.data import manifest as manifests
 from tlkit.data import near
-from tlkit.data.audit import AuditReport, audit
+from tlkit.data.audit import UNREADABLE, AuditReport, audit
 from tlkit.data.images import read_picture
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.near import NEAR_DISTANCE, near_groups, near_hashes
@@ -409,14 +410,14 @@ def test_a_class_of_pictures_that_are_all_alike_is_split_and_told(tmp_path: Path
 
 def test_one_picture_and_imbalance_are_warned_of(tmp_path: Path) -> None:
     root = data_set(tmp_path / "d", train=3, val=1, test=2)
-    for index in range(54):
+    for index in range(27):
         photo(500 + index).save(root / "train" / "dog" / f"more{index}.png")
     single = "val has one picture only of 2 of 2 classes ('cat', 'dog')"
     assert looked_at(root)[1].warnings == (single,)
     photo(600).save(root / "train" / "dog" / "one more.png")
     imbalance = (
-        "strong imbalance: 61 pictures of 'dog' and 6 of 'cat'; look at balanced accuracy, and "
-        "try class_weights=balanced"
+        "strong imbalance: 31 training pictures of 'dog' and 3 of 'cat'; look at balanced "
+        "accuracy, and try class_weights=balanced"
     )
     assert looked_at(root)[1].warnings == (single, imbalance)
 
@@ -476,7 +477,10 @@ def all_dogs_copied_to_test(root: Path) -> None:
         (half_broken, r"11 of 22 files .* cannot be read .*: truncated.*; allowed are 10%"),
         (all_dogs_are_huge, r"\('dog'\): .*: 50000x50000 is over the limit of 10000 pixels"),
         (val_without_dogs, r"val has too few pictures of 1 of 2 classes \('dog'\): 0 of .*remove"),
-        (train_without_dogs, r"train has too few pictures of 1 of 2 .*; add some$"),
+        (
+            train_without_dogs,
+            r"train has too few pictures of 1 of 2 .*; add some, or remove the class",
+        ),
         (all_dogs_copied_to_test, r"train has too few .*'dog', where 1 .* 6 unreadable or doubled"),
     ],
 )
@@ -528,6 +532,45 @@ def test_ten_per_cent_unreadable_is_allowed_and_more_is_not(tmp_path: Path) -> N
     refused(root, "3 of 21 files")
 
 
+def test_what_its_name_tells_to_be_no_picture_is_left_out_and_stops_nothing(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=5, val=2, test=2)  # 18
+    for path in root.glob("*/*/*.jpg"):
+        path.with_suffix(".xml").write_text("<annotation/>", encoding="utf-8")
+    for name in ("a.jpg", "b.zzz"):
+        (root / "train" / "cat" / name).write_text("<annotation/>", encoding="utf-8")
+    _, report = looked_at(root)
+    assert {item.reason for item in report.quarantined} == {"not a picture"}
+    assert "files that cannot be read, left out: 20" in report.warnings
+    (root / "train" / "cat" / "c").touch()
+    refused(root, "3 of 21 files")
+
+
+def test_what_stops_is_listed_whole(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=6, val=2, test=3)
+    half_broken(root)
+    broken = [path.relative_to(root).as_posix() for path in sorted(root.glob("*/*/*.jpg"))[::2]]
+    with pytest.raises(UserError, match=f"{UNREADABLE} of the failed run names all") as error:
+        looked_at(root)
+    [head, *rows] = error.value.artifacts[UNREADABLE].splitlines()
+    assert head == "path,reason"
+    assert [row.split(",")[0] for row in rows] == broken
+    unreadable_class(root)
+    with pytest.raises(UserError, match="no readable picture") as error:
+        looked_at(root)
+    assert error.value.artifacts[UNREADABLE].count("dog/") == 11
+
+
+def test_an_archive_is_named_by_its_own_path(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", train=6, val=2, test=3)
+    half_broken(root)
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", root))
+    with pytest.raises(UserError, match=rf"11 of 22 files in {archive} \(unpacked in .*\) cannot"):
+        looked_at(archive)
+    bare = Path(shutil.make_archive(str(tmp_path / "bare"), "zip", root / "train" / "cat"))
+    with pytest.raises(UserError, match=rf"^{bare}, unpacked: no labelled pictures in "):
+        looked_at(bare)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep file names in Unicode")
 def test_names_that_no_file_can_keep_are_quarantined(tmp_path: Path) -> None:
     root = data_set(tmp_path / "d", train=10, val=2, test=2)
@@ -573,7 +616,7 @@ def test_ctrl_c_does_not_wait_for_the_rest(tmp_path: Path, monkeypatch: pytest.M
 def test_source_without_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pictures"):
         audit(
-            Source("x", tmp_path, ()),
+            Source("x", tmp_path, "x", ()),
             seed=0,
             max_pixels=100,
             val_fraction=0.1,
@@ -649,7 +692,7 @@ def test_source_files_need_not_be_on_one_level(tmp_path: Path) -> None:
         for path in sorted(root.rglob("*.jpg"))
     )
     manifest, _ = audit(
-        Source("d", root, files),
+        Source("d", root, "d", files),
         seed=0,
         max_pixels=10_000,
         val_fraction=0.2,

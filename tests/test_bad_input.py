@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from conftest import Entry, MakeFolder
+from mlflow.exceptions import MlflowException
 from PIL import Image
 from safetensors import SafetensorError
 
@@ -170,6 +171,29 @@ def test_one_line_a_failed_run_and_nothing_touched(
     for run in mlflow.search_runs([experiment], output_format="list"):
         assert run.info.status == "FAILED"
         assert "**Failed.**" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_run_that_ends_by_unreadable_files_lists_them(
+    make_folder: MakeFolder, tmp_path: Path, entry: Entry, experiment: str
+) -> None:
+    arguments = half_broken(tmp_path, make_folder)
+    for name in ("suite", "data"):
+        assert entry(name, *arguments) == 2
+        (run,) = mlflow.search_runs([experiment], max_results=1, output_format="list")
+        listed = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/data/unreadable.csv")
+        assert len(listed.splitlines()) == 1 + 24
+
+
+def test_a_run_that_the_store_cannot_end_is_told(
+    tmp_path: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise MlflowException("database or disk is full")
+
+    monkeypatch.setattr("tlkit.tracking.run.mlflow.end_run", full)
+    assert entry("head", *data(tmp_path / "nowhere")) == 2
+    said = capfd.readouterr().err
+    assert "could not be marked as FAILED, and is shown as running: database or disk is" in said
 
 
 def test_the_traceback_stays_away(

@@ -233,6 +233,7 @@ def a_zip() -> bytes:
         (a_zip(), "not a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (b"\xff\xd8\xff\xe0", "damaged header"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which is not read here: convert it to JPEG"),
         (png_header(50_000, 50_000), "50000x50000 is over the limit of 100000000 pixels"),
     ],
 )

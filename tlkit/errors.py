@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 # Embeddings, overrides and isolates, which would put the text around them into another order.
 _REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -14,7 +15,15 @@ class UserError(Exception):
     """What was seen, what is allowed and what to do next, on one line.
 
     Entry points print it without a traceback and exit with a status that is not 0.
+
+    Args:
+        artifacts: what is too long for a line, by the name under which the run that ends by this
+            keeps it: texts.
     """
+
+    def __init__(self, message: str, artifacts: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.artifacts = dict(artifacts or {})
 
 
 class CannotTrainError(UserError):

@@ -1,12 +1,15 @@
 """Look at every picture before any training: what is unreadable, copied, leaked, mislabelled."""
 
+import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
+from io import StringIO
 from itertools import combinations
+from mimetypes import MimeTypes
 from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
@@ -15,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tlkit.data.images import SUFFIXES, UnreadablePicture, read_bytes
+from tlkit.data.images import NO_PICTURE, SUFFIXES, UnreadablePicture, read_bytes
 from tlkit.data.looks import Looks
 from tlkit.data.manifest import SPLITS, Manifest, Picture
 from tlkit.data.near import near_groups, near_hashes
@@ -26,6 +29,9 @@ from tlkit.files import utf8
 
 MAX_UNREADABLE = 0.1
 MAX_IMBALANCE = 10
+# The artifact of a run that ends because of what cannot be read.
+UNREADABLE = "data/unreadable.csv"
+_KINDS = MimeTypes()  # without what this machine knows besides
 MAX_LISTED = 1000  # near pairs; a film cut into frames has millions
 
 
@@ -128,14 +134,15 @@ def audit(
 
     Raises UserError for fewer than two classes and for classes with too few files to be in every
     split, both before anything is read, for a class without a readable picture or missing from a
-    split after all, and more than MAX_UNREADABLE of the files unreadable.
+    split after all, and more than MAX_UNREADABLE of the files unreadable. Files that their names
+    tell to be something else (annotations, films) are left out and do not count for that.
     """
     classes = tuple(sorted({file.label for file in source.files}))
     if len(classes) < 2:
         found = f"one class only, {classes[0]!r}" if classes else "no pictures"
         raise UserError(
-            f"{source.root} has {found}; two classes or more are needed; check that each class has "
-            "a folder of its own"
+            f"{source.place} has {found}; two classes or more are needed; check that each class "
+            "has a folder of its own"
         )
     fractions = _missing(source, {"val": val_fraction, "test": test_fraction})
     _refuse_few_files(source, classes, fractions)
@@ -149,7 +156,8 @@ def audit(
     ]
     manifest = Manifest(source.root, classes, tuple(pictures))
     for split, counts in manifest.counts().items():
-        _refuse_few(counts, split, 1, fractions, len(unreadable) + len(dropped))
+        left_out = len(unreadable) + len(dropped)
+        _refuse_few(source, counts, split, 1, fractions, left_out, _listed(unreadable))
     drawn = fractions if any(file.split for file in source.files) else ()
     return manifest, _report(source, manifest, drawn, seen, unreadable, kept, dropped)
 
@@ -252,15 +260,34 @@ def _refuse_unreadable(
     if without := [label for label in classes if label not in readable]:
         of_them = [(file, reason) for file, reason in unreadable if file.label not in readable]
         raise UserError(
-            f"{source.root} has no readable picture of {_some(without, classes)}: "
-            f"{_first(of_them)}; every class needs some; repair or replace them"
+            f"{source.place} has no readable picture of {_some(without, classes)}: "
+            f"{_first(of_them)}; every class needs some; repair or replace them",
+            _listed(of_them),
         )
-    if len(unreadable) > MAX_UNREADABLE * len(source.files):
+    meant = [(file, reason) for file, reason in unreadable if not _is_beside(file, reason)]
+    others = len(unreadable) - len(meant)
+    if len(meant) > MAX_UNREADABLE * (len(source.files) - others):
         raise UserError(
-            f"{len(unreadable)} of {len(source.files)} files in {source.root} cannot be read as "
-            f"pictures ({_first(unreadable)}); allowed are {MAX_UNREADABLE:.0%}; repair or remove "
-            "them"
+            f"{len(meant)} of {len(source.files) - others} files in {source.place} cannot be read "
+            f"as pictures ({_first(meant)}); allowed are {MAX_UNREADABLE:.0%}; repair or remove "
+            f"them: {UNREADABLE} of the failed run names all",
+            _listed(meant),
         )
+
+
+def _is_beside(file: SourceFile, reason: str) -> bool:
+    """Whether it was never meant for a picture, as annotations and film are not."""
+    kind, _ = _KINDS.guess_type(file.path)
+    return reason == NO_PICTURE and kind is not None and not kind.startswith("image/")
+
+
+def _listed(unreadable: Sequence[tuple[SourceFile, str]]) -> dict[str, str]:
+    """As an artifact of the run that fails by it."""
+    table = StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["path", "reason"])
+    rows.writerows([utf8(file.path), reason] for file, reason in unreadable)
+    return {UNREADABLE: table.getvalue()} if unreadable else {}
 
 
 def _some(labels: Sequence[str], classes: Collection[str]) -> str:
@@ -325,19 +352,27 @@ def _refuse_few_files(source: Source, classes: Sequence[str], drawn: Collection[
     for split in SPLITS:
         if split not in drawn:
             least = 1 + len(drawn) if split == "train" else 1
-            _refuse_few({label: given[split, label] for label in classes}, split, least, drawn)
+            counts = {label: given[split, label] for label in classes}
+            _refuse_few(source, counts, split, least, drawn)
 
 
 def _refuse_few(
-    counts: Mapping[str, int], split: str, least: int, drawn: Collection[str], left_out: int = 0
+    source: Source,
+    counts: Mapping[str, int],
+    split: str,
+    least: int,
+    drawn: Collection[str],
+    left_out: int = 0,
+    artifacts: Mapping[str, str] | None = None,
 ) -> None:
     few = [label for label, number in counts.items() if number < least]
     if few:
         without = f", {left_out} unreadable or doubled files left out" if left_out else ""
         raise UserError(
-            f"{split} has too few pictures of {_some(few, counts)}: {counts[few[0]]} of "
-            f"{few[0]!r}, where {least} would be the least{without}; every class must be in every "
-            f"split; {_way_out(split, few, counts, drawn)}"
+            f"{source.place}: {split} has too few pictures of {_some(few, counts)}: "
+            f"{counts[few[0]]} of {few[0]!r}, where {least} would be the least{without}; every "
+            f"class must be in every split; {_way_out(split, few, counts, drawn)}",
+            artifacts,
         )
 
 
@@ -363,7 +398,7 @@ def _way_out(
         return f"add more: a class needs {len(places)} different ones, for {', '.join(places)}"
     if split != "train":
         return f"add some, or remove the {split} folder to have {split} drawn from train"
-    return "add some"
+    return "add some, or remove the class from the other splits"
 
 
 def _class_warnings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
@@ -375,11 +410,12 @@ def _class_warnings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
         total.update(classes)
     if formulas := [label for label in total if label.startswith(("=", "+", "-", "@"))]:
         yield f"a spreadsheet takes the name of {_some(formulas, total)} for a formula"
-    (most, largest), (least, smallest) = total.most_common()[0], total.most_common()[-1]
+    trained = Counter(counts["train"]).most_common()
+    (most, largest), (least, smallest) = trained[0], trained[-1]
     if largest > MAX_IMBALANCE * smallest:
         yield (
-            f"strong imbalance: {largest} pictures of {most!r} and {smallest} of {least!r}; look "
-            "at balanced accuracy, and try class_weights=balanced"
+            f"strong imbalance: {largest} training pictures of {most!r} and {smallest} of "
+            f"{least!r}; look at balanced accuracy, and try class_weights=balanced"
         )
 
 

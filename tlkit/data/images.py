@@ -36,6 +36,9 @@ _PYTHON_EFFORT = 25
 # Progressive files have about ten. The bytes after the marker tell a scan from other data.
 _SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e][\x01-\x04]")
 _USUAL_SCANS = 10
+NO_PICTURE = "not a picture"  # the reason for what begins like no picture
+# Brands of ISO/IEC 23008-12 (HEIF), as telephones write them; Pillow has no decoder.
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 
 _UPRIGHT = {  # EXIF 2.32, table 4, tag Orientation: what undoes each value
@@ -120,8 +123,10 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         with _without_pillow_limit():
             return Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+            raise UnreadablePicture("HEIC, which is not read here: convert it to JPEG") from None
         damaged = data.startswith(_SIGNATURES)
-        raise UnreadablePicture("damaged header" if damaged else "not a picture") from None
+        raise UnreadablePicture("damaged header" if damaged else NO_PICTURE) from None
     except Exception as error:  # a decoder fed with rubbish raises nearly anything
         raise UnreadablePicture(_reason(error)) from error
 

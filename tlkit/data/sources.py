@@ -4,7 +4,7 @@ one (archives, downloads, the synthetic set)."""
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -44,10 +44,12 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a data set, sorted by path, unread; `warnings` name what was left out."""
+    """The files of a data set, sorted by path, unread; `warnings` name what was left out. `place`
+    is what errors call `root`: of an archive its own path, for there the user has to mend it."""
 
     name: str
     root: Path
+    place: str
     files: tuple[SourceFile, ...]
     warnings: tuple[str, ...] = ()
 
@@ -90,7 +92,11 @@ def _open_path(data: str, cache: Path) -> Source:
 
 def _read_archive(archive: Path, name: str, cache: Path) -> Source:
     root = extract(archive, cache / "archives", nested=lambda stem: stem.lower() in SPLIT_FOLDERS)
-    return _read_layout(root, name)
+    try:
+        source = _read_layout(root, name)
+    except UserError as error:
+        raise UserError(f"{archive}, unpacked: {error}") from error
+    return replace(source, place=f"{archive} (unpacked in {source.root})")
 
 
 def _read_layout(root: Path, name: str) -> Source:
@@ -125,7 +131,8 @@ def _read_layout(root: Path, name: str) -> Source:
         raise UserError(
             f"no labelled pictures in {root}; expected are {LAYOUTS}; {hint} or rearrange the files"
         )
-    return Source(name, root, tuple(sorted(files, key=lambda file: file.path)), tuple(warnings))
+    files.sort(key=lambda file: file.path)
+    return Source(name, root, str(root), tuple(files), tuple(warnings))
 
 
 def _unwrapped(folder: Path) -> Path:

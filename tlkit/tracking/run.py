@@ -280,8 +280,18 @@ def _end(tracker: Tracker, error: BaseException) -> None:
     with _asked_once() if gone else contextlib.nullcontext():
         with contextlib.suppress(MlflowException):
             tracker.describe(said)
-        with contextlib.suppress(MlflowException):
+        try:
             mlflow.end_run(status)
+        except MlflowException as fault:  # a full disk, for one
+            print(
+                f"warning: run {tracker.run_id} could not be marked as {status}, and is shown as "
+                f"running: {reason_of(fault)}",
+                file=sys.stderr,
+            )
+        if isinstance(error, UserError):
+            for name, text in error.artifacts.items():
+                with contextlib.suppress(MlflowException, OSError):
+                    mlflow.MlflowClient().log_text(tracker.run_id, text, name)
 
 
 @contextlib.contextmanager
