@@ -174,5 +174,5 @@ def test_a_signal_lets_a_task_close_and_a_second_one_does_not_cut_it_off(first: 
         assert process.stdout.readline() == "closing\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "closed\n"
-        assert process.stderr.read() == "interrupted\n"
+        assert process.stderr.read() == f"{Config.interrupted}\n"
         assert process.wait() == 128 + first

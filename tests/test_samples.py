@@ -29,7 +29,10 @@ def test_each_class_is_seen_plain_and_in_its_first_views(manifest: Manifest) -> 
         asked.append((sha256, view))
         return image.rotate(180 + view)
 
-    found = samples(manifest, lambda image: image.resize((15, 10)), augmented, max_pixels=600)
+    def plain(image: Image.Image) -> Image.Image:
+        return image.resize((15, 10))
+
+    found = samples(manifest, plain, augmented, views=5, max_pixels=600)
     assert list(found) == list(manifest.classes[:10])
     assert asked == [(f"{label:064x}", view) for label in range(10) for view in (0, 1)]
     for label, pictures in enumerate(found.values()):
@@ -41,4 +44,14 @@ def test_each_class_is_seen_plain_and_in_its_first_views(manifest: Manifest) -> 
 
 def test_pictures_are_read_up_to_the_limit_of_the_audit(manifest: Manifest) -> None:
     with pytest.raises(UnreadablePicture, match="30x20 is over the limit of 599 pixels"):
-        samples(manifest, lambda image: image, lambda image, *_: image, max_pixels=599)
+        samples(manifest, lambda image: image, lambda image, *_: image, views=1, max_pixels=599)
+
+
+@pytest.mark.parametrize("views", [0, 1])
+def test_no_view_is_shown_that_is_not_trained_on(manifest: Manifest, views: int) -> None:
+    found = samples(
+        manifest, lambda image: image, lambda image, *_: image, views=views, max_pixels=600
+    )
+    assert {len(renditions) for pictures in found.values() for renditions in pictures} == {
+        1 + views
+    }

@@ -38,7 +38,7 @@ def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | No
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print("interrupted", file=sys.stderr)
+        print(kind.interrupted, file=sys.stderr)
         if interrupt.args == (signal.SIGTERM,):
             sys.exit(143)
         sys.exit(130)

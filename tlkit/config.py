@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from tlkit.keys import (
     Settings,
@@ -42,6 +42,8 @@ def _numbers(text: str) -> list[float]:
 @dataclass(frozen=True)
 class Config(Settings):
     """Every key of `experiments/configs/*.yaml`, each also a `-P key=value` of `mlflow run`."""
+
+    interrupted: ClassVar[str] = "interrupted; the same command goes on with what was begun"
 
     # Data
     data: str = key(
@@ -256,6 +258,11 @@ class Config(Settings):
             faults.append(
                 f"val_fraction={self.val_fraction} and test_fraction={self.test_fraction} leave "
                 "nothing to train on; their sum must be below 1"
+            )
+        if self.engine == "plain" and self.precision == "bf16":
+            faults.append(
+                "engine=plain and precision=bf16: plain is the loop in float32; engine=cached "
+                "wanted, or precision=auto"
             )
         if self.batch_norm == "moving" and self.batch_size == 1:
             faults.append(

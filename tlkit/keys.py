@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 
@@ -82,7 +82,13 @@ def auto_or(default: int | str, low: int, meaning: str, high: float = math.inf) 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a dataclass of keys inherits. Its fields are made by the functions above."""
+    """What a dataclass of keys inherits. Its fields are made by the functions above.
+
+    Attributes:
+        interrupted: what Ctrl-C is answered with.
+    """
+
+    interrupted: ClassVar[str] = "interrupted"
 
     @classmethod
     def load(cls, file: Path | None, flags: Mapping[str, str]) -> Self:

@@ -99,11 +99,12 @@ def of_phase(
         "finetune": f"The top {config.unfreeze_depth} units and the head of `{config.backbone}`",
     }[phase]
     return (
-        f"{trained}, at its best after {epochs_up_to(epoch)}.\n\n"
         f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f}; "
         f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
-        f"{of_data(config, manifest)}" + (f"\n\n![Grad-CAM]({picture})" if picture else "")
+        # Before the rest, of which the UI shows the first lines alone.
+        + (f"![Grad-CAM]({picture})\n\n" if picture else "")
+        + f"{trained}, at its best after {epochs_up_to(epoch)}.\n\n{of_data(config, manifest)}"
     )
 
 

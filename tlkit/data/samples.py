@@ -11,28 +11,32 @@ from tlkit.data.manifest import Manifest, Picture
 
 MAX_CLASSES = 10
 PER_CLASS = 3
-VIEWS = 2
+MAX_VIEWS = 2
 
 
 def samples(
     manifest: Manifest,
     plain: Callable[[Image], Image],
     augmented: Callable[[Image, str, int], Image],
+    *,
+    views: int,
     max_pixels: int,
 ) -> dict[str, list[list[NDArray[np.uint8]]]]:
     """Training pictures of the first MAX_CLASSES classes, at most PER_CLASS of each, taken at even
-    steps: each one plain, then as its first VIEWS views, uint8 (H, W, 3).
+    steps: each one plain, then as its first views, at most MAX_VIEWS, uint8 (H, W, 3).
 
     Args:
         plain: renders an RGB picture as for evaluation.
         augmented: renders view `v` of an RGB picture from its content hash and `v`.
+        views: how many are trained on; 0 where pictures are not augmented.
         max_pixels: what the audit let pass.
     """
 
     def renditions(picture: Picture) -> list[NDArray[np.uint8]]:
         image = read_picture(manifest.root / picture.path, max_pixels)
-        views = [augmented(image, picture.sha256, view) for view in range(VIEWS)]
-        return [np.asarray(each) for each in (plain(image), *views)]
+        numbers = range(min(views, MAX_VIEWS))
+        shown = [augmented(image, picture.sha256, view) for view in numbers]
+        return [np.asarray(each) for each in (plain(image), *shown)]
 
     return {
         name: [renditions(picture) for picture in _spread(manifest, name)]

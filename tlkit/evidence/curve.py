@@ -10,7 +10,7 @@ from tlkit.evaluation.canvas import save
 from tlkit.evaluation.compared_figures import learning_curves
 from tlkit.evaluation.comparison import repeated
 from tlkit.files import write_csv
-from tlkit.phases.network import build_network
+from tlkit.phases.network import refuse_network
 from tlkit.runs.phase import run_phase
 from tlkit.runs.prepare import log_dataset, prepare_data, thinned
 from tlkit.summary import columns, of_data
@@ -54,9 +54,9 @@ def run_curve(config: Config) -> str:
         )
     with ExitStack() as until, start_run("curve") as tracker:
         tracker.params(config.as_dict())
+        refuse_network("head", config)
         data = prepare_data(config)
         log_dataset(tracker, config, data)
-        build_network("head", config, data.manifest.classes)  # refuses before the baseline
         points: list[Point] = []
         left_out: list[str] = []
         seeds = range(config.seed, config.seed + config.seeds)

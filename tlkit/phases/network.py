@@ -104,6 +104,11 @@ def build_network(phase: str, config: Config, classes: tuple[str, ...]) -> Netwo
     )
 
 
+def refuse_network(phase: str, config: Config) -> None:
+    """Raise as `build_network`, before there are pictures: looking at them can take long."""
+    build_network(phase, config, ("", ""))
+
+
 def begin_from(network: Network, checkpoint: Path, run_id: str) -> Network:
     """The network with the state that another run trained, loaded in place.
 

@@ -61,7 +61,6 @@ def log_inputs(
     machine: Machine,
 ) -> None:
     """Log all that is known before training: so that it is there when training fails."""
-    tracker.params(config.as_dict())
     log_dataset(tracker, config, data)
     config.write(folder / "config.yaml")
     write_json(folder / "environment.json", environment(machine))
@@ -69,7 +68,13 @@ def log_inputs(
     data.manifest.write(folder / "data" / "manifest.csv")
     (folder / "data" / "audit.json").write_text(data.report.to_json(), encoding="utf-8")
     views = pictures.views
-    shown = samples(data.manifest, views.preprocessing.picture, views.picture, config.max_pixels)
+    shown = samples(
+        data.manifest,
+        views.preprocessing.picture,
+        views.picture,
+        views=0 if config.augment == "none" else config.views,
+        max_pixels=config.max_pixels,
+    )
     figure = samples_figure(shown, len(data.manifest.classes))
     save(figure, folder / "data" / "samples.png")
     tracker.artifacts(folder)

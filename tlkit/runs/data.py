@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tlkit.config import Config
 from tlkit.phases.machine import machine_for
-from tlkit.phases.network import build_network
+from tlkit.phases.network import build_network, refuse_network
 from tlkit.phases.prepare import pictures_for
 from tlkit.runs.artifacts import log_inputs, work_folder
 from tlkit.runs.prepare import Data, prepare_data
@@ -15,10 +15,13 @@ from tlkit.tracking.run import start_run
 def run_data(config: Config) -> Data:
     """Prepare and audit the pictures alone, as a run called `data`."""
     with start_run("data") as tracker, work_folder(tracker) as folder:
+        tracker.params(config.as_dict())
+        # Only for its preprocessing: looking at the data must not want weights.
+        config_of_network = replace(config, weights="none")
+        refuse_network("head", config_of_network)
         data = prepare_data(config)
         machine = machine_for(config)
-        # Only for its preprocessing: looking at the data must not want weights.
-        network = build_network("head", replace(config, weights="none"), data.manifest.classes)
+        network = build_network("head", config_of_network, data.manifest.classes)
         pictures = pictures_for(config, data.manifest, network, machine)
         log_inputs(tracker, folder, config, data, pictures, machine)
         samples = tracker.artifact_link("data/samples.png")

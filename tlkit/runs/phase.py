@@ -1,6 +1,7 @@
 """One phase, from its configuration to a logged result."""
 
 import shutil
+import sys
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tlkit.lineage import best_checkpoint, has_checkpoint, refuse_seen
 from tlkit.outcome import Outcome, evaluate, labels_of, write_history, write_outcome
 from tlkit.phases.identity import head_settings, training_key
 from tlkit.phases.machine import machine_for
-from tlkit.phases.network import Network
+from tlkit.phases.network import Network, refuse_network
 from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import train_phase
 from tlkit.runs.artifacts import log_inputs, log_model, work_folder
@@ -89,7 +90,10 @@ def run_phase(
         full_cards_told(),
         work_folder(tracker) as folder,
     ):
-        data = data or prepare_data(config)
+        tracker.params(config.as_dict())
+        if data is None:
+            refuse_network(name, config)
+            data = prepare_data(config)
         phase = prepare_phase(name, config, data.manifest, machine_for(config))
         log_inputs(tracker, folder, config, data, phase.pictures, phase.machine)
         tracker.tags({SETTINGS_TAG: head_settings(config, phase.network, phase.machine)})
@@ -202,10 +206,14 @@ def _begun_from_head(
                 SETTINGS_TAG: head_settings(config, network, machine),
             }
             fitting = (one.run_id for one in finished_runs(tracker.experiment_id, wanted))
-            head = (
-                next(filter(has_checkpoint, fitting), None)
-                or run_phase("head", config, data=data, parent=tracker.run_id).run_id
+            found = next(filter(has_checkpoint, fitting), None)
+            print(
+                f"finetune: begins from the head of run {found}"
+                if found
+                else "finetune: no run has the head of these settings, which is trained first",
+                file=sys.stderr,
             )
+            head = found or run_phase("head", config, data=data, parent=tracker.run_id).run_id
         with best_checkpoint(head) as checkpoint:
             phase = phase.begun_from(checkpoint, head)
     tracker.tags({INIT_TAG: head})

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from tlkit.config import Config
 from tlkit.errors import UserError
-from tlkit.phases.network import build_network
+from tlkit.phases.network import refuse_network
 from tlkit.phases.prepare import PHASES
 from tlkit.runs.phase import run_phase
 from tlkit.runs.prepare import log_dataset, prepare_data
@@ -26,9 +26,9 @@ def run_suite(config: Config) -> list[PhaseResult]:
     results: list[PhaseResult] = []
     with ExitStack() as until, start_run("suite") as tracker:
         tracker.params(config.as_dict())
+        refuse_network("finetune", config)
         data = prepare_data(config)
         log_dataset(tracker, config, data)
-        build_network("finetune", config, data.manifest.classes)  # refuses before the baseline
         for phase in PHASES:
             if phase == "finetune":
                 config = replace(config, init_from=results[-1].run_id)
@@ -49,6 +49,7 @@ def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
         return [run_phase(phase, config)]
     with ExitStack() as until, start_run(f"{phase}-seeds") as tracker:
         tracker.params(config.as_dict())
+        refuse_network(phase, config)
         data = prepare_data(config)
         log_dataset(tracker, config, data)
         base = replace(config, seeds=1, data_seed=config.pictures_seed)
