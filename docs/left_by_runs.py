@@ -400,7 +400,7 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
         *left(
             (*TESTED, "data"),
             {
-                "config.yaml": "every key with its effective value; `-P config=` reads it",
+                "config.yaml": "every key as it was given or is by default; `-P config=` reads it",
                 "data/manifest.csv": "path, label, split and sha256 of every picture",
             },
         ),

@@ -11,7 +11,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from tlkit.errors import UserError
-from tlkit.models.backbones import create_model, data_config, to_channels_last
+from tlkit.models.backbones import create_model, data_config, to_channels_last, undecayed
 from tlkit.models.baseline import BaselineCNN
 from tlkit.models.units import _any_to_grid, cam_target
 
@@ -36,6 +36,21 @@ def test_a_name_like_no_other_is_refused_too() -> None:
 def test_an_unknown_tag_is_refused_with_the_tags_there_are() -> None:
     with pytest.raises(UserError, match=r"resnet18\.nonsense .*tags of resnet18: .*a1_in1k"):
         small("resnet18.nonsense")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "names"),
+    [
+        ("test_vit", {"pos_embed", "cls_token"}),
+        ("test_resnet", set()),
+        ("swin_tiny_patch4_window7_224", {"layers.0.blocks.0.attn.relative_position_bias_table"}),
+    ],
+)
+def test_what_embeds_positions_is_not_decayed(backbone: str, names: set[str]) -> None:
+    model = small(backbone, None)
+    found = undecayed(model)
+    assert names <= found
+    assert bool(found) == bool(names)
 
 
 def test_a_name_may_carry_its_tag() -> None:

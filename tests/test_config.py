@@ -211,7 +211,7 @@ def test_contradicting_values_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be below 1"):
         Config.load(None, {"val_fraction": "0.5", "test_fraction": "0.5"})
     for fraction in ("val_fraction", "test_fraction"):
-        with pytest.raises(UserError, match="must be above 0"):
+        with pytest.raises(UserError, match=f"{fraction}=0 is not allowed; above 0 and"):
             Config.load(None, {fraction: "0"})
     with pytest.raises(UserError, match=r"the last seed would be 2147483648, .* seeds to 1$"):
         Config.load(None, {"seed": str(2**31 - 1), "seeds": "2"})

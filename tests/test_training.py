@@ -273,7 +273,10 @@ def test_a_validation_loss_that_is_not_finite_stops() -> None:
         train(model(), losses=[1.0, float("inf")])
 
 
-def test_groups_have_their_rates_and_norms_and_biases_no_decay() -> None:
+@pytest.mark.parametrize(("undecayed", "decay"), [((), 0.1), ({"3.weight"}, 0.0)])
+def test_groups_have_their_rates_and_norms_and_biases_no_decay(
+    undecayed: set[str], decay: float
+) -> None:
     net = model()
     net[0].weight.requires_grad_(False)
     optimizer = adamw(
@@ -282,6 +285,7 @@ def test_groups_have_their_rates_and_norms_and_biases_no_decay() -> None:
         head_lr=1e-2,
         backbone_lr=1e-4,
         weight_decay=0.1,
+        undecayed=undecayed,
     )
     seen = {
         id(parameter): (group["role"], group["lr"], group["weight_decay"])
@@ -292,7 +296,7 @@ def test_groups_have_their_rates_and_norms_and_biases_no_decay() -> None:
         id(net[0].bias): ("backbone", 1e-4, 0.0),
         id(net[1].weight): ("backbone", 1e-4, 0.0),
         id(net[1].bias): ("backbone", 1e-4, 0.0),
-        id(net[3].weight): ("head", 1e-2, 0.1),
+        id(net[3].weight): ("head", 1e-2, decay),
         id(net[3].bias): ("head", 1e-2, 0.0),
     }
     assert learning_rates(optimizer) == {"lr/head": 1e-2, "lr/backbone": 1e-4}

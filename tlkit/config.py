@@ -12,6 +12,7 @@ from tlkit.keys import (
     auto_or,
     choice,
     key,
+    part,
     positive,
     registered,
     share,
@@ -52,8 +53,8 @@ class Config(Settings):
         "a source of pictures",
         lambda value: value != "",
     )
-    val_fraction: float = share(0.15, "share of the pictures for validation where none is given")
-    test_fraction: float = share(0.15, "share of the pictures for the test where none is given")
+    val_fraction: float = part(0.15, "share of the pictures for validation where none is given")
+    test_fraction: float = part(0.15, "share of the pictures for the test where none is given")
     train_fraction: float = key(
         1.0,
         "share of the training pictures, drawn class by class; each is shown more often, so that "
@@ -128,7 +129,11 @@ class Config(Settings):
         "none", "balanced: a class counts in inverse to its size", "none", "balanced"
     )
     batch_size: int = at_least(32, 1, "pictures a step")
-    accumulate: int = at_least(1, 1, "batches whose gradients make one step")
+    accumulate: int = at_least(
+        1,
+        1,
+        "batches whose gradients make one step; the baseline's batch norms still see one at a time",
+    )
     baseline_schedule: str = choice("cosine", "schedule of the baseline", "plateau", "cosine")
     schedule: str = choice(
         "plateau",
@@ -268,10 +273,5 @@ class Config(Settings):
             faults.append(
                 "batch_norm=moving and batch_size=1: one picture has no statistics; a batch_size "
                 "of at least 2 wanted, or batch_norm=still"
-            )
-        if self.val_fraction == 0 or self.test_fraction == 0:
-            faults.append(
-                "val_fraction and test_fraction must be above 0: "
-                "the model is chosen on one split and judged on the other"
             )
         return faults

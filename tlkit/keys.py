@@ -69,6 +69,11 @@ def share(default: float, meaning: str) -> Any:
     return key(default, meaning, "from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 
 
+def part(default: float, meaning: str) -> Any:
+    """A number in (0, 1)."""
+    return key(default, meaning, "above 0 and below 1", lambda value: 0 < value < 1)
+
+
 def auto_or(default: int | str, low: int, meaning: str, high: float = math.inf) -> Any:
     """The word auto, or a whole number from `low` on, up to `high`."""
     allowed = f"at least {low}" if high == math.inf else f"{low} to {high}"

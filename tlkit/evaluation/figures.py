@@ -75,7 +75,8 @@ def _draw_panel(
     for key, label, colour, style, marker in lines:
         points = {int(row["epoch"]): row[key] for row in history}
         if is_rate:
-            label += f": highest {max(points.values()):.2g}"
+            highest = f"highest {max(points.values()):.2g}"
+            label = f"{label}: {highest}" if len(lines) > 1 else highest
         else:
             best = points[best_epoch]
             label += f": {percent(best) if name == 'accuracy' else f'{best:.3f}'}"
@@ -86,7 +87,7 @@ def _draw_panel(
         ax.plot(x, y, style, color=colour, marker=marker, ms=5, lw=1.8, label=label)
     ax.axvline(best_epoch, color=DIM, lw=1.2, ls=":")
     epochs = [int(row["epoch"]) for row in history]
-    ax.set(title=name, xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
+    ax.set(title=name, xlabel="epoch, from 0", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
     ax.xaxis.set_major_locator(
         FixedLocator(epochs) if len(epochs) <= 12 else MaxNLocator(integer=True)
     )

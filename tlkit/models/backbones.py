@@ -123,6 +123,14 @@ def classifier_path(model: nn.Module) -> str:
     return path
 
 
+def undecayed(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that the architecture wants no weight decay on, in transformers those
+    that embed positions and classes; none where it names none."""
+    timm_model: Any = model
+    names = timm_model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return frozenset(names)
+
+
 def architecture(model: nn.Module) -> str:
     """The timm name of the model, without a pretrained tag."""
     timm_model: Any = model

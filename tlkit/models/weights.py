@@ -125,13 +125,14 @@ def _there(path: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The named tensors in a file, without what wrapped them."""
-    if path.suffix not in (SAFETENSORS, *PICKLES):
+    suffix = path.suffix.lower()
+    if suffix not in (SAFETENSORS, *PICKLES):
         raise UserError(
             f"weights={path} is none of auto, none, and a path that ends in "
             f"{', '.join((SAFETENSORS, *PICKLES))}"
         )
     _there(path)
-    content = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_pickle(path)
+    content = _read_safetensors(path) if suffix == SAFETENSORS else _read_pickle(path)
     if isinstance(content, Mapping):
         inner = [content.get(key) for key in WRAPPERS]
         content = next((one for one in inner if isinstance(one, Mapping) and one), content)

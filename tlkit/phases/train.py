@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.features.fill import Report
+from tlkit.models.backbones import undecayed
 from tlkit.models.features import last_features, stacked
 from tlkit.phases.engine import Engine, start_engine, validate, validation_metrics
 from tlkit.phases.prepare import Phase
@@ -164,6 +165,7 @@ def _training(phase: Phase, engine: Engine, steps_per_epoch: int) -> Training:
         head_lr=config.baseline_lr if phase.name == "baseline" else config.head_lr,
         backbone_lr=config.backbone_lr,
         weight_decay=config.weight_decay,
+        undecayed=undecayed(model),
     )
     schedule = Schedule(
         optimizer,

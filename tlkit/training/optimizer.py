@@ -1,7 +1,7 @@
 """AdamW with a rate for the head and one for the backbone, and the schedule of both."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ def adamw(
     head_lr: float,
     backbone_lr: float,
     weight_decay: float,
+    undecayed: Collection[str] = (),
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters, in groups by rate and decay.
 
@@ -24,6 +25,7 @@ def adamw(
     Args:
         named_parameters: names and parameters; those that need no gradient are left out.
         head_names: the names that learn at `head_lr`; the others learn at `backbone_lr`.
+        undecayed: names of others that are not decayed, such as embeddings of positions.
 
     Returns:
         An optimizer whose groups carry `role`, "head" or "backbone".
@@ -32,7 +34,8 @@ def adamw(
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             role = "head" if name in head_names else "backbone"
-            decay = weight_decay if parameter.ndim > 1 else 0.0
+            decays = parameter.ndim > 1 and name not in undecayed
+            decay = weight_decay if decays else 0.0
             groups.setdefault((role, decay), []).append(parameter)
     rates = {"head": head_lr, "backbone": backbone_lr}
     return torch.optim.AdamW(
