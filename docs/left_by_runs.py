@@ -479,7 +479,8 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             ("compare",),
             {
                 "report.html": "all of it on one page, which needs no network",
-                "comparison.json": "the verdict, the runs with their costs, and every pair",
+                "comparison.json": "the verdict, the runs with their costs, the machine that the "
+                "seconds for one picture were measured on, and every pair",
                 "pictures.csv": "which test pictures each run got right",
             },
         ),

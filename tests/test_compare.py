@@ -22,17 +22,18 @@ from PIL import Image
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from tlkit.data.audit import AuditReport
+from tlkit.data.audit import AuditReport, Dropped
 from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import Manifest
 from tlkit.data.transforms import Preprocessing
 from tlkit.deployment.tested import predictions
 from tlkit.errors import UserError
-from tlkit.evaluation.compared_figures import reliabilities
+from tlkit.evaluation.compared_figures import Interval, forest, reliabilities
 from tlkit.evaluation.comparison import compare_paired
+from tlkit.evaluation.metrics import expected_calibration_error
 from tlkit.evidence.costs import Cost, latencies
 from tlkit.evidence.gathered import Gathered, _names, choose_runs, gather
-from tlkit.evidence.page import Report, as_svg, write_report
+from tlkit.evidence.page import Report, as_svg, calibration_error_by_chance, write_report
 from tlkit.evidence.pairs import compare_all, verdict
 from tlkit.evidence.shown import choose_pictures, show_mistakes, show_side_by_side
 from tlkit.heat_maps import NoHeatMaps
@@ -74,23 +75,41 @@ UNPROVEN = {
     **dict.fromkeys(("follows_weights", "points_at_evidence"), False),
     **{name: 4 * [[0.9, 0.8]] for name in CURVES},
     "removed": [0.0, 0.5],
+    "stages": ["head", "all units"],
+    "similarity": [[0.7, 0.5, 0.6, 0.2], [0.1, 0.0, -0.1, 0.2]],
     "verdict": "",
 }
 
 
-def report_of(runs: list[Gathered], file: Path) -> str:
+COUNTS = {split: {"cat": 150, "dog": 150} for split in ("train", "val", "test")}
+AUDITED = AuditReport("pictures", 900, COUNTS, (), (), (), (), (), {}, 0, ())
+
+
+def report_of(
+    runs: list[Gathered],
+    file: Path,
+    *,
+    source: str = "pictures",
+    audited: AuditReport = AUDITED,
+    classes: tuple[str, ...] = ("cat", "dog"),
+) -> str:
     """The page of runs, without pictures."""
-    counts = {split: {"cat": 150, "dog": 150} for split in ("train", "val", "test")}
-    audited = AuditReport("pictures", 900, counts, (), (), (), (), (), {}, 0, ())
     costs = [Cost(1.0, 2, 3, 4.0, 0.01)] * len(runs)
     write_report(
         Report(
-            "verdict", "pictures", "digest", ("cat", "dog"), runs, compare_all(runs), costs,
-            audited, [], {},
+            "verdict", source, "digest", classes, runs, compare_all(runs), costs, audited, [], {},
+            "a processor, 2 threads",
         ),
         file,
     )  # fmt: skip
     return file.read_text(encoding="utf-8")
+
+
+def with_metrics(one: Gathered, **metrics: float) -> Gathered:
+    """The run with all metrics that a report needs, some of them as given."""
+    return replace(
+        one, metrics={f"test/{name}": value for name, value in {**METRICS, **metrics}.items()}
+    )
 
 
 def test_the_page_claims_nothing_that_was_not_tested(tmp_path: Path) -> None:
@@ -102,15 +121,116 @@ def test_the_page_claims_nothing_that_was_not_tested(tmp_path: Path) -> None:
     [row] = re.findall(
         r'<tr><th scope="row">ensemble</th>\s*(<td>none.*?)</tr>', text, flags=re.DOTALL
     )
-    assert re.findall(r"<td>(.*?)</td>", row) == ["none", "none", "0.250", "none", "0.250"]
+    *cells, chance, before, after = re.findall(r"<td>(.*?)</td>", row)
+    assert (cells, before, after) == (["none", "none", "0.250"], "none", "0.250")
+    assert 0 < float(chance) < 0.25
     assert "ensemble: not tested</h3>" in text
     few = replace(one, metrics=logged, check=UNPROVEN)
     more = replace(other, metrics=logged, check=UNPROVEN | {"deletion": 5 * [[0.9, 0.8]]})
     text = report_of([few, more], tmp_path / "report.html")
     assert "baseline: not tested: fewer than 5 pictures</h3>" in text
     assert "head: not shown by both tests</h3>" in text
+    asked = "asked on 4 or 5 pictures of each model"
+    assert asked in text
+    assert "the second at 5 % for each model by itself, not corrected" in " ".join(text.split())
+    assert asked not in report_of([replace(one, metrics=logged)] * 2, tmp_path / "report.html")
     with_temperature, without = (list(each.by_calibration) for each in (one, mean))
     assert (with_temperature, without) == (["before", "after"], ["as it is"])
+
+
+def test_a_temperature_that_does_harm_is_told(tmp_path: Path) -> None:
+    one, other, _ = three_runs()
+    runs = [
+        with_metrics(one, ece=0.114, ece_uncalibrated=0.0671),
+        with_metrics(other, ece=0.0504, ece_uncalibrated=0.0503),  # nothing to be seen
+    ]
+    text = " ".join(report_of(runs, tmp_path / "report.html").split())
+    [name, before, after] = re.findall(
+        r"The temperature of (\w+) made the calibration error on the test pictures larger, (\S+) "
+        r"before and (\S+) after",
+        text,
+    )[0]
+    assert (name, before, after) == ("baseline", "0.067", "0.114")
+    assert text.count("larger, ") == 1
+
+
+def test_what_chance_gives_of_a_calibration_error_is_that_of_labels_drawn_by_the_model() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.dirichlet([0.5] * 3, 200)
+    found = calibration_error_by_chance(rows)
+    drawn = [
+        expected_calibration_error(rows, (rng.random((200, 1)) > rows[:, :2].cumsum(1)).sum(1))
+        for _ in range(1000)
+    ]
+    assert found == pytest.approx(np.quantile(drawn, 0.95), rel=0.05)
+    assert calibration_error_by_chance(rows) == found
+
+
+def test_what_the_audit_found_is_listed_by_name(tmp_path: Path) -> None:
+    runs = [with_metrics(one) for one in three_runs()]
+    found = replace(
+        AUDITED,
+        conflicting_labels=(("train/cat/a.jpg", "train/dog/<b>.jpg"),),
+        dropped_duplicates=(Dropped("train/cat/c.jpg", "train", "test/cat/d.jpg", "test"),),
+        copies=(("train/cat/e.jpg", "train/cat/f.jpg"),) * 101,
+        mismatched_extensions={"val/dog/g.png": "extension says png, content is jpeg"},
+    )
+    text = report_of(runs, tmp_path / "report.html", audited=found)
+    for said_of_it in (
+        "1 under two labels",
+        "<code>train/cat/a.jpg</code> = <code>train/dog/&lt;b&gt;.jpg</code>",
+        "<code>train/cat/c.jpg</code> (train), as <code>test/cat/d.jpg</code> (test)",
+        "101 several times within a class",
+        "<code>train/cat/e.jpg</code> = <code>train/cat/f.jpg</code>",
+        "and more, in <code>data/audit.json</code>",
+        "<code>val/dog/g.png</code>: extension says png, content is jpeg",
+    ):
+        assert said_of_it in text
+    assert "<details>" not in report_of(runs, tmp_path / "report.html")
+
+
+def test_of_many_classes_the_pairs_that_are_confused_most_are_listed(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(21), 4)
+    one = with_metrics(said("one", np.zeros(84, dtype=int), np.zeros(84, dtype=int)))
+    predicted = labels.copy()
+    predicted[20:22], predicted[8:11] = 7, 5  # two pictures of class 5, three of class 2
+    runs = [
+        replace(one, name=name, labels=labels, probabilities=np.eye(21)[answers])
+        for name, answers in (("one", predicted), ("other", labels))
+    ]
+    classes = tuple(f"class {index}" for index in range(21))
+    counts = {split: dict.fromkeys(classes, 4) for split in COUNTS}
+    text = report_of(
+        runs,
+        tmp_path / "report.html",
+        audited=replace(AUDITED, counts=counts),
+        classes=classes,
+    )
+    rows = re.findall(r'<th scope="row">(class \d+)</th><td>(class \d+)</td><td>(\d+)', text)
+    assert rows == [("class 2", "class 5", "3"), ("class 5", "class 7", "2")]
+    assert '<tr><td colspan="3">none</td></tr>' in text
+
+
+def test_what_is_not_defined_is_called_so(tmp_path: Path) -> None:
+    one = with_metrics(said("one", np.ones(4, dtype=int), np.arange(4) % 2), auroc=float("nan"))
+    text = report_of([one, replace(one, name="other")], tmp_path / "report.html")
+    assert text.count("<td>not defined</td>") == 2 * 2 + 1  # AUROC, balanced accuracy; kappa
+    assert "nan<" not in text
+
+
+def test_a_colour_of_the_accuracies_is_that_of_no_difference() -> None:
+    names = ["finetune (seed 0)", "finetune (seed 1)"]
+    accuracies = [Interval((name,), 0.9, 0.8, 0.95) for name in names]
+    difference = Interval((names[1], f"vs {names[0]}"), 0.125, -0.1, 0.3)
+    figure = forest(accuracies, [difference])
+    upper, lower = figure.axes
+    of_models = {line.get_color() for line in upper.lines}
+    assert len(of_models) == 2
+    assert {line.get_color() for line in lower.lines}.isdisjoint(of_models)
+    figure.draw_without_rendering()
+    [label] = lower.get_yticklabels()
+    assert label.get_text() == "finetune (seed 1)\nvs finetune (seed 0)"  # whole
+    assert {tick.get_text() for tick in lower.get_xticklabels()} >= {"-10", "0", "+10"}
 
 
 def test_one_picture_in_a_bin_is_not_drawn() -> None:
@@ -304,7 +424,7 @@ def test_the_evidence_is_that_of_the_first_member_for_the_class_that_was_named(
     assert capsys.readouterr().err == "no heat maps of this network\n"
 
 
-def test_latencies_are_medians_without_the_first_and_taken_in_turn(
+def test_latencies_are_medians_of_the_fastest_without_the_first_and_taken_in_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, asked = [0.0], []
@@ -321,9 +441,10 @@ def test_latencies_are_medians_without_the_first_and_taken_in_turn(
             clock[0] += self.left.pop(0)
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    models = [Model(100, 1, 2, 9), Model(50, 30, 20, 10)]
+    models = [Model(100, 1, 9, 3, 2, 2, 5, 9, 9, 9), Model(50, 40, 30, 31, 99, 99, 20, 10, 10, 10)]
     assert latencies(models, [b"a", b"b", b"c"]) == [2, 20]  # type: ignore[arg-type]
-    assert asked == [(model, content) for content in (b"a", b"a", b"b", b"c") for model in models]
+    assert asked == [(model, content) for content in [b"a", *3 * [b"a"], *3 * [b"b"], *3 * [b"c"]]
+                     for model in models]  # fmt: skip
 
 
 def test_pictures_are_read_up_to_the_limit_of_the_audit(tmp_path: Path) -> None:
@@ -405,7 +526,14 @@ def test_a_comparison_is_what_the_runs_predicted(trained: Trained, compared: Run
         compared.data.tags["tlkit.data_digest"]
         == trained.runs["head"].data.tags["tlkit.data_digest"]
     )
-    assert content["verdict"] in compared.data.tags["mlflow.note.content"]
+    note = compared.data.tags["mlflow.note.content"]
+    assert content["verdict"] in note
+    place = f"#/experiments/{compared.info.experiment_id}/runs/{compared.info.run_id}"
+    assert f"[The report]({place}/artifacts/report.html)" in note  # shown in place
+    text = artifact(compared, "report.html").read_text()
+    assert re.search(r"\d threads?$", content["machine"])
+    assert text.count(content["machine"]) == 2
+    assert "<code>pictures.csv</code>" in text
 
 
 def test_the_report_needs_nothing_else(compared: Run) -> None:
@@ -419,7 +547,7 @@ def test_the_report_needs_nothing_else(compared: Run) -> None:
     assert "@import" not in text
     assert len(page.ids) == len(set(page.ids))
     drawings = re.findall(r'<svg role="img" aria-label="[^"]+"', text)
-    assert len(drawings) == 4  # accuracies, curves, reliability, deletion
+    assert len(drawings) == 5  # accuracies, curves, reliability, randomisation, deletion
 
 
 def test_a_name_cannot_break_out_of_the_page() -> None:
@@ -441,6 +569,21 @@ def test_the_report_in_a_browser(compared: Run, width: int, scheme: str) -> None
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(artifact(compared, "report.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        box = page.locator("#results figure svg").bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= width  # the accuracies are seen without scrolling
+        # In a table that scrolls a row keeps its name.
+        table = page.locator("#differences .scroll")
+        table.evaluate("one => { one.scrollLeft = 10_000 }")
+        name = table.locator("tbody th").bounding_box()
+        assert name is not None
+        assert name["x"] >= 0
+        hints = page.locator("figure:has(> svg)").evaluate_all(
+            "all => all.map(one => [one.scrollWidth > one.clientWidth,"
+            " getComputedStyle(one, '::before').content !== 'none'])"
+        )
+        assert all(wider == told for wider, told in hints)
+        assert [True, True] in hints or width > 390
         for picture in page.locator("img").all():
             assert picture.evaluate("one => one.complete && one.naturalWidth > 0")
         for shown in page.locator("img, svg").all():
@@ -470,6 +613,51 @@ def test_the_report_in_a_browser(compared: Run, width: int, scheme: str) -> None
     assert faults == []
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+def test_the_report_in_mlflows_ui(tmp_path: Path) -> None:
+    """A sandboxed blob within a page, which no link of its own may lead into."""
+    api = pytest.importorskip("playwright.sync_api")
+    source = f"/data/{50 * 'pictures-of-dogs-and-cats'}"  # a name without a gap, wider than a phone
+    report = report_of([with_metrics(one) for one in three_runs()], tmp_path / "r", source=source)
+    faults: list[str] = []
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": 400, "height": 900})
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.set_content('<iframe sandbox="allow-scripts" width="380" height="800"></iframe>')
+        page.evaluate(
+            "text => { document.querySelector('iframe').src ="
+            " URL.createObjectURL(new Blob([text], {type: 'text/html'})) }",
+            report,
+        )
+        frame = page.frame_locator("iframe")
+        frame.get_by_role("heading", name="Method").wait_for(state="attached")
+        inner = page.frames[1]
+        assert inner.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        links = frame.locator("nav a")
+        assert links.count() == 10
+        for link in links.all():
+            address = link.get_attribute("href")
+            link.focus()
+            page.keyboard.press("Enter")
+            found = inner.evaluate(
+                "address => { const section = document.querySelector(address);"
+                " return [section.getBoundingClientRect().top, scrollY,"
+                " section.contains(document.activeElement)] }",
+                address,
+            )
+            top, scrolled, focused = found
+            assert top < 800
+            assert scrolled > 0
+            assert focused
+        browser.close()
+    assert faults == []
+
+
 def known(run_id: str, phase: str, **tags: str) -> LoggedRun:
     tags = {"tlkit.phase": phase, **{f"tlkit.{key}": value for key, value in tags.items()}}
     return LoggedRun(run_id * 32, phase, "FINISHED", 1, tags, {}, {})
@@ -489,6 +677,17 @@ def test_runs_of_two_searches_have_names_of_their_own() -> None:
     assert _names([runs[0], known("f", "head"), runs[1]]) == [
         "head aaaaaa", "head ffffff", "finetune"
     ]  # fmt: skip
+
+
+def test_runs_of_a_phase_are_told_apart_by_their_seeds_where_those_do_it() -> None:
+    seeds = [replace(known(run_id, "head"), params={"seed": run_id}) for run_id in "012"]
+    assert _names(seeds) == ["head (seed 0)", "head (seed 1)", "head (seed 2)"]
+    other = known("e", "finetune")
+    assert _names([*seeds[:2], other]) == ["head (seed 0)", "head (seed 1)", "finetune"]
+    again = replace(seeds[0], run_id="f" * 32)
+    assert _names([*seeds[:2], again]) == ["head 000000", "head 111111", "head ffffff"]
+    trial = replace(known("e", "head", trial="4"), params={"seed": "9"})
+    assert _names([seeds[0], trial]) == ["head 000000", "head (trial 4)"]
 
 
 def test_runs_are_compared_on_the_same_test_pictures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -635,7 +834,10 @@ def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(
         for name in ("head-seeds", "head")
     )
     assert entry("compare", "--runs", parent, "--pictures", "2", "--timed", "1") == 0
-    assert "test pictures" in capsys.readouterr().out
+    said_of_it = capsys.readouterr().out
+    assert "test pictures" in said_of_it
+    assert "head (seed 1)" in said_of_it
+    assert "/artifacts/report.html\n" in said_of_it
     assert entry("compare", "--runs", one) == 2
     assert "two or more wanted" in capsys.readouterr().err
     assert entry("compare") == 2
@@ -648,9 +850,14 @@ def test_a_parent_stands_for_its_trainings_and_one_training_is_refused(
     assert entry("compare", "--runs", f"{one},{newest}") == 2
     err = capsys.readouterr().err
     assert "were trained on 2 sets of pictures" in err
+    assert f"run {one} on {pictures}, digest " in err
+    assert f"run {newest} on {other}, digest " in err
     assert "Traceback" not in err
     assert entry("compare", "--runs", "0" * 32) == 2
     assert "no run" in capsys.readouterr().err
+    Path(pictures).rename(f"{pictures} elsewhere")
+    assert entry("compare", "--runs", parent) == 2
+    assert f"are needed where it found them, {pictures}: data=" in capsys.readouterr().err
 
 
 def test_a_run_counts_what_it_trains_and_what_there_is(trained: Trained) -> None:

@@ -97,6 +97,7 @@ def test_a_curve_is_a_point_for_each_phase_and_share(
     shares = "1, 0.5, 0.49, 0.48"  # the last three of which are the same 6 pictures a class
     assert entry("curve", "--data", pictures, "--fractions", shares, "--head_lr", "0.02") == 0
     said = capsys.readouterr().out
+    assert "; see the intervals." in said
     assert "just the pictures of a larger one: 0.49, 0.48." in said
     assert "intervals for the chance of the test pictures (Wilson)" in said
     runs = {run.info.run_id: run for run in mlflow.search_runs(output_format="list")}
@@ -164,3 +165,8 @@ def test_what_a_later_phase_cannot_have_is_refused_before_the_first(
     assert "nowhere.safetensors" in capsys.readouterr().err
     (run,) = mlflow.search_runs([experiment], output_format="list")
     assert run.info.run_name == command
+
+
+def test_a_head_that_never_does_as_well_is_told_with_the_same_caution() -> None:
+    curves = {"baseline": [(20, 0.683, 0.6, 0.7)], "head": [(20, 0.6, 0.5, 0.7)]}
+    assert curve._said(curves).endswith("0.683 on 20 pictures; see the intervals.")

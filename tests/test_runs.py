@@ -20,7 +20,7 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import Entry, MakeFolder, make_pictures, run_entry
+from conftest import SMOKE, Entry, MakeFolder, make_pictures, run_entry
 from filelock import FileLock
 from mlflow.entities import Run
 from PIL import Image
@@ -31,6 +31,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from tlkit.config import Config
 from tlkit.phases.prepare import Phase
 from tlkit.phases.train import Trained, train_phase
+from tlkit.runs.suite import run_repeats
+from tlkit.summary import PhaseResult, report
 from tlkit.tracking.run import start_run
 from tlkit.training.loop import Objective
 
@@ -609,7 +611,7 @@ def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
     assert entry("finetune", *recipe, "--seed", "5") == 0
     printed = capsys.readouterr().out
     assert "Test accuracy over 2 seeds: mean" in printed
-    assert "Of the fine-tuning alone: with pretrained weights all seeds begin" in printed
+    assert "Of the fine-tuning alone: all seeds begin from one head." in printed
     runs = runs_of(experiment)
     [parent] = [run for run in runs if run.info.run_name == "finetune-seeds"]
     children = [run for run in runs if run.info.run_name == "finetune"]
@@ -631,6 +633,22 @@ def test_several_seeds_share_their_pictures_and_end_with_a_mean_and_an_ensemble(
     np.testing.assert_allclose(said[2][columns], mean, atol=1e-6)
     assert entry("suite", "--data", source, "--seeds", "2") == 2
     assert "seeds=2 is for -e baseline" in capsys.readouterr().err
+
+
+def test_seeds_with_a_random_backbone_each_are_not_said_to_share_a_head(
+    experiment: str, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = dict.fromkeys(
+        ("val/best_accuracy", "test/accuracy", "test/accuracy_low", "test/accuracy_high", "test/f1",
+         "time/total_seconds", "parameters/trainable"), 0.5,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        "tlkit.runs.suite.run_phase", lambda phase, *_, **__: PhaseResult(phase, "1", values)
+    )
+    words = {"data": str(make_folder()), "weights": "none", "seeds": "2"}
+    said = report(run_repeats("finetune", Config.load(SMOKE, words)))
+    assert "Test accuracy over 2 seeds: mean" in said
+    assert "one head" not in said
 
 
 def test_a_long_path_of_the_data_is_shortened_for_mlflow(experiment: str, tmp_path: Path) -> None:

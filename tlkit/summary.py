@@ -21,11 +21,13 @@ class PhaseResult:
 
     Attributes:
         metrics: those of the contract that are logged once.
+        shares_head: whether it began from the head that the other seeds began from.
     """
 
     phase: str
     run_id: str
     metrics: dict[str, float]
+    shares_head: bool = False
 
 
 COLUMNS: tuple[tuple[str, Callable[[PhaseResult], str]], ...] = (
@@ -133,8 +135,8 @@ def of_repeats(results: Sequence[PhaseResult]) -> tuple[str, dict[str, float]]:
         f"{found.deviation:.4f}, 95 % interval of the mean {found.low:.4f} to {found.high:.4f}; "
         "it tells of the training's chance alone, not of that of the test pictures."
     )
-    if results[0].phase.startswith("finetune"):
-        said += " Of the fine-tuning alone: with pretrained weights all seeds begin from one head."
+    if all(result.shares_head for result in results):
+        said += " Of the fine-tuning alone: all seeds begin from one head."
     return said, metrics
 
 

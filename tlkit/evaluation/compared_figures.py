@@ -13,8 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from tlkit.errors import printable_line
 from tlkit.evaluation.calibration import reliability
-from tlkit.evaluation.canvas import BLUE, GREEN, PLAIN, PURPLE, VERMILLION, blank, shorten
+from tlkit.evaluation.canvas import (
+    BLUE,
+    GREEN,
+    PLAIN,
+    PURPLE,
+    VERMILLION,
+    blank,
+    shorten,
+    text_width,
+)
+from tlkit.evaluation.gradcam_check import SIMILAR
 
 # A line is known by its marker too; from the fifth on colours come again with other markers.
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE)
@@ -28,9 +39,13 @@ _LABEL_SHARE = 0.09
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval, under a name."""
+    """A value and its 95 % interval.
 
-    name: str
+    Attributes:
+        names: its label, in as many lines where it is too long for one.
+    """
+
+    names: tuple[str, ...]
     value: float
     low: float
     high: float
@@ -39,29 +54,42 @@ class Interval:
 def forest(accuracies: Sequence[Interval], differences: Sequence[Interval]) -> Figure:
     """Accuracies above, differences between models below, each with its interval."""
     rows = len(accuracies) + len(differences)
-    figure = blank(7.5, 1.7 + 0.34 * rows)
+    # No wider, so that it is read on a phone, where it is half as wide.
+    figure = blank(5.4, 1.7 + 0.36 * rows)
     figure.set_layout_engine("constrained", h_pad=0.1)
     upper, lower = figure.subplots(
         2, 1, height_ratios=(len(accuracies) + 0.5, len(differences) + 0.5)
     )
-    _intervals(upper, accuracies, "test accuracy")
-    _intervals(lower, differences, "difference of test accuracy; 0: none")
+    models = [COLOURS[place % len(COLOURS)] for place in range(len(accuracies))]
+    _intervals(upper, accuracies, models)
+    upper.set_xlabel("test accuracy")
+    upper.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    # A colour stands for a model, and a difference is of two.
+    _intervals(lower, differences, ["black"] * len(differences))
+    lower.set_xlabel("difference in points; 0: none")
+    lower.xaxis.set_major_formatter(lambda share, _: f"{100 * share:+.6g}" if share else "0")
     lower.axvline(0, color="black", lw=1, ls=":")
     return figure
 
 
-def _intervals(ax: Axes, rows: Sequence[Interval], label: str) -> None:
-    for place, row in enumerate(reversed(rows)):
-        colour = COLOURS[(len(rows) - 1 - place) % len(COLOURS)]
+def _intervals(ax: Axes, rows: Sequence[Interval], colours: Sequence[str]) -> None:
+    places = range(len(rows))[::-1]
+    for place, row, colour in zip(places, rows, colours, strict=True):
         ax.plot((row.low, row.high), (place, place), "-", color=colour, lw=2.5)
         ax.plot(row.value, place, "o", color=colour, ms=7)
-    names = [shorten(row.name, _NAME_INCHES, 9) for row in reversed(rows)]
-    ax.set_yticks(range(len(rows)), names, fontsize=9, **PLAIN)
-    ax.set(xlabel=label, ylim=(-0.6, len(rows) - 0.4))
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    ax.set_yticks(places, [_label(row.names) for row in rows], fontsize=10, **PLAIN)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.grid(axis="x", alpha=0.3)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _label(names: Sequence[str]) -> str:
+    line = " ".join(names)
+    if text_width(printable_line(line), 10) <= _NAME_INCHES:
+        return shorten(line, _NAME_INCHES, 10)
+    return "\n".join(shorten(name, _NAME_INCHES, 10) for name in names)
 
 
 def curves_over_one_another(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
@@ -115,6 +143,30 @@ def reliabilities(
         _plain(ax)
     for ax in boxes[len(models) :]:
         ax.remove()
+    return figure
+
+
+def randomisation(checks: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """How alike the maps of random weights are to those of the trained ones, a column a model.
+
+    checks: by name, `GradcamCheck.as_dict`.
+    """
+    figure = blank(max(5.0, 3.2 * len(checks)), 3.0)
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    boxes = figure.subplots(1, len(checks), squeeze=False, sharey=True)[0]
+    for ax, (name, check) in zip(boxes, checks.items(), strict=True):
+        similarity, places = np.array(check["similarity"]), range(len(check["stages"]))
+        ax.plot(places, similarity, ".", color="black", alpha=0.3, ms=5)
+        ax.plot(places, similarity.mean(axis=1), **_style(0), ms=4, lw=1.6, label="mean")
+        ax.axhline(SIMILAR, color="black", ls=":", lw=1.8)
+        ax.set(ylim=(-1.05, 1.05))
+        ax.set_xticks(
+            places, [shorten(stage, 1.2, 9) for stage in check["stages"]], fontsize=9,
+            rotation=35, ha="right", rotation_mode="anchor", **PLAIN,
+        )  # fmt: skip
+        ax.set_title(shorten(name, _NAME_INCHES, 11), fontsize=11, **PLAIN)
+        _plain(ax)
+    boxes[0].set_ylabel("rank correlation")
     return figure
 
 

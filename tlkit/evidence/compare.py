@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tlkit.deployment.models import load_models
-from tlkit.evidence.costs import Cost, costs_of
+from tlkit.evidence.costs import costs_of, machine
 from tlkit.evidence.gathered import Gathered, choose_runs, gather
 from tlkit.evidence.page import Report, write_report
 from tlkit.evidence.pairs import Pair, compare_all, verdict
@@ -52,30 +52,36 @@ def run_compare(settings: CompareSettings) -> str:
                 runs, models, data.manifest, settings.pictures, config.max_pixels
             ),
             mistakes=show_mistakes(runs, data.manifest, config.max_pixels),
+            machine=machine(),
         )
         with tracker.folder() as folder:
             write_report(report, folder / "report.html")
-            _write_files(folder, runs, pairs, costs, report.verdict)
+            _write_files(folder, report)
         _log(tracker, runs, pairs, report.verdict)
-    return f"{report.verdict}\nThe report: artifact report.html of run {tracker.run_id}"
+    return (
+        f"{report.verdict}\nThe report: artifact report.html of run {tracker.run_id}, "
+        f"in the UI at {_address(tracker)}"
+    )
 
 
-def _write_files(
-    folder: Path,
-    runs: Sequence[Gathered],
-    pairs: Sequence[Pair],
-    costs: Sequence[Cost],
-    said: str,
-) -> None:
+def _address(tracker: Tracker) -> str:
+    """Of the report within MLflow's UI, which shows it there; `artifact_link` would save it."""
+    place = f"experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
+    return f"#/{place}/artifacts/report.html"
+
+
+def _write_files(folder: Path, report: Report) -> None:
+    runs = report.runs
     content = {
-        "verdict": said,
+        "verdict": report.verdict,
         "runs": {
             one.name: {"run_id": one.run_id, "metrics": dict(one.metrics), "cost": asdict(cost)}
-            for one, cost in zip(runs, costs, strict=True)
+            for one, cost in zip(runs, report.costs, strict=True)
         },
+        "machine": report.machine,
         "pairs": [
             {**asdict(pair), "kappa": None if np.isnan(pair.kappa) else pair.kappa}
-            for pair in pairs
+            for pair in report.pairs
         ],
     }
     write_json(folder / "comparison.json", content)
@@ -99,5 +105,4 @@ def _log(tracker: Tracker, runs: Sequence[Gathered], pairs: Sequence[Pair], said
                 f"p_holm/{name}": pair.p_holm,
             }
         )
-    link = tracker.artifact_link("report.html")
-    tracker.describe(f"**{said}**\n\n[The report]({link}), also under Artifacts.")
+    tracker.describe(f"**{said}**\n\n[The report]({_address(tracker)}), under Artifacts.")

@@ -124,7 +124,10 @@ def _said(curves: dict[str, list[tuple[int, float, float, float]]]) -> str:
     pictures, best, *_ = curves["baseline"][-1]
     enough = [count for count, accuracy, *_ in curves["head"] if accuracy >= best]
     if not enough:
-        return f"The head never reaches the baseline's {best:.3f} on {pictures:,} pictures."
+        return (
+            f"The head never reaches the baseline's {best:.3f} on {pictures:,} pictures; see the "
+            "intervals."
+        )
     return (
         f"The head on {enough[0]:,} pictures scores at least as much as the baseline on "
         f"{pictures:,} ({best:.3f}); see the intervals."

@@ -62,6 +62,13 @@ class Gathered:
         return np.equal(self.predicted, self.labels)
 
     @property
+    def calibration_worsened(self) -> bool:
+        """Whether the temperature made the calibration error on the test pictures larger, to be
+        seen."""
+        before = self.metrics.get("test/ece_uncalibrated", 1.0)
+        return round(self.metrics["test/ece"], 3) > round(before, 3)
+
+    @property
     def by_calibration(self) -> dict[str, NDArray[np.float64]]:
         """Probabilities before and after the temperature, float64 (n, classes); without one, as
         they are."""
@@ -209,6 +216,8 @@ def _names(runs: Sequence[LoggedRun]) -> list[str]:
         if phases.count(phase) == 1
         else f"{phase} (trial {one.tags[TRIAL_TAG]})"
         if TRIAL_TAG in one.tags
+        else f"{phase} (seed {one.params['seed']})"
+        if _differ_in_seed([other for other in runs if other.tags[PHASE_TAG] == phase])
         else f"{phase} {one.run_id[:6]}"
         for phase, one in zip(phases, runs, strict=True)
     ]
@@ -217,3 +226,9 @@ def _names(runs: Sequence[LoggedRun]) -> list[str]:
         name if names.count(name) == 1 else f"{name} {one.run_id[:6]}"
         for name, one in zip(names, runs, strict=True)
     ]
+
+
+def _differ_in_seed(runs: Sequence[LoggedRun]) -> bool:
+    """Whether each has a seed of its own, and none is a trial, which its number tells apart."""
+    seeds = {one.params.get("seed") for one in runs if TRIAL_TAG not in one.tags}
+    return len(seeds) == len(runs) and None not in seeds

@@ -75,7 +75,7 @@ def verdict(runs: Sequence[Gathered], pairs: Sequence[Pair]) -> str:
         low, high = (found.low, found.high) if ahead else (-found.high, -found.low)
         gain = found.difference if ahead else -found.difference
         said = (
-            f"{other} ({_points(gain)} points, 95 % interval {_points(low)} to {_points(high)}, "
+            f"{other} ({points(gain)} points, 95 % interval {points(low)} to {points(high)}, "
             f"p = {pair.p_holm:.2g})"
         )
         (apart if pair.told_apart else alike).append(said)
@@ -90,7 +90,8 @@ def verdict(runs: Sequence[Gathered], pairs: Sequence[Pair]) -> str:
     )
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """A difference of two shares in percentage points, with its sign."""
     return f"{round(100 * share, 1) + 0.0:+.1f}"  # -0.0 + 0.0 is 0.0
 
 

@@ -12,7 +12,7 @@ from tlkit.errors import UserError
 from tlkit.files import cache_folder
 from tlkit.phases.machine import machine_for
 from tlkit.summary import of_audit
-from tlkit.tracking.lookup import downloaded, find_run
+from tlkit.tracking.lookup import LoggedRun, downloaded, find_run
 from tlkit.tracking.run import Tracker
 from tlkit.tracking.tags import DIGEST_TAG
 
@@ -54,16 +54,29 @@ def data_of(run_ids: Sequence[str]) -> tuple[Config, Data]:
     Raises:
         UserError: runs on different pictures, or pictures that are no longer there.
     """
-    digests = {find_run(run_id).tags.get(DIGEST_TAG, "") for run_id in run_ids}
-    if len(digests) > 1:
+    one_of: dict[str, LoggedRun] = {}  # of each digest the first run
+    for run in map(find_run, run_ids):
+        one_of.setdefault(run.tags.get(DIGEST_TAG, ""), run)
+    if len(one_of) > 1:
+        sets = "; ".join(
+            f"run {run.run_id} on {run.params.get('data')}, digest {digest}"
+            for digest, run in one_of.items()
+        )
         raise UserError(
-            f"the models were trained on {len(digests)} sets of pictures; one set wanted, so that "
-            "none was trained on another's test pictures"
+            f"the models were trained on {len(one_of)} sets of pictures ({sets}); one set wanted, "
+            "so that none was trained on another's test pictures"
         )
     with downloaded(run_ids[0], "config.yaml") as path:
         config = Config.load(path, {})
-    data = prepare_data(config)
-    if data.manifest.digest not in digests:
+    try:
+        data = prepare_data(config)
+    except UserError as error:
+        raise UserError(
+            f"the pictures of run {run_ids[0]} are needed where it found them, {config.data}: "
+            f"{error}",
+            error.artifacts,
+        ) from error
+    if data.manifest.digest not in one_of:
         raise UserError(
             f"the pictures of {config.data} are no longer those of run {run_ids[0]}; "
             "train the models again"

@@ -57,9 +57,10 @@ def run_repeats(phase: str, config: Config) -> list[PhaseResult]:
         for seed in range(config.seed, config.seed + config.seeds):
             one = replace(base, seed=seed)
             result = run_phase(phase, one, data=data, parent=tracker.run_id, until=until)
-            if phase == "finetune" and config.weights != "none":
+            shared = phase == "finetune" and config.weights != "none"
+            if shared:
                 base = replace(base, init_from=find_run(result.run_id).tags[INIT_TAG])
-            results.append(replace(result, phase=f"{phase}, seed {seed}"))
+            results.append(replace(result, phase=f"{phase}, seed {seed}", shares_head=shared))
         said, metrics = of_repeats(results)
         tracker.metrics(metrics)
         tracker.describe(f"{said}\n\n{of_data(config, data.manifest)}\n\n{markdown_table(results)}")
