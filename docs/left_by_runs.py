@@ -161,7 +161,13 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "frozen part; in `baseline`, the decoded pictures"
             },
         ),
-        *left(PHASES, {"time/train_seconds": "wall time of training and validation"}),
+        *left(
+            TRAINED,
+            {
+                "time/train_seconds": "wall time of training and validation; in a trial, with that "
+                "of the head that it trained"
+            },
+        ),
         *left(
             (*TRAINED, "ensemble"),
             {

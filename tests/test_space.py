@@ -119,6 +119,14 @@ def test_what_one_schedule_alone_reads_is_sampled_under_it_alone(
     assert space_of(some, schedule=reads)
 
 
+def test_a_latency_that_no_key_changes_is_refused() -> None:
+    for search in ({"head_lr": RATE}, {"head_lr": RATE, "image_size": [64]}):
+        message = fault_of(search, second_objective="latency")
+        assert "only backbone and image_size do" in message
+    for served in ({"image_size": [32, 64]}, {"backbone": ["test_resnet", "test_vit"]}):
+        assert space_of({"head_lr": RATE, **served}, second_objective="latency")
+
+
 def test_the_epochs_of_a_head_that_is_given_are_nothing_to_search() -> None:
     assert "with an init_from (head_epochs)" in fault_of({"head_epochs": [5, 10]}, init_from="a")
     assert space_of({"head_epochs": [5, 10]})

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -40,7 +41,7 @@ from tlkit.search import conclude, figures, worker
 from tlkit.search import study as studies
 from tlkit.search import tune as tune_module
 from tlkit.search.space import DEFAULT
-from tlkit.search.trial import Score, train_trial
+from tlkit.search.trial import Score, _latency, train_trial
 from tlkit.summary import PhaseResult
 from tlkit.tracking.run import Tracker, set_status, start_run
 
@@ -139,7 +140,8 @@ def tune(pictures: Path, storage: str, entry: Entry) -> Tune:
 
 
 def score_of(loss: float, accuracy: float, epoch: int, seconds: float, latency: float) -> Score:
-    return Score(loss, accuracy, epoch, seconds, latency, report=None)
+    # All of it takes longer than the training does.
+    return Score(loss, accuracy, epoch, 5 + seconds, seconds, latency, report=None)
 
 
 def stand_in_trial(
@@ -272,6 +274,11 @@ def test_a_trial_trains_where_there_are_no_test_pictures_at_all(
         logged.append(metrics)
 
     with_them = train_trial(config, manifest, log, tmp_path / "with")
+    took = [
+        json.loads((tmp_path / "with" / phase / "result.json").read_text())["seconds"]
+        for phase in ("head", "finetune")
+    ]
+    assert with_them.train_seconds == sum(took) < with_them.seconds
     shutil.rmtree(folder / "test")
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "another-cache"))
     without = train_trial(config, manifest, log, tmp_path / "without")
@@ -1331,6 +1338,16 @@ def test_hyperband_measures_others_against_the_default() -> None:
     assert any("rung" in name for name in study.trials[0].system_attrs)
 
 
+def test_the_pruner_judges_by_what_the_trial_would_score() -> None:
+    config = Config.load(SMOKE, {"finetune_epochs": "4", "objective": "accuracy"})
+    study = optuna.create_study(direction="maximize")
+    report = worker._reporter(config, study.ask(), Silent("", ""))
+    # The weights of the second epoch are kept, and of equal losses those of the first.
+    for epoch, (loss, accuracy) in enumerate([(0.5, 0.9), (0.4, 0.8), (0.6, 1.0), (0.4, 1.0)]):
+        report({"val/loss": loss, "val/accuracy": accuracy}, epoch)
+    assert study.trials[0].intermediate_values == {0: 0.9, 1: 0.8, 2: 0.8, 3: 0.8}
+
+
 @pytest.mark.parametrize("default", [True, False])
 def test_the_default_is_never_pruned(default: bool) -> None:
     study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
@@ -1383,6 +1400,23 @@ def test_the_best_is_by_the_objective_then_by_the_loss_then_by_age(
         first = value[0] if isinstance(value, tuple) else value
         leads = studies.leads(study, first, loss)
         assert leads == ((first, loss) == (found.values[0], found.user_attrs[studies.LOSS]))
+
+
+def test_the_first_pictures_do_not_count_for_the_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    # Of each picture the time is asked twice; the first three take ten seconds longer.
+    times = (10.0 * (i + 1) if i < 6 else 60.0 + i for i in clock)
+    monkeypatch.setattr("tlkit.search.trial.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("tlkit.search.trial.statistics.median", max)
+    classifier = SimpleNamespace(
+        model=torch.nn.Identity(),
+        description=SimpleNamespace(preprocessing={"input_size": [3, 8, 8]}),
+    )
+    phase = SimpleNamespace(
+        network=SimpleNamespace(classifier=classifier),
+        machine=SimpleNamespace(device=torch.device("cpu")),
+    )
+    assert _latency(phase) == 1.0  # type: ignore[arg-type]
 
 
 def test_objectives_are_taken_from_the_score() -> None:
@@ -1447,6 +1481,7 @@ def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
     assert "![pareto_front.png]" in note(only(runs, "tune"))
     rows = pd.read_csv(artifacts(only(runs, "tune")) / "trials.csv")
     assert list(rows["second objective"]) == [trial.values[1] for trial in trials]
+    assert list(rows["epochs"]) == [Config.load(SMOKE, {}).finetune_epochs] * 4
     best = {int(rows["val/loss"].idxmin()), int(rows["second objective"].idxmin())}
     assert best <= set(rows.index[rows["on the front"]])
 

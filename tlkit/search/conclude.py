@@ -162,7 +162,7 @@ def _write_trials(path: Path, study: Study, space: Space) -> None:
             studies.state(trial),
             *(trial.params.get(key, "") for key in keys),
             *(trial.user_attrs.get(fact, "") for fact in facts),
-            len(trial.intermediate_values),
+            studies.epochs(trial),
             trial.user_attrs.get(studies.ERROR, ""),
             *([(trial.values or ("", ""))[1], trial.number in front] if second else ()),
         ]

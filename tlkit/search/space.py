@@ -33,6 +33,9 @@ DEFAULT = "default"
 # Without an unfrozen unit these change nothing.
 _OF_UNFROZEN_UNITS = ("backbone_lr", "batch_norm")
 
+# What decides how long the served network takes for a picture.
+_SERVED = ("backbone", "image_size")
+
 _REFUSED = {
     **dict.fromkeys(
         (
@@ -116,6 +119,12 @@ class Space:
                 f"({', '.join(_OF_UNFROZEN_UNITS)}), under schedule=plateau (warmup_epochs) or "
                 "cosine (early_stopping) or with an init_from (head_epochs), so there is nothing "
                 "to search; widen a range, or run finetune with these values"
+            )
+        if not faults and config.second_objective == "latency" and not set(varied) & {*_SERVED}:
+            faults.append(
+                "search: second_objective=latency, and none of its keys changes the network that "
+                f"is served; only {' and '.join(_SERVED)} do: search one of them, or use "
+                "second_objective=seconds"
             )
         faults += [f"search: {fault}" for fault in _contradictions(dimensions, config, widest)]
         if faults:

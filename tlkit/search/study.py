@@ -28,6 +28,7 @@ _IDENTITY, PARENT = "tlkit.identity", "tlkit.parent_run"
 # Attributes of a trial. BEGUN is its number, for a trial that is tried again has the attributes of
 # the first try. ERROR marks one that failed by itself; one that was killed has none.
 BEGUN, LOSS, ACCURACY, SECONDS, ERROR = "begun", "loss", "accuracy", "seconds", "error"
+EPOCHS = "epochs"
 
 # Settings that may differ between commands that work on one study: they say how much is tried
 # and where it is computed, not what a configuration scores.
@@ -268,6 +269,12 @@ def leads(study: Study, value: float, loss: float) -> bool:
 
 def _sign(study: Study) -> int:
     return 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
+
+
+def epochs(trial: FrozenTrial) -> int:
+    """How many epochs a trial trained, or the one whose result it has."""
+    # With two objectives nothing is reported to Optuna.
+    return int(trial.user_attrs.get(EPOCHS, len(trial.intermediate_values)))
 
 
 def default_trial(study: Study) -> FrozenTrial | None:

@@ -180,6 +180,7 @@ def _any_interrupted(study: Study, numbers: Sequence[int]) -> bool:
 def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
     """One trial as a run of MLflow; its state is told by tag and status."""
     trial.set_user_attr(studies.BEGUN, trial.number)
+    trial.set_user_attr(studies.EPOCHS, 0)
     config = search.space.sample(trial)
     pruned: TrialPruned | None = None
     with start_run(f"trial-{trial.number}", parent=search.parent.run_id) as tracker:
@@ -236,6 +237,7 @@ def _repeated(
             tracker.metrics_of(run.run_id)
     for epoch, value in earlier.intermediate_values.items():
         trial.report(value, epoch)  # sampler and pruner learn from them
+    trial.set_user_attr(studies.EPOCHS, studies.epochs(earlier))
     if studies.state(earlier) == "pruned":
         raise TrialPruned(f"The configuration of trial {earlier.number}, which was pruned.")
     for name in (studies.LOSS, studies.ACCURACY, studies.SECONDS):
@@ -258,24 +260,33 @@ def objectives(config: Config, score: Score) -> tuple[float, ...]:
     first = score.loss if config.objective == "loss" else score.accuracy
     if config.second_objective == "none":
         return (first,)
-    return (first, getattr(score, config.second_objective))
+    if config.second_objective == "seconds":
+        return (first, score.train_seconds)
+    assert score.latency is not None
+    return (first, score.latency)
 
 
 def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
     metric = f"val/{config.objective}"
+    kept: Mapping[str, float] = {}
 
     def report(metrics: Mapping[str, float], epoch: int) -> None:
+        nonlocal kept
         tracker.metrics(metrics, epoch)
         _stop_with_parent()
+        trial.set_user_attr(studies.EPOCHS, epoch + 1)
+        # What the trial would score if it ended here, by the rule of `Result.after`.
+        if not kept or metrics["val/loss"] < kept["val/loss"]:
+            kept = metrics
         if config.second_objective != "none":  # Optuna prunes by one objective only
             return
-        trial.report(metrics[metric], epoch)
+        trial.report(kept[metric], epoch)
         # Asked whether it is heeded or not: Hyperband remembers by it what others must reach.
         bad = trial.should_prune()
         # After the last epoch there is nothing left to save, and the default configuration is
         # what others are measured against.
         if bad and epoch + 1 < config.finetune_epochs and not trial.user_attrs.get(DEFAULT):
-            raise TrialPruned(f"{metric} {metrics[metric]:.4f} after {epochs_up_to(epoch)}")
+            raise TrialPruned(f"{metric} {kept[metric]:.4f} after {epochs_up_to(epoch)}")
 
     return report
 
@@ -317,6 +328,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
             "val/best_loss": score.loss,
             "val/best_accuracy": score.accuracy,
             "val/best_epoch": float(score.epoch),
+            "time/train_seconds": score.train_seconds,
             "time/total_seconds": score.seconds,
             **({} if score.latency is None else {"time/latency_seconds": score.latency}),
             **(score.report.metrics if score.report else {}),
