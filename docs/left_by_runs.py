@@ -453,7 +453,9 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             {
                 "best.yaml": "configuration of the best trial; `-P config=` reads it",
                 "trials.csv": "number, state, keys, loss, accuracy, seconds, epochs, error of "
-                "each; with a `second_objective` its value, and whether the trial is on the front",
+                "each, of a pruned one the objective where it stopped, and the interrupted trial "
+                "in whose place it is; with a `second_objective` its value, and whether the trial "
+                "is on the front",
                 "optimization_history.png": "the value of each trial, and the best so far",
                 "slice.png": "the value over each key",
                 "parallel_coordinate.png": "a line a trial, through the values of its keys",
