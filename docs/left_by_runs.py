@@ -456,10 +456,11 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
                 "each, of a pruned one the objective where it stopped, and the interrupted trial "
                 "in whose place it is; with a `second_objective` its value, and whether the trial "
                 "is on the front",
-                "optimization_history.png": "the value of each trial, and the best so far",
-                "slice.png": "the value over each key",
-                "parallel_coordinate.png": "a line a trial, through the values of its keys",
-                "intermediate_values.png": "the value after each epoch",
+                "optimization_history.png": "the value of each complete trial, and the best so far",
+                "slice.png": "the value of each complete trial over each key",
+                "parallel_coordinate.png": "a line for each complete trial, through the values of "
+                "its keys",
+                "intermediate_values.png": "what each trial would score if it ended after an epoch",
                 "timeline.png": "when each trial ran, and how it ended",
             },
         ),
