@@ -47,9 +47,9 @@ _PLOTS: dict[str, tuple[Plot, str]] = {
     ),
     "timeline": (
         plots.plot_timeline,
-        "When each trial ran, and how it ended. FAIL: it was interrupted, and is tried again "
-        "under another number, or it ended with an error; one whose loss was not finite counts as "
-        "PRUNED.",
+        "When each trial ran, and how it ended. FAIL: it was interrupted, and is tried once "
+        "more under another number, or it ended with an error; one whose loss was not finite "
+        "counts as PRUNED.",
     ),
     "pareto_front": (
         plots.plot_pareto_front,
