@@ -161,7 +161,13 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "frozen part; in `baseline`, the decoded pictures"
             },
         ),
-        *left(PHASES, {"time/train_seconds": "wall time of training and validation"}),
+        *left(
+            TRAINED,
+            {
+                "time/train_seconds": "wall time of training and validation; in a trial, with that "
+                "of the head that it trained"
+            },
+        ),
         *left(
             (*TRAINED, "ensemble"),
             {
@@ -447,11 +453,14 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             {
                 "best.yaml": "configuration of the best trial; `-P config=` reads it",
                 "trials.csv": "number, state, keys, loss, accuracy, seconds, epochs, error of "
-                "each; with a `second_objective` its value, and whether the trial is on the front",
-                "optimization_history.png": "the value of each trial, and the best so far",
-                "slice.png": "the value over each key",
-                "parallel_coordinate.png": "a line a trial, through the values of its keys",
-                "intermediate_values.png": "the value after each epoch",
+                "each, of a pruned one the objective where it stopped, and the interrupted trial "
+                "in whose place it is; with a `second_objective` its value, and whether the trial "
+                "is on the front",
+                "optimization_history.png": "the value of each complete trial, and the best so far",
+                "slice.png": "the value of each complete trial over each key",
+                "parallel_coordinate.png": "a line for each complete trial, through the values of "
+                "its keys",
+                "intermediate_values.png": "what each trial would score if it ended after an epoch",
                 "timeline.png": "when each trial ran, and how it ended",
             },
         ),

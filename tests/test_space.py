@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial
 
 from tlkit.config import Config
 from tlkit.errors import UserError
-from tlkit.search.space import DEFAULT, Space
+from tlkit.search.space import DEFAULT, Space, as_written
 from tlkit.search.study import _FREE, identity, sampler, study_name
 
 BASE = Config(backbone="test_resnet", weights="none", unfreeze_depth=2)
@@ -119,8 +119,18 @@ def test_what_one_schedule_alone_reads_is_sampled_under_it_alone(
     assert space_of(some, schedule=reads)
 
 
+def test_a_latency_that_no_key_changes_is_refused() -> None:
+    for search in ({"head_lr": RATE}, {"head_lr": RATE, "image_size": [64]}):
+        message = fault_of(search, second_objective="latency")
+        assert "only backbone and image_size do" in message
+    for served in ({"image_size": [32, 64]}, {"backbone": ["test_resnet", "test_vit"]}):
+        assert space_of({"head_lr": RATE, **served}, second_objective="latency")
+
+
 def test_the_epochs_of_a_head_that_is_given_are_nothing_to_search() -> None:
-    assert "with an init_from (head_epochs)" in fault_of({"head_epochs": [5, 10]}, init_from="a")
+    assert "head_epochs changes nothing with an init_from" in fault_of(
+        {"head_epochs": [5, 10]}, init_from="a"
+    )
     assert space_of({"head_epochs": [5, 10]})
 
 
@@ -217,10 +227,13 @@ FAULTS: list[tuple[dict[Any, Any], tuple[str, ...]]] = [
     ({"batch_size": {"low": 1, "high": 8, "step": "two"}}, ("batch_size", "two")),
     ({"unfreeze_depth": {"low": 0, "high": UNITS + 1}}, ("6 is more than the 5 units",)),
     ({"unfreeze_depth": [1, UNITS + 1]}, ("6 is more than the 5 units",)),
-    ({"head_lr": {"low": 0.1, "high": 0.1}}, ("nothing to search", "widen")),
-    ({"head_lr": [0.1], "dropout": {"low": 0.2, "high": 0.2}}, ("nothing to search",)),
+    ({"head_lr": {"low": 0.1, "high": 0.1}},
+     ("search: head_lr has one value, so there is nothing to search; widen",)),
+    ({"head_lr": [0.1], "dropout": {"low": 0.2, "high": 0.2}},
+     ("search: head_lr has one value, dropout has one value, so there is nothing",)),
     ({"unfreeze_depth": [0], "backbone_lr": RATE, "batch_norm": ["still", "moving"]},
-     ("nothing to search", "at unfreeze_depth 0 (backbone_lr, batch_norm)")),
+     ("search: unfreeze_depth has one value, backbone_lr changes nothing at unfreeze_depth 0, "
+      "batch_norm changes nothing at unfreeze_depth 0, so there is nothing to search",)),
     ({"unfreeze_depth": {"low": 0, "high": 0}, "backbone_lr": RATE}, ("nothing to search",)),
     ({"batch_size": [16, "16"]}, ("batch_size: 16 is more than once in [16, '16']", "once")),
     ({"head_lr": [1e-3, 1e-2, 0.001]}, ("head_lr: 0.001 is more than once",)),
@@ -301,6 +314,21 @@ def test_all_faults_are_told_together() -> None:
         assert words in message
 
 
+@pytest.mark.parametrize(
+    ("wanted", "written"),
+    [
+        ([16, 32], "[16, 32]"),
+        ({"low": 8, "high": 64}, "{low: 8, high: 64}"),
+        ({"low": 8, "high": 64, "step": 8}, "{low: 8, high: 64, step: 8}"),
+        ({"low": 8, "high": 64, "log": True}, "{low: 8, high: 64, log: true}"),
+    ],
+)
+def test_a_dimension_is_told_as_it_is_written(wanted: Any, written: str) -> None:
+    assert as_written(space_of({"batch_size": wanted}).describe()["batch_size"]) == written
+    rates = space_of({"head_lr": [1e-3, 1e-2], "schedule": ["cosine", "plateau"]}).describe()
+    assert [as_written(each) for each in rates.values()] == ["[cosine, plateau]", "[0.001, 0.01]"]
+
+
 def test_one_key_of_several_may_have_a_single_value() -> None:
     space = space_of({"head_lr": [0.1], "dropout": [0.1, 0.2]})
     assert space.sample(FixedTrial({"head_lr": 0.1, "dropout": 0.2})).head_lr == 0.1
@@ -327,7 +355,7 @@ def test_studies_are_of_one_name_only_where_their_trials_can_be_compared() -> No
 
 
 def test_each_seed_that_is_allowed_is_one_for_the_sampler() -> None:
-    study = optuna.create_study(sampler=sampler(2**31 - 1, 20))
+    study = optuna.create_study(sampler=sampler(2**31 - 1, 20, 1))
     assert 0 <= study.ask().suggest_float("dropout", 0, 1) <= 1
 
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -40,7 +41,7 @@ from tlkit.search import conclude, figures, worker
 from tlkit.search import study as studies
 from tlkit.search import tune as tune_module
 from tlkit.search.space import DEFAULT
-from tlkit.search.trial import Score, train_trial
+from tlkit.search.trial import Score, _latency, train_trial
 from tlkit.summary import PhaseResult
 from tlkit.tracking.run import Tracker, set_status, start_run
 
@@ -139,7 +140,8 @@ def tune(pictures: Path, storage: str, entry: Entry) -> Tune:
 
 
 def score_of(loss: float, accuracy: float, epoch: int, seconds: float, latency: float) -> Score:
-    return Score(loss, accuracy, epoch, seconds, latency, report=None)
+    # All of it takes longer than the training does.
+    return Score(loss, accuracy, epoch, 5 + seconds, seconds, latency, report=None)
 
 
 def stand_in_trial(
@@ -187,6 +189,7 @@ class Tuned:
     trials: list[FrozenTrial]
     runs_again: list[Run]
     trials_again: list[FrozenTrial]
+    warnings: list[str]  # of MLflow's registry
 
     @property
     def parent(self) -> Run:
@@ -214,12 +217,14 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Tuned:
         *("--finetune_epochs", str(EPOCHS), "--register", "tuned"),
         *("--head_lr", "0.002", "--pruner", "none"),
     ]
+    warnings: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLKIT_CACHE", str(folder / "cache"))
+        patch.setattr("mlflow.tracking._model_registry.fluent._logger.warning", warnings.append)
         assert run_entry(*command) == 0
         first = runs_of(experiment), study_at(address)
         assert run_entry(*command) == 0
-    return Tuned(*first, runs_of(experiment), study_at(address))
+    return Tuned(*first, runs_of(experiment), study_at(address), warnings)
 
 
 @pytest.mark.slow
@@ -272,6 +277,11 @@ def test_a_trial_trains_where_there_are_no_test_pictures_at_all(
         logged.append(metrics)
 
     with_them = train_trial(config, manifest, log, tmp_path / "with")
+    took = [
+        json.loads((tmp_path / "with" / phase / "result.json").read_text())["seconds"]
+        for phase in ("head", "finetune")
+    ]
+    assert with_them.train_seconds == sum(took) < with_them.seconds
     shutil.rmtree(folder / "test")
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "another-cache"))
     without = train_trial(config, manifest, log, tmp_path / "without")
@@ -341,7 +351,7 @@ def test_best_and_default_are_trained_for_good_beside_one_another(tuned: Tuned) 
     assert set(finals) == {"0", tuned.parent.data.tags["tlkit.best_trial"]}
     words = note(tuned.parent)
     download = f"mlflow artifacts download --run-id {tuned.parent.info.run_id}"
-    assert f"{download} --artifact-path best.yaml --dst-path .`" in words
+    assert f"\n```\n{download} --artifact-path best.yaml --dst-path .\nmlflow run " in words
     for number, run in finals.items():
         assert run.data.tags["mlflow.parentRunId"] == tuned.parent.info.run_id
         trial = only(tuned.runs, f"trial-{number}").data
@@ -351,6 +361,8 @@ def test_best_and_default_are_trained_for_good_beside_one_another(tuned: Tuned) 
         for name in ("val/best_loss", "val/best_accuracy", "val/best_epoch"):
             assert run.data.metrics[name] == trial.metrics[name]
         role = "default" if number == "0" else "best"
+        assert note(run).startswith(f"The {role} configuration of study tune-")
+        assert f", trial {number}.\n\n**Test accuracy" in note(run)
         (row,) = (line for line in words.splitlines() if line.startswith(f"| {role} (trial"))
         low, high = run.data.metrics["test/accuracy_low"], run.data.metrics["test/accuracy_high"]
         assert f"| {low:.3f} to {high:.3f} |" in row
@@ -498,6 +510,7 @@ def test_the_same_command_again_makes_nothing_twice(tuned: Tuned) -> None:
 @pytest.mark.slow
 def test_the_best_model_is_in_the_registry(tuned: Tuned, pictures: Path) -> None:
     version = mlflow.MlflowClient().get_model_version("tuned", "1")
+    assert tuned.warnings == []
     assert version.run_id == tuned.parent.data.tags["tlkit.best_run"]
     assert "Registered as tuned, version 1." in note(tuned.parent)
     content = next((pictures / "test" / "cat").iterdir()).read_bytes()
@@ -557,6 +570,12 @@ def test_ctrl_c_queues_the_trial_and_the_command_again_completes(
     assert_exact(runs, trials, 4)
     assert trials[2].params == trials[1].params
     assert len(trials) == 5
+    rows = pd.read_csv(artifacts(only(runs, "tune")) / "trials.csv")
+    assert rows["in the place of"].dropna().to_dict() == {2: 1}
+    assert rows["epochs"][1] == 0
+    assert note(only(runs, "trial-2")).startswith("Trial 1 of study tune-")
+    assert "interrupted, tried again.\n\nValidation accuracy" in note(only(runs, "trial-2"))
+    assert "tried again" not in note(only(runs, "trial-3"))
     assert "Interrupted" not in note(only(runs, "tune"))
 
 
@@ -992,7 +1011,8 @@ BAD_INPUT: list[tuple[dict[str, str], tuple[str, ...]]] = [
     ({"search": "{dropout: {low: 0.1, high: 1.1}}"}, ("dropout=1.1 is not allowed",)),
     ({"search": "{schedule: {low: cosine, high: plateau}}"}, ("give a list of values",)),
     ({"search": "{seed: [1, 2]}"}, ("seed cannot be searched",)),
-    ({"search": "{head_lr: [0.1]}"}, ("nothing to search",)),
+    ({"search": "{head_lr: [0.1]}"}, ("head_lr has one value, so there is nothing to search",)),
+    ({"second_objective": "latency"}, ("only backbone and image_size do: search one of them",)),
     ({"search": "{unfreeze_depth: {low: 0, high: 6}}"}, ("6 is more than the 5 units",)),
     ({"search": "{}"}, ("search={} is not allowed",)),
     ({"search": "head_lr"}, ("search=head_lr", "a mapping wanted")),
@@ -1041,6 +1061,7 @@ def test_bad_input_is_one_line_before_any_training(
 @pytest.mark.usefixtures("quick")
 def test_a_study_of_other_data_or_another_space_is_refused_with_what_differs(
     tune: Tune,
+    pictures: Path,
     tmp_path: Path,
     experiment: str,
     storage: str,
@@ -1049,11 +1070,15 @@ def test_a_study_of_other_data_or_another_space_is_refused_with_what_differs(
     assert tune("--study", "mine", "--trials", "2") == 0
     others = make_pictures(tmp_path / "others", counts=(5, 4, 2))
     for arguments, said in (
-        (("--data", str(others)), ("data digest",)),
-        (("--search", "{dropout: [0.1, 0.2]}"), ("search.dropout", "search.head_lr", "absent")),
+        (("--data", str(others)), ("data digest", f", {pictures} (here ", f", {others}); make")),
+        (("--search", "{dropout: [0.1, 0.2], head_lr: {low: 0.1, high: 0.5, step: 0.1}}"),
+         ("search.dropout {low: 0.0, high: 0.5} (here [0.1, 0.2])",
+          "search.head_lr {low: 0.0001, high: 0.01, log: true} "
+          "(here {low: 0.1, high: 0.5, step: 0.1})",
+          "search.weight_decay {low: 1e-06, high: 0.1, log: true} (here absent)")),
         (("--head_epochs", "7"), ("head_epochs 2 (here 7)",)),
         (("--objective", "accuracy"), ("objective loss (here accuracy)",)),
-    ):
+    ):  # fmt: skip
         capfd.readouterr()
         assert tune("--study", "mine", "--trials", "3", *arguments) == 2
         error = capfd.readouterr().err
@@ -1157,6 +1182,7 @@ def test_all_trials_failing_fails_the_parent_with_the_first_error(
     assert tune(*arguments) == 2
     error = capfd.readouterr().err
     assert "error: all 2 trials failed; the first: the validation loss after epoch" in error
+    assert "; to go on, mend that, and raise trials above 2 or begin anew with another" in error
     assert "trial 1 failed: " in error
     assert "Traceback" not in error
     runs = runs_of(experiment)
@@ -1221,6 +1247,8 @@ def test_a_space_of_other_keys_works_from_the_file_alone(
     assert {studies.state(trial) for trial in trials} == {"complete"}
     # Neither of the default's values is in the space; it is tried all the same.
     assert trials[0].params == {}
+    rows = pd.read_csv(artifacts(only(runs, "tune")) / "trials.csv")
+    assert (rows["batch_size"][0], rows["label_smoothing"][0]) == (32, 0.0)
     defaults = only(runs, "trial-0").data.params
     assert (defaults["batch_size"], defaults["label_smoothing"]) == ("32", "0.0")
     for number in (1, 2):
@@ -1283,6 +1311,7 @@ def test_hopeless_trials_are_pruned_unless_told_otherwise(
     storage: str,
     experiment: str,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(studies, "_RANDOM_TRIALS", 1)
     assert tune("--trials", "4", "--search", HOPELESS, "--head_lr", "0.01", "--pruner", pruner,
@@ -1298,6 +1327,17 @@ def test_hopeless_trials_are_pruned_unless_told_otherwise(
     assert parent.data.metrics["trials/pruned"] == pruned
     if pruned:
         assert note(only(runs, "trial-1")).startswith("**Pruned.** val/loss ")
+    rows = pd.read_csv(artifacts(parent) / "trials.csv")
+    assert (rows["seconds"] > 0).all()
+    assert list(rows["epochs"]) == [3, *[1 if pruned else 3] * 3]
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("trial ")]
+    for number, (trial, line) in enumerate(zip(trials, lines, strict=True)):
+        value = studies.value(trial)
+        assert rows["val/loss"][number] == value
+        assert line == (
+            f"trial {number} {states[number]}: val/loss {value:.4f}; "
+            f"the best so far: trial 0, val/loss {trials[0].value:.4f}"
+        )
 
 
 @pytest.mark.usefixtures("quick")
@@ -1329,6 +1369,16 @@ def test_hyperband_measures_others_against_the_default() -> None:
         report({"val/loss": 0.1}, epoch)
     study.tell(trial, 0.1)
     assert any("rung" in name for name in study.trials[0].system_attrs)
+
+
+def test_the_pruner_judges_by_what_the_trial_would_score() -> None:
+    config = Config.load(SMOKE, {"finetune_epochs": "4", "objective": "accuracy"})
+    study = optuna.create_study(direction="maximize")
+    report = worker._reporter(config, study.ask(), Silent("", ""))
+    # The weights of the second epoch are kept, and of equal losses those of the first.
+    for epoch, (loss, accuracy) in enumerate([(0.5, 0.9), (0.4, 0.8), (0.6, 1.0), (0.4, 1.0)]):
+        report({"val/loss": loss, "val/accuracy": accuracy}, epoch)
+    assert study.trials[0].intermediate_values == {0: 0.9, 1: 0.8, 2: 0.8, 3: 0.8}
 
 
 @pytest.mark.parametrize("default", [True, False])
@@ -1385,6 +1435,23 @@ def test_the_best_is_by_the_objective_then_by_the_loss_then_by_age(
         assert leads == ((first, loss) == (found.values[0], found.user_attrs[studies.LOSS]))
 
 
+def test_the_first_pictures_do_not_count_for_the_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    # Of each picture the time is asked twice; the first three take ten seconds longer.
+    times = (10.0 * (i + 1) if i < 6 else 60.0 + i for i in clock)
+    monkeypatch.setattr("tlkit.search.trial.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("tlkit.search.trial.statistics.median", max)
+    classifier = SimpleNamespace(
+        model=torch.nn.Identity(),
+        description=SimpleNamespace(preprocessing={"input_size": [3, 8, 8]}),
+    )
+    phase = SimpleNamespace(
+        network=SimpleNamespace(classifier=classifier),
+        machine=SimpleNamespace(device=torch.device("cpu")),
+    )
+    assert _latency(phase) == 1.0  # type: ignore[arg-type]
+
+
 def test_objectives_are_taken_from_the_score() -> None:
     score = score_of(loss=0.5, accuracy=0.8, epoch=1, seconds=7.0, latency=0.02)
     config = Config()
@@ -1431,7 +1498,11 @@ def test_the_tags_of_the_best_are_of_this_best_alone(
 
 @pytest.mark.filterwarnings("error:.*multivariate")
 def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
-    tune: Tune, storage: str, experiment: str, monkeypatch: pytest.MonkeyPatch
+    tune: Tune,
+    storage: str,
+    experiment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(conclude, "run_phase", stand_in_phase)
     monkeypatch.setattr(worker, "train_trial", stand_in_trial)
@@ -1447,8 +1518,17 @@ def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
     assert "![pareto_front.png]" in note(only(runs, "tune"))
     rows = pd.read_csv(artifacts(only(runs, "tune")) / "trials.csv")
     assert list(rows["second objective"]) == [trial.values[1] for trial in trials]
+    assert list(rows["epochs"]) == [Config.load(SMOKE, {}).finetune_epochs] * 4
     best = {int(rows["val/loss"].idxmin()), int(rows["second objective"].idxmin())}
-    assert best <= set(rows.index[rows["on the front"]])
+    front = rows[rows["on the front"]]
+    assert best <= set(front.index)
+    told = [
+        f"trial {number} (val/loss {row['val/loss']:.4f}, {row['second objective']:.3g} s)"
+        for number, row in front.sort_values("val/loss").iterrows()
+    ]
+    sentence = f" On the front: {', '.join(told)}."
+    assert sentence in note(only(runs, "tune"))
+    assert sentence in capfd.readouterr().out
 
 
 def test_importances_and_colours_are_of_what_is_good() -> None:
@@ -1519,6 +1599,13 @@ def test_a_trial_that_another_command_ended_meanwhile_is_considered(
     finals = Counter(run.data.tags["tlkit.trial"] for run in named(runs, "finetune"))
     assert finals[str(better[0])] == 1
     assert set(finals.values()) == {1}
+    study, number = optuna.get_all_study_names(storage)[0], better[0]
+    roles = {run.data.tags["tlkit.trial"]: note(run).strip() for run in named(runs, "finetune")}
+    assert roles == {
+        "0": f"The default configuration of study {study}, trial 0.",
+        "1": f"Once the best configuration of study {study}, trial 1. Trial {number} is better.",
+        str(number): f"The best configuration of study {study}, trial {number}.",
+    }
 
 
 def test_what_a_trial_trained_and_somebody_deleted_is_trained_again(

@@ -153,11 +153,16 @@ class Config(Settings):
     trials: int = at_least(20, 1, "trials that tune makes, those of earlier commands included")
     timeout: float = at_least(0, 0, "seconds after which tune starts no trial; 0: no limit")
     objective: str = choice(
-        "loss", "what tune improves on the validation pictures", "loss", "accuracy"
+        "loss",
+        "what tune improves on the validation pictures; accuracy: that of the epoch whose weights "
+        "are kept, the one with the lowest loss",
+        "loss",
+        "accuracy",
     )
     second_objective: str = choice(
         "none",
-        "what tune lowers besides: seconds of training, or latency, seconds for one picture; "
+        "what tune lowers besides: seconds of training, without what is computed once for all "
+        "trials; or latency, seconds for one picture, where backbone or image_size is searched; "
         "gives a Pareto front, and nothing is pruned",
         "none",
         "seconds",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -16,7 +17,7 @@ from tlkit.runs.phase import AlreadyTrained, run_phase
 from tlkit.runs.prepare import Data
 from tlkit.search import study as studies
 from tlkit.search.figures import write_figures
-from tlkit.search.space import Space
+from tlkit.search.space import DEFAULT, Space
 from tlkit.search.worker import TRAINED, TRAINED_BY_TAG, Search, computed_by, settle_runs
 from tlkit.summary import PhaseResult, markdown_table, of_data
 from tlkit.tracking.lookup import LoggedRun, children, downloaded
@@ -26,6 +27,8 @@ from tlkit.tracking.tags import BEST_RUN_TAG, PHASE_TAG, TRIAL_TAG
 
 # Metrics of the best configuration's run that the parent shows too.
 _OF_THE_BEST = ("test/accuracy", "test/accuracy_low", "test/accuracy_high", "test/f1")
+# Trials of a front that are told in words.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def conclude(search: Search, data: Data, own: Tracker) -> Conclusion:
         replace(_train_for_good(trial, search, data), phase=f"{role} (trial {trial.number})")
         for role, trial in zip(("best", "default"), chosen, strict=False)
     ]
+    _tell_roles(search, best)
     parent.metrics({name: results[0].metrics[name] for name in _OF_THE_BEST})
     parent.tags({BEST_RUN_TAG: results[0].run_id})
     if search.config.register != "none":
@@ -95,6 +99,24 @@ def _end_what_was_killed(parent: Tracker, own: Tracker) -> None:
                 set_status(some.run_id, "KILLED")
 
 
+def _tell_roles(search: Search, best: FrozenTrial) -> None:
+    """Say of each run of `finetune` below the search which of its configurations it has."""
+    about, default = f"study {search.study.study_name}", studies.default_trial(search.study)
+    for child in children(search.parent.run_id):
+        number = child.tags.get(TRIAL_TAG)
+        if child.tags.get(PHASE_TAG) != "finetune" or child.status != "FINISHED" or number is None:
+            continue
+        is_default = default is not None and number == str(default.number)
+        if number == str(best.number):
+            role = "The best configuration" + (", the default one," if is_default else "")
+        else:
+            role = "The default configuration" if is_default else "Once the best configuration"
+        told = f"{role} of {about}, trial {number}."
+        if role.startswith("Once"):
+            told += f" Trial {best.number} is better."
+        Tracker(child.run_id, search.parent.experiment_id).preface(told, about)
+
+
 def _why_none(study: Study) -> str:
     counts = studies.counts(study)
     errors = [
@@ -103,7 +125,10 @@ def _why_none(study: Study) -> str:
         if studies.ERROR in trial.user_attrs
     ]
     if errors:
-        return f"all {counts['failed']} trials failed; the first: {errors[0]}"
+        return (
+            f"all {counts['failed']} trials failed; the first: {errors[0]}; to go on, mend that, "
+            f"and raise trials above {studies.made(counts)} or begin anew with another study"
+        )
     return "no trial came to its end in the time given; raise timeout, and run the command again"
 
 
@@ -154,21 +179,38 @@ def _write_trials(path: Path, study: Study, space: Space) -> None:
     keys = list(space.dimensions)
     second = ["second objective", "on the front"] if len(study.directions) > 1 else []
     front = {trial.number for trial in study.best_trials}
-    facts = (studies.LOSS, studies.ACCURACY, studies.SECONDS)
     head = ["trial", "state", *keys, "val/loss", "val/accuracy", "seconds", "epochs", "error"]
     rows = (
         [
             trial.number,
             studies.state(trial),
-            *(trial.params.get(key, "") for key in keys),
-            *(trial.user_attrs.get(fact, "") for fact in facts),
-            len(trial.intermediate_values),
+            *(_values(trial, space).get(key, "") for key in keys),
+            *_facts(trial, space.base),
+            studies.epochs(trial),
             trial.user_attrs.get(studies.ERROR, ""),
+            studies.retried(trial),
             *([(trial.values or ("", ""))[1], trial.number in front] if second else ()),
         ]
         for trial in study.get_trials(deepcopy=False)
     )
-    write_csv(path, [*head, *second], rows)
+    write_csv(path, [*head, "in the place of", *second], rows)
+
+
+def _values(trial: FrozenTrial, space: Space) -> Mapping[str, Any]:
+    """What a trial has for the searched keys; nothing where it has drawn none yet."""
+    drawn = trial.params or trial.user_attrs.get(DEFAULT)
+    return space.values(trial) if drawn else {}
+
+
+def _facts(trial: FrozenTrial, config: Config) -> list[Any]:
+    """Loss, accuracy and seconds, as far as they are known."""
+    known: dict[str, Any] = {}
+    if studies.state(trial) in ("pruned", "failed"):
+        known = {studies.SECONDS: trial.duration and trial.duration.total_seconds()}
+    if studies.state(trial) == "pruned":
+        known[config.objective] = studies.value(trial)
+    known |= trial.user_attrs
+    return [known.get(fact, "") for fact in (studies.LOSS, studies.ACCURACY, studies.SECONDS)]
 
 
 def _summary(study: Study, best: FrozenTrial, config: Config) -> str:
@@ -177,18 +219,44 @@ def _summary(study: Study, best: FrozenTrial, config: Config) -> str:
     words = (
         f"{made} trials: {counts['complete']} complete, {counts['pruned']} pruned "
         f"({counts['pruned'] / made:.0%}), {counts['failed']} failed. "
-        f"The best by val/{config.objective} is trial {best.number}: "
-        f"val/loss {best.user_attrs[studies.LOSS]:.4f}, "
-        f"val/accuracy {best.user_attrs[studies.ACCURACY]:.3f}"
+        f"The best by val/{config.objective} is trial {best.number}: {_scores(best, config)}"
     )
     default = studies.default_trial(study)
-    if default is None:
-        return words + "."
-    return words + (
-        f"; the default configuration (trial {default.number}): "
-        f"val/loss {default.user_attrs[studies.LOSS]:.4f}, "
-        f"val/accuracy {default.user_attrs[studies.ACCURACY]:.3f}."
-    )
+    if default is not None:
+        told = _scores(default, config)
+        words += f"; the default configuration (trial {default.number}): {told}"
+    return words + "." + _front(study, config)
+
+
+def _scores(trial: FrozenTrial, config: Config) -> str:
+    loss, accuracy = trial.user_attrs[studies.LOSS], trial.user_attrs[studies.ACCURACY]
+    return f"val/loss {loss:.4f}, val/accuracy {accuracy:.3f}{_second(trial, config)}"
+
+
+def _second(trial: FrozenTrial, config: Config) -> str:
+    """The second objective after a comma, where there is one."""
+    if config.second_objective == "none":
+        return ""
+    seconds = trial.values[1]
+    if config.second_objective == "seconds":
+        return f", {seconds:.3g} s"
+    return f", {1000 * seconds:.3g} ms"
+
+
+def _front(study: Study, config: Config) -> str:
+    """A sentence on the trials than which no other is better in both objectives."""
+    if config.second_objective == "none":
+        return ""
+    # One after the other in one objective is the same in the other, turned round.
+    front = sorted(study.best_trials, key=lambda trial: trial.values[1], reverse=True)
+    digits = 4 if config.objective == "loss" else 3
+    told = [
+        f"trial {trial.number} (val/{config.objective} {trial.values[0]:.{digits}f}"
+        f"{_second(trial, config)})"
+        for trial in front[:_SHOWN]
+    ]
+    more = f" and {len(front) - _SHOWN} more, in trials.csv" if len(front) > _SHOWN else ""
+    return f" On the front: {', '.join(told)}{more}."
 
 
 def _description(
@@ -209,8 +277,9 @@ def _description(
     )
     return (
         f"{summary}\n\nTrained for good: {links}.\n\n{markdown_table(results)}\n\n"
-        f"To train it again: `mlflow artifacts download --run-id {search.parent.run_id} "
-        "--artifact-path best.yaml --dst-path .`, then "
-        "`mlflow run . --env-manager local -e finetune -P config=best.yaml`. "
+        "To train it again:\n\n```\n"
+        f"mlflow artifacts download --run-id {search.parent.run_id} "
+        "--artifact-path best.yaml --dst-path .\n"
+        "mlflow run . --env-manager local -e finetune -P config=best.yaml\n```\n\n"
         f"{of_data(search.config, data.manifest)}\n\n{pictures}"
     )

@@ -1,5 +1,6 @@
 """What a study searches: keys of the configuration and the values each may take."""
 
+import ast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,9 @@ DEFAULT = "default"
 
 # Without an unfrozen unit these change nothing.
 _OF_UNFROZEN_UNITS = ("backbone_lr", "batch_norm")
+
+# What decides how long the served network takes for a picture.
+_SERVED = ("backbone", "image_size")
 
 _REFUSED = {
     **dict.fromkeys(
@@ -111,11 +115,16 @@ class Space:
             if not dimension.single() and any(_applies(key, one) for one in widest)
         ]
         if not faults and not varied:
+            why = ", ".join(_idle(key, dimension) for key, dimension in dimensions.items())
             faults.append(
-                "search: its keys have one value each, or change nothing at unfreeze_depth 0 "
-                f"({', '.join(_OF_UNFROZEN_UNITS)}), under schedule=plateau (warmup_epochs) or "
-                "cosine (early_stopping) or with an init_from (head_epochs), so there is nothing "
-                "to search; widen a range, or run finetune with these values"
+                f"search: {why}, so there is nothing to search; widen a range, or run finetune "
+                "with these values"
+            )
+        if not faults and config.second_objective == "latency" and not set(varied) & {*_SERVED}:
+            faults.append(
+                "search: second_objective=latency, and none of its keys changes the network that "
+                f"is served; only {' and '.join(_SERVED)} do: search one of them, or use "
+                "second_objective=seconds"
             )
         faults += [f"search: {fault}" for fault in _contradictions(dimensions, config, widest)]
         if faults:
@@ -174,6 +183,21 @@ class Space:
         return {key: str(dimension) for key, dimension in self.dimensions.items()}
 
 
+def as_written(described: str) -> str:
+    """A dimension of `describe` as it stands in `search`."""
+    call = ast.parse(described, mode="eval").body
+    assert isinstance(call, ast.Call)
+    given = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    if "choices" in given:
+        return f"[{', '.join(map(str, given['choices']))}]"
+    words = [f"low: {given['low']}", f"high: {given['high']}"]
+    if given["log"]:
+        words.append("log: true")
+    if given["step"] not in (None, 1):
+        words.append(f"step: {given['step']}")
+    return f"{{{', '.join(words)}}}"
+
+
 def _contradictions(
     dimensions: Mapping[str, BaseDistribution], config: Config, widest: Sequence[Config]
 ) -> list[str]:
@@ -206,6 +230,19 @@ def _applies(key: str, config: Config) -> bool:
     if key in ("warmup_epochs", "early_stopping"):
         return (config.schedule == "cosine") == (key == "warmup_epochs")
     return key != "head_epochs" or config.init_from == "auto"
+
+
+def _idle(key: str, dimension: BaseDistribution) -> str:
+    """Why a key that does not vary does not."""
+    if dimension.single():
+        return f"{key} has one value"
+    where = {
+        **dict.fromkeys(_OF_UNFROZEN_UNITS, "at unfreeze_depth 0"),
+        "warmup_epochs": "under schedule=plateau",
+        "early_stopping": "under schedule=cosine",
+        "head_epochs": "with an init_from",
+    }
+    return f"{key} changes nothing {where[key]}"
 
 
 def _dimension(key: str, wanted: Any, config: Config) -> BaseDistribution:

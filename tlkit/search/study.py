@@ -20,14 +20,17 @@ from tlkit.config import Config
 from tlkit.data.transforms import AUGMENTATION_REVISION
 from tlkit.errors import UserError
 from tlkit.models.weights import file_digest
-from tlkit.search.space import DEFAULT, Space
+from tlkit.search.space import DEFAULT, Space, as_written
 from tlkit.search.storage import GRACE_SECONDS, retry_once
 
 # Attributes of a study: what it is about, and the MLflow run that it is logged under.
 _IDENTITY, PARENT = "tlkit.identity", "tlkit.parent_run"
+# The name of the data that it was begun with; the same data may have another today.
+_DATA = "tlkit.data"
 # Attributes of a trial. BEGUN is its number, for a trial that is tried again has the attributes of
 # the first try. ERROR marks one that failed by itself; one that was killed has none.
 BEGUN, LOSS, ACCURACY, SECONDS, ERROR = "begun", "loss", "accuracy", "seconds", "error"
+EPOCHS = "epochs"
 
 # Settings that may differ between commands that work on one study: they say how much is tried
 # and where it is computed, not what a configuration scores.
@@ -81,7 +84,7 @@ def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
         pruner=pruner(config),
     )
     if PARENT in study.user_attrs:
-        _check(study, own)
+        _check(study, own, config.data)
     elif _all(study) and _IDENTITY not in study.user_attrs:
         raise UserError(
             f"study={study.study_name} is there already, and some other program's; "
@@ -94,6 +97,7 @@ def open_study(storage: RDBStorage, space: Space, digest: str) -> Study:
         )
     else:
         study.set_user_attr(_IDENTITY, own)
+        study.set_user_attr(_DATA, config.data)
         study.set_metric_names(objective_names(config))
     settle(study)
     if not _has_default(study) and is_free(study, config.trials):
@@ -115,10 +119,11 @@ def study_name(config: Config, own: dict[str, Any]) -> str:
     return "tune-" + hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _check(study: Study, own: dict[str, Any]) -> None:
+def _check(study: Study, own: dict[str, Any], data: str) -> None:
     theirs = study.user_attrs[_IDENTITY]
     differing = [
-        f"{key} {theirs.get(key, 'absent')} (here {own.get(key, 'absent')})"
+        f"{key} {_shown(key, theirs, study.user_attrs.get(_DATA, ''))} "
+        f"(here {_shown(key, own, data)})"
         for key in [*theirs, *(key for key in own if key not in theirs)]
         if theirs.get(key) != own.get(key)
     ]
@@ -127,6 +132,13 @@ def _check(study: Study, own: dict[str, Any]) -> None:
             f"study={study.study_name} was begun with other settings: {'; '.join(differing)}; "
             "make them agree, or give this search a study of its own"
         )
+
+
+def _shown(key: str, settings: Mapping[str, Any], data: str) -> str:
+    value = settings.get(key, "absent")
+    if key.startswith("search.") and value != "absent":
+        return as_written(value)
+    return f"{value}, {data}" if key == "data digest" and data else str(value)
 
 
 def directions(config: Config) -> list[StudyDirection]:
@@ -156,16 +168,17 @@ def pruner(config: Config) -> BasePruner:
     return NopPruner()
 
 
-def sampler(seed: int, trials_so_far: int) -> TPESampler:
-    """TPE with the dependencies between keys, seeded for one trial.
+def sampler(seed: int, trials_so_far: int, objectives: int) -> TPESampler:
+    """TPE, with one objective with the dependencies between keys, seeded for one trial.
 
     With one seed for all, a second worker and a resumed command would draw the first's
     suggestions again.
     """
     return TPESampler(
         n_startup_trials=_RANDOM_TRIALS,
-        multivariate=True,
-        group=True,
+        # As Optuna has it by default: with two objectives each key is drawn by itself.
+        multivariate=objectives == 1,
+        group=objectives == 1,
         seed=(seed * 100_003 + trials_so_far) % 2**32,  # NumPy takes no larger one
     )
 
@@ -196,9 +209,10 @@ def give_back(study: Study, number: int) -> None:
         study.tell(number, state=TrialState.FAIL)
 
 
-def is_retry(study: Study, number: int) -> bool:
-    """Whether a trial takes the place of one that was interrupted."""
-    return bool(retry_once.retry_history(study.get_trials(deepcopy=False)[number]))
+def retried(trial: FrozenTrial) -> int | None:
+    """The number of the trial that was interrupted and in whose place this one is; None of most."""
+    history = retry_once.retry_history(trial)
+    return history[0] if history else None
 
 
 def state(trial: FrozenTrial) -> str:
@@ -268,6 +282,20 @@ def leads(study: Study, value: float, loss: float) -> bool:
 
 def _sign(study: Study) -> int:
     return 1 if study.directions[0] is StudyDirection.MINIMIZE else -1
+
+
+def value(trial: FrozenTrial) -> float | None:
+    """The first objective: of one that was pruned what it would have scored where it stopped."""
+    if trial.values:
+        return float(trial.values[0])
+    reported = trial.intermediate_values
+    return float(reported[max(reported)]) if reported else None
+
+
+def epochs(trial: FrozenTrial) -> int:
+    """How many epochs a trial trained, or the one whose result it has."""
+    # With two objectives nothing is reported to Optuna.
+    return int(trial.user_attrs.get(EPOCHS, len(trial.intermediate_values)))
 
 
 def default_trial(study: Study) -> FrozenTrial | None:

@@ -71,7 +71,7 @@ def work(search: Search, deadline: float) -> None:
     """
     study, wanted = search.study, search.config.trials
     with tqdm(total=wanted, desc="tune", unit="trial", disable=None) as progress:
-        shown = None
+        shown: dict[int, str] | None = None
         while time.monotonic() < deadline:
             shown = _show(progress, search, shown)
             with ExitStack() as turn:
@@ -102,7 +102,9 @@ def settle_runs(study: Study, parent: Tracker) -> None:
 
 def _take(search: Search, turn: ExitStack) -> None:
     study = search.study
-    study.sampler = studies.sampler(search.config.seed, len(study.get_trials(deepcopy=False)))
+    study.sampler = studies.sampler(
+        search.config.seed, len(study.get_trials(deepcopy=False)), len(study.directions)
+    )
     taken: list[int] = []
     stopped: list[KeyboardInterrupt] = []
 
@@ -110,7 +112,7 @@ def _take(search: Search, turn: ExitStack) -> None:
         turn.close()
         taken.append(trial.number)
         # Here rather than where we end such trials: Optuna does so too, on its way to this one.
-        if studies.is_retry(study, trial.number):
+        if _retried(search, trial) is not None:
             settle_runs(study, search.parent)
         try:
             tell_running(search.parent.run_id)  # after Ctrl-C at the command that began it, maybe
@@ -177,9 +179,14 @@ def _any_interrupted(study: Study, numbers: Sequence[int]) -> bool:
     return any(studies.state(trials[number]) == "interrupted" for number in numbers)
 
 
+def _retried(search: Search, trial: Trial) -> int | None:
+    return studies.retried(search.study.get_trials(deepcopy=False)[trial.number])
+
+
 def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
     """One trial as a run of MLflow; its state is told by tag and status."""
     trial.set_user_attr(studies.BEGUN, trial.number)
+    trial.set_user_attr(studies.EPOCHS, 0)
     config = search.space.sample(trial)
     pruned: TrialPruned | None = None
     with start_run(f"trial-{trial.number}", parent=search.parent.run_id) as tracker:
@@ -201,6 +208,9 @@ def _attempt(search: Search, trial: Trial) -> tuple[float, ...]:
         except BaseException:
             tracker.tags({TRIAL_STATE_TAG: "interrupted"})
             raise
+    if (first := _retried(search, trial)) is not None:
+        about = f"study {search.study.study_name}"
+        tracker.preface(f"Trial {first} of {about}, which was interrupted, tried again.", about)
     if pruned is not None:
         set_status(tracker.run_id, STATUS["pruned"])
         raise pruned
@@ -236,6 +246,7 @@ def _repeated(
             tracker.metrics_of(run.run_id)
     for epoch, value in earlier.intermediate_values.items():
         trial.report(value, epoch)  # sampler and pruner learn from them
+    trial.set_user_attr(studies.EPOCHS, studies.epochs(earlier))
     if studies.state(earlier) == "pruned":
         raise TrialPruned(f"The configuration of trial {earlier.number}, which was pruned.")
     for name in (studies.LOSS, studies.ACCURACY, studies.SECONDS):
@@ -258,24 +269,33 @@ def objectives(config: Config, score: Score) -> tuple[float, ...]:
     first = score.loss if config.objective == "loss" else score.accuracy
     if config.second_objective == "none":
         return (first,)
-    return (first, getattr(score, config.second_objective))
+    if config.second_objective == "seconds":
+        return (first, score.train_seconds)
+    assert score.latency is not None
+    return (first, score.latency)
 
 
 def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
     metric = f"val/{config.objective}"
+    kept: Mapping[str, float] = {}
 
     def report(metrics: Mapping[str, float], epoch: int) -> None:
+        nonlocal kept
         tracker.metrics(metrics, epoch)
         _stop_with_parent()
+        trial.set_user_attr(studies.EPOCHS, epoch + 1)
+        # What the trial would score if it ended here, by the rule of `Result.after`.
+        if not kept or metrics["val/loss"] < kept["val/loss"]:
+            kept = metrics
         if config.second_objective != "none":  # Optuna prunes by one objective only
             return
-        trial.report(metrics[metric], epoch)
+        trial.report(kept[metric], epoch)
         # Asked whether it is heeded or not: Hyperband remembers by it what others must reach.
         bad = trial.should_prune()
         # After the last epoch there is nothing left to save, and the default configuration is
         # what others are measured against.
         if bad and epoch + 1 < config.finetune_epochs and not trial.user_attrs.get(DEFAULT):
-            raise TrialPruned(f"{metric} {metrics[metric]:.4f} after {epochs_up_to(epoch)}")
+            raise TrialPruned(f"{metric} {kept[metric]:.4f} after {epochs_up_to(epoch)}")
 
     return report
 
@@ -317,6 +337,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
             "val/best_loss": score.loss,
             "val/best_accuracy": score.accuracy,
             "val/best_epoch": float(score.epoch),
+            "time/train_seconds": score.train_seconds,
             "time/total_seconds": score.seconds,
             **({} if score.latency is None else {"time/latency_seconds": score.latency}),
             **(score.report.metrics if score.report else {}),
@@ -329,15 +350,27 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
     )
 
 
-def _show(progress: "tqdm[NoReturn]", search: Search, shown: Counter[str] | None) -> Counter[str]:
-    """The best so far, on the bar and as metrics of the parent, if anything has changed.
+def _show(
+    progress: "tqdm[NoReturn]", search: Search, shown: dict[int, str] | None
+) -> dict[int, str]:
+    """The best so far, on the bar, or in a line a trial where standard error is no terminal, and
+    as metrics of the parent, if anything has changed.
 
     Returns:
-        The counts of trials by state, to be given as `shown` the next time.
+        The states of the trials by number, to be given as `shown` the next time.
     """
-    counts, best = studies.counts(search.study), studies.best(search.study)
-    if counts == shown:
-        return counts
+    trials = search.study.get_trials(deepcopy=False)
+    states = {trial.number: studies.state(trial) for trial in trials}
+    if states == shown:
+        return states
+    counts, best = Counter(states.values()), studies.best(search.study)
+    # Another worker's are told by the process that began it, which is where a terminal is looked
+    # for; one that failed was told already.
+    if progress.disable and shown is not None and multiprocessing.parent_process() is None:
+        for trial in trials:
+            state = states[trial.number]
+            if state in ("complete", "pruned") and shown.get(trial.number) != state:
+                print(_line(trial, best, search.config), file=sys.stderr)
     progress.n = studies.made(counts)
     metrics = {f"trials/{name}": float(counts[name]) for name in STATUS}
     if best is not None:
@@ -348,4 +381,15 @@ def _show(progress: "tqdm[NoReturn]", search: Search, shown: Counter[str] | None
         )
     progress.refresh()
     search.parent.metrics(metrics, step=progress.n)
-    return counts
+    return states
+
+
+def _line(trial: FrozenTrial, best: FrozenTrial | None, config: Config) -> str:
+    """How a trial ended, and the best so far."""
+    metric = f"val/{config.objective}"
+    told = f"trial {trial.number} {studies.state(trial)}"
+    if (value := studies.value(trial)) is not None:
+        told += f": {metric} {value:.4f}"
+    if best is not None:
+        told += f"; the best so far: trial {best.number}, {metric} {best.values[0]:.4f}"
+    return told

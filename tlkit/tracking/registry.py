@@ -20,8 +20,19 @@ def register_model(run_id: str, name: str) -> str:
     of_run = f"name = '{name}' and run_id = '{run_id}'"
     with store_faults_told():
         known = mlflow.search_model_versions(filter_string=of_run)
-        found = known[0] if known else mlflow.register_model(f"runs:/{run_id}/model", name)
+        found = known[0] if known else mlflow.register_model(_logged_model(run_id), name)
     return str(found.version)
+
+
+def _logged_model(run_id: str) -> str:
+    """The address of the model `model` of a run: by its id, where it has one, for by the run MLflow
+    warns that it does not lie among the run's artifacts."""
+    client = mlflow.MlflowClient()
+    outputs = client.get_run(run_id).outputs
+    for logged in reversed(outputs.model_outputs if outputs else []):
+        if client.get_logged_model(logged.model_id).name == "model":
+            return f"models:/{logged.model_id}"
+    return f"runs:/{run_id}/model"
 
 
 def run_of_model(address: str) -> str:

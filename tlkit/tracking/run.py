@@ -189,6 +189,12 @@ class Tracker:
         """Set the description that the UI shows at the top of the run."""
         self.tags({MLFLOW_RUN_NOTE: markdown})
 
+    def preface(self, sentence: str, about: str) -> None:
+        """Put a sentence before the description, in the place of one that has `about` in it."""
+        described = mlflow.get_run(self.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        first, _, rest = described.partition("\n\n")
+        self.describe(f"{sentence}\n\n{rest if about in first else described}")
+
     def artifact_place(self) -> str:
         """Where the run's artifacts lie: a folder, or the store's address."""
         address = str(mlflow.get_run(self.run_id).info.artifact_uri)
