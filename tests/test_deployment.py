@@ -1,5 +1,6 @@
 """Ensembles, export, routing, A/B tests and monitoring, through their entry points."""
 
+import base64
 import json
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ import torch
 from conftest import Entry, Trained
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.scoring_server import invocations
 from PIL import Image
 
 import tlkit.runs.phase
@@ -230,6 +232,44 @@ def test_a_router_answers_as_the_model_that_it_names(
     router.predict(pd.DataFrame({"image": [picture], "key": ["me@example.com"]}))
     assert "cannot be written: table tlkit_requests has no column named share" in caplog.text
     assert "me@example.com" not in caplog.text
+
+
+def test_a_request_that_a_router_refuses_is_not_logged_by_either_model(
+    entry: Entry, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ("--champion", trained.model("head"), "--challenger", trained.model("baseline"))
+    assert entry("route", *models, "--register", "strict") == 0
+    router = mlflow.pyfunc.load_model("models:/strict/1")
+    picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
+    monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
+    keys = ["1", "2", "3", "4"]
+    names = [assign(key, "tlkit", 0.5) for key in keys]
+    assert len(set(names)) == 2
+    for bad in range(4):
+        pictures = [b"junk" if index == bad else picture for index in range(4)]
+        table = pd.DataFrame({"image": pictures, "key": keys})
+        with pytest.raises(MlflowException, match=f"^picture {bad + 1} of 4: not a picture"):
+            router.predict(table)
+    assert not (tmp_path / "requests.db").exists()
+    router.predict(pd.DataFrame({"image": [picture] * 4, "key": keys}))
+    log = open_log(f"sqlite:///{tmp_path / 'requests.db'}")
+    assert sorted(each.key or "" for each in log.read()) == keys
+    assert len({each.time for each in log.read()}) == 1  # of one request
+
+    image, schema = base64.b64encode(picture).decode(), router.metadata.get_input_schema()
+    for missing in (None, float("nan")):
+        rows = [{"image": image, "key": key} for key in ("a", missing)]
+        for body in (
+            {"inputs": rows},
+            {"instances": rows},
+            {"dataframe_records": rows},
+            {"inputs": {"image": [image] * 2, "key": ["a", missing]}},
+            {"dataframe_split": {"columns": ["key", "image"],
+                                 "data": [["a", image], [missing, image]]}},
+        ):  # fmt: skip
+            with pytest.raises(MlflowException, match="the key of picture 2 is "):
+                invocations(json.dumps(body).encode(), "application/json", router, schema)
+    assert len(log.read()) == 4
 
 
 def logged(key: str, served_by: str, share: float = 0.5) -> Logged:

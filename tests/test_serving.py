@@ -478,6 +478,7 @@ def test_a_message_says_what_is_wrong(server: Server, trained: Trained) -> None:
         (record(picture[: len(picture) // 2]), "picture 1 of 1: truncated"),
         ({"dataframe_split": {"columns": ["image"], "data": []}}, "no pictures; give at least one"),
         (record(os.urandom(33 * 2**20)), "33 MiB of pictures; at most 32 MiB"),
+        (record(os.urandom(32 * 2**20 + 9)), "32.1 MiB of pictures; at most 32 MiB"),
         (record(*[picture] * 17) | {"params": {"tta": 64}}, "17 pictures with 64 views each; at"),
         (record(*[picture] * 1025), "at most 1024 views go into a request"),
         (record(os.urandom(38 * 2**20)), "at most 48 MiB are taken"),
