@@ -142,10 +142,18 @@ def _roll_back(registered: Registered) -> str:
             f"{registered.name} had no champion before this one that is still there, or has none "
             "now; nothing was changed: give the alias champion by hand"
         )
-    registered.set_alias(CHAMPION, earlier[-1])
+    back = earlier[-1]
+    registered.set_alias(CHAMPION, back)
     registered.set_tag(HISTORY_TAG, json.dumps(earlier))
-    registered.set_tag(VERDICT_TAG, "rolled back", champion)
-    return f"{registered.name} version {earlier[-1]} is champion again, in place of {champion}."
+    if registered.version(CHALLENGER) == back:
+        registered.drop_alias(CHALLENGER)
+    for version, verdict, reason in (
+        (back, CHAMPION, f"rolled back to, in place of version {champion}"),
+        (champion, "rolled back", f"version {back} is champion again in its place"),
+    ):
+        registered.set_tag(VERDICT_TAG, verdict, version)
+        registered.set_tag(REASON_TAG, reason, version)
+    return f"{registered.name} version {back} is champion again, in place of {champion}."
 
 
 def _history(registered: Registered) -> list[str]:
