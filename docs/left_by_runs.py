@@ -511,7 +511,13 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             "with `gradcam: true`",
         ),
         *left(("promote",), {"comparison.json": "both versions and the metrics"}, _CHAMPION),
-        *left(("abtest",), {"abtest.json": "the counts of both models, and the test"}),
+        *left(
+            ("abtest",),
+            {
+                "abtest.json": "the counts of both models, how many outcomes are of keys that the "
+                "log does not have, and the test"
+            },
+        ),
         *left(
             ("monitor",),
             {

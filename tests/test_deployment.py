@@ -323,13 +323,36 @@ def test_outcomes_as_excel_writes_them_are_read_and_broken_ones_refused(tmp_path
     assert read_outcomes(file) == {"a": True, "b": True}  # the last line counts
     for content, said in (
         ("key,success\na,1\n".encode("utf-16"), "UnicodeDecodeError"),
-        (b"key,won\na,1\n", "KeyError: 'success'"),
+        (b"key,won\na,1\n", "begins with the line 'key,won'; a CSV whose first line names"),
+        (b"a,1\n", "begins with the line 'a,1'; a CSV whose"),
+        (b"", "begins with the line ''; a CSV whose"),
         (b"key,success\na\n", "AttributeError"),
         (b"key,success\na,\n", "has success ''; 1 or 0 wanted"),
     ):
         file.write_bytes(content)
         with pytest.raises(UserError, match=said):
             read_outcomes(file)
+
+
+def test_outcomes_of_keys_that_the_log_does_not_have_are_told(
+    entry: Entry, experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, outcomes = f"sqlite:///{tmp_path / 'requests.db'}", tmp_path / "outcomes.csv"
+    open_log(url).write([logged(f"k{number}", ARMS[number % 2]) for number in range(4)])
+    arguments = ("--log", url, "--outcomes", str(outcomes))
+    outcomes.write_text("key,success\nk0,1\nk1,0\nother,1\n")
+    assert entry("abtest", *arguments) == 0
+    told = "Outcomes whose key is not in the log, left out: 1 of 3."
+    assert told in capsys.readouterr().out
+    assert told in newest(experiment).data.tags["mlflow.note.content"]
+    facts = json.loads(artifact(experiment, "abtest.json").read_text())
+    assert facts["outcomes"] == {"given": 3, "unmatched": 1}
+    outcomes.write_text("key,success\nK0,1\nK1,0\n")
+    assert entry("abtest", *arguments) == 2
+    said = capsys.readouterr().err
+    assert f"has no key that log={url} has (since=none): 'K0' in the one, 'k0' in the" in said
+    outcomes.write_text("key,success\n")  # none is known yet
+    assert entry("abtest", *arguments) == 0
 
 
 def test_a_log_of_routers_with_two_shares_is_refused(tmp_path: Path) -> None:
