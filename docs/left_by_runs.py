@@ -521,7 +521,8 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
         *left(
             ("monitor",),
             {
-                "drift.json": "PSI, statistic, p-values and alarm of each quantity",
+                "drift.json": "when the first and the last of the requests came; PSI, statistic, "
+                "p-values and alarm of each quantity",
                 "drift.png": "the requests beside the validation pictures",
             },
         ),

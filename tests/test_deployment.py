@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import mlflow
@@ -34,6 +35,7 @@ from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import Reference, identity
 from tlkit.serving.request_log import RequestLog, open_log
 from tlkit.serving.router import assign
+from tlkit.serving.sql_log import SqlLog
 from tlkit.tracking.lookup import find_run, local_model
 
 
@@ -522,7 +524,7 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert json.loads(artifact(experiment, "drift.json").read_text())["alarm"] is True
     requests_of(trained, open_log(url), 0.0, None, dark=0.3)
     assert entry("monitor", *arguments) == 1
-    assert "ALARM: brightness differ" in capsys.readouterr().out
+    assert "ALARM: brightness differs" in capsys.readouterr().out
     assert newest(experiment).data.metrics["drift/contrast_p"] == 1
     assert entry("monitor", *arguments, "--served_by", "champion") == 2
     for strange in (replace(logged("k", "champion"), predicted=2, class_name="emu"),
@@ -553,9 +555,40 @@ def test_requests_that_another_model_answered_are_left_out(
     requests_of(trained, open_log(url), 3.0, None, model="another")
     assert entry("monitor", *arguments) == 0
     printed = capsys.readouterr().out
-    assert "the newest 60 requests against" in printed
+    assert "the newest 60 requests (" in printed
     assert "Requests that another model answered, left out: 120." in printed
     assert "not known which model" not in printed
+
+
+def test_a_look_says_how_old_its_requests_are_and_where_they_are_too_few(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    written: list[Logged] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlLog, "write", lambda _, entries: written.extend(entries))
+        requests_of(trained, open_log(url), 0.0, None)
+    for number, one in enumerate(written):
+        open_log(url).write([replace(one, time=1.7e9 + 3600 * number)])
+    begin, end = 1.7e9 + 3600 * (len(written) - 50), 1.7e9 + 3600 * (len(written) - 1)
+    assert entry("monitor", "--model", trained.model(), "--log", url, "--window", "50") == 0
+    printed = capsys.readouterr().out
+    assert "No alarm: these requests are not told apart" in printed
+    facts = json.loads(artifact(experiment, "drift.json").read_text())
+    for key, time in (("first_request", begin), ("last_request", end)):
+        assert datetime.fromisoformat(facts[key]).timestamp() == time
+        assert facts[key] in printed
+        assert facts[key] in newest(experiment).data.tags["mlflow.note.content"]
+    for window, said in (
+        ("49", "No alarm, but 49 requests are too few to tell: look again with 50 or more."),
+        ("1", "No alarm, but 1 request is too few to tell"),
+    ):
+        assert entry("monitor", "--model", trained.model(), "--log", url, "--window", window) == 0
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert "not told apart" not in printed
+    assert f"the newest request ({facts['last_request']}) against 12 validation" in printed
 
 
 def test_what_is_wrong_with_a_log_is_no_alarm(
