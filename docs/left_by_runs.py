@@ -388,6 +388,18 @@ TAGS: Sequence[Left] = [
         "with `average: weights`",
     ),
     *left(
+        ("predict", "export", "monitor", "route", "ensemble"),
+        {
+            "tlkit.model": "the models that it used, by addresses that go on to mean them, such "
+            "as `models:/m-ID`; those that MLflow has are inputs of the run too"
+        },
+    ),
+    *left(
+        ("promote",),
+        {"tlkit.model": "the candidate, likewise"},
+        "where a candidate was judged",
+    ),
+    *left(
         ("promote",),
         {"tlkit.verdict": "champion, challenger or refused"},
         "where a candidate was judged",

@@ -236,6 +236,42 @@ def test_a_router_answers_as_the_model_that_it_names(
     assert "me@example.com" not in caplog.text
 
 
+def test_a_router_says_which_models_it_was_made_of_and_is_told_from_a_model(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    version = mlflow.register_model(trained.model(), "routed").version
+    mlflow.MlflowClient().set_registered_model_alias("routed", "champion", version)
+    champion = ("route", "--champion", "models:/routed@champion", "--challenger")
+    with local_model(trained.model()) as folder:
+        shutil.copytree(folder, tmp_path / "copy")
+    for same in (trained.model(), "models:/routed/1", str(tmp_path / "copy")):
+        assert entry(*champion, same) == 2
+        assert f"challenger={same} are the same model; two wanted" in capsys.readouterr().err
+    assert entry(*champion, trained.model("baseline")) == 0
+    run = newest(experiment)
+    head, baseline = (
+        f"models:/{mlflow.get_run(trained.runs[phase].info.run_id).outputs.model_outputs[0].model_id}"
+        for phase in ("head", "baseline")
+    )
+    assert run.data.tags["tlkit.model"] == f"{head}, {baseline}"
+    inputs = mlflow.get_run(run.info.run_id).inputs.model_inputs  # a search gives none
+    ids = {one.model_id for one in inputs}
+    assert ids == {head.removeprefix("models:/"), baseline.removeprefix("models:/")}
+    note = run.data.tags["mlflow.note.content"]
+    assert f"Champion `models:/routed@champion` ({head}), challenger" in note
+    router = f"runs:/{run.info.run_id}/model"
+    pictures = str(trained.pictures / "test")
+    for name, rest in (
+        ("predict", ("--images", pictures)),
+        ("export", ("--images", pictures)),
+        ("monitor", ("--log", "sqlite:///none.db")),
+    ):
+        assert entry(name, "--model", router, *rest) == 2
+        said = capsys.readouterr().err
+        assert f"{router} is a router of two models; give one of them: {head} or {baseline}" in said
+
+
 def test_a_request_that_a_router_refuses_is_not_logged_by_either_model(
     entry: Entry, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,12 +162,18 @@ def test_a_registry_that_fails_once_changes_nothing(
     assert json.loads(tags["tlkit.champions"]) == ["1"]
 
 
-def test_a_candidate_may_be_a_logged_model(entry: Entry, make_run: MakeRun) -> None:
+def test_a_candidate_may_be_a_logged_model(
+    entry: Entry, experiment: str, make_run: MakeRun
+) -> None:
     run_id = make_run(right(0.9))
     logged = mlflow.create_external_model("model", source_run_id=run_id)
     named = ("--candidate", f"models:/{logged.model_id}", "--name", "logged")
     assert entry("promote", *named) == 0
     assert champion("logged") == run_id
+    [run] = mlflow.search_runs([experiment], max_results=1, output_format="list")
+    assert run.data.tags["tlkit.model"] == f"models:/{logged.model_id}"
+    inputs = mlflow.get_run(run.info.run_id).inputs.model_inputs  # a search gives none
+    assert [one.model_id for one in inputs] == [logged.model_id]
 
 
 @pytest.mark.parametrize("version", ["@champion", "/1"])
@@ -305,6 +311,8 @@ def test_two_at_once_leave_one_champion_and_the_better_one(
         (("--candidate", "runs:/1/model"), "name is not given"),
         (("--name", "n", "--candidate", "runs:/1/model", "--rollback", "true"), "give one of them"),
         (("--name", "n", "--candidate", "a/folder"), "names no run's model"),
+        (("--name", "n", "--candidate", "runs:/12/other"), "runs:/12/other names no run's model"),
+        (("--name", "n", "--candidate", "runs:/12"), "no run 12"),
         (("--name", "n", "--candidate", "runs:/12/model"), "no run 12"),
         (("--name", "n", "--candidate", "models:/none/1"), "is not at"),
         (("--name", "n", "--rollback", "true"), "had no champion before"),

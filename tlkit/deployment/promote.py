@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 
 from filelock import FileLock
 
+from tlkit.deployment.models import log_models
 from tlkit.deployment.settings import PromoteSettings
 from tlkit.deployment.tested import Shared, shared, tested
 from tlkit.errors import UserError
 from tlkit.evaluation.comparison import PairedComparison, compare_paired
 from tlkit.files import scratch_folder, write_json
-from tlkit.tracking.registry import Registered, register_model, run_of_model
+from tlkit.tracking.registry import Registered, find_model, register_model, run_of_model
 from tlkit.tracking.run import Tracker, start_run
 
 CHAMPION, CHALLENGER, REFUSED = "champion", "challenger", "refused"
@@ -90,7 +91,9 @@ def _one_at_a_time(name: str) -> FileLock:
 
 def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
     registered = Registered(settings.name)
-    run_id = run_of_model(settings.candidate)
+    given = find_model(settings.candidate)
+    log_models(tracker, [given])
+    run_id = given.run_id
     candidate = tested(run_id)
     champion = registered.version(CHAMPION)
     # Before the candidate is registered: what cannot be judged is no version.
