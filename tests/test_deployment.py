@@ -168,6 +168,16 @@ def test_the_export_is_the_model_for_any_number_of_pictures(
     assert entry("export", *arguments) == 2
 
 
+def test_models_of_different_preprocessing_are_refused_before_pictures_are_prepared(
+    entry: Entry, trained: Trained, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tlkit.deployment.export._inputs", lambda *_: pytest.fail("prepared"))
+    both = f"{trained.model('head')},{trained.model('baseline')}"
+    assert entry("export", "--model", both, "--images", str(trained.pictures / "test")) == 2
+    assert "want different preprocessing; export each by itself" in capsys.readouterr().err
+
+
 def test_a_key_always_goes_to_the_same_model_and_shares_are_kept() -> None:
     keys = [f"user-{number}" for number in range(20_000)]
     names = [assign(key, "salt", 0.2) for key in keys]
@@ -673,7 +683,9 @@ def test_a_damaged_model_is_told_on_one_line(
         ("ensemble", ("--models", "runs:/1/model,runs:/2/model"), "no run 1"),
         ("route", ("--champion", "a", "--challenger", "b"), "model a: no such folder"),
         ("route", ("--champion", "a", "--challenger", "b", "--share", "1"), "share=1"),
-        ("abtest", ("--log", "nonsense"), "cannot be read"),
+        ("abtest", ("--log", "nonsense"), "log=nonsense is not allowed"),
+        ("abtest", ("--log", "mysql://me:secret@h/db"), "log=mysql://me:***@h/db is not allowed"),
+        ("monitor", ("--model", "m", "--log", "duckdb:///x.db"), "sqlite:///FILE, postgresql+psyc"),
         ("abtest", ("--log", "sqlite://", "--since", "noon"), "since=noon is no time"),
         ("monitor", ("--model", "a", "--log", "sqlite://"), "model a: no such folder"),
         ("monitor", ("--log", "sqlite://"), "model is not given"),

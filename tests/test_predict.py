@@ -226,6 +226,28 @@ def test_a_zip_a_pattern_and_a_file_are_found(
         find_pictures(str(tmp_path / "empty"), tmp_path)
 
 
+def test_folders_above_a_pattern_are_no_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes, inside = ("cat", "dog"), tmp_path / "dog" / "unsorted"
+    (inside / "cat").mkdir(parents=True)
+    for file in (inside / "1.png", inside / "cat" / "1.png"):
+        file.write_bytes(b"")
+
+    def labels(pattern: str) -> list[int | None]:
+        given = find_pictures(pattern, tmp_path)
+        return [given.label(name, classes) for name in given.names]
+
+    assert labels(f"{inside}/*.png") == labels(str(inside))[:1] == [None]
+    assert labels(f"{inside}/**/*.png") == [None, 0]
+    assert labels(f"{inside}/cat/*.png") == labels(f"{inside}/ca*/1.png") == [0]
+    assert labels(f"{tmp_path}/dog/*/1.png") == labels(f"{tmp_path}/d*/*/1.png") == [1]
+    monkeypatch.chdir(tmp_path / "dog")
+    assert labels("unsorted/*.png") == labels("*/1.png") == [None]
+    monkeypatch.chdir(inside)
+    assert labels("cat/*.png") == labels("*/1.png") == [0]
+
+
 def test_an_archive_that_is_cut_off_is_no_picture(tmp_path: Path) -> None:
     for length in (0, 12):
         (tmp_path / "a.tar.gz").write_bytes(gzip.compress(bytes(1000))[:length])
