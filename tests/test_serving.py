@@ -574,6 +574,15 @@ def test_mlflow_models_predict_says_the_same(trained: Trained, tmp_path: Path) -
     np.testing.assert_allclose(rows(answer), expected, atol=1e-5)
 
 
+def test_the_documented_filter_leaves_out_what_spark_would_fail_at(trained: Trained) -> None:
+    [block] = [one for one in of_document("docs/USING.md") if "def readable" in one.text]
+    body = block.text[block.text.index("from tlkit") : block.text.index("\npictures =")]
+    names: dict[str, Any] = {}
+    exec(compile(body, block.where, "exec"), names)
+    [picture, *_], _ = said_of_test(trained)
+    assert [names["readable"](bytearray(one)) for one in (picture, b"junk")] == [True, False]
+
+
 def test_spark_says_the_same(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     sql = pytest.importorskip("pyspark.sql")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # else the first python3 of the PATH
