@@ -394,6 +394,18 @@ TAGS: Sequence[Left] = [
         "with `average: weights`",
     ),
     *left(
+        ("predict", "export", "monitor", "route", "ensemble"),
+        {
+            "tlkit.model": "the models that it used, by addresses that go on to mean them, such "
+            "as `models:/m-ID`; those that MLflow has are inputs of the run too"
+        },
+    ),
+    *left(
+        ("promote",),
+        {"tlkit.model": "the candidate, likewise"},
+        "where a candidate was judged",
+    ),
+    *left(
         ("promote",),
         {"tlkit.verdict": "champion, challenger or refused"},
         "where a candidate was judged",
@@ -521,11 +533,18 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             "with `gradcam: true`",
         ),
         *left(("promote",), {"comparison.json": "both versions and the metrics"}, _CHAMPION),
-        *left(("abtest",), {"abtest.json": "the counts of both models, and the test"}),
+        *left(
+            ("abtest",),
+            {
+                "abtest.json": "the counts of both models, how many outcomes are of keys that the "
+                "log does not have, and the test"
+            },
+        ),
         *left(
             ("monitor",),
             {
-                "drift.json": "PSI, statistic, p-values and alarm of each quantity",
+                "drift.json": "when the first and the last of the requests came; PSI, statistic, "
+                "p-values and alarm of each quantity",
                 "drift.png": "the requests beside the validation pictures",
             },
         ),

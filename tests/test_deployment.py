@@ -1,9 +1,11 @@
 """Ensembles, export, routing, A/B tests and monitoring, through their entry points."""
 
+import base64
 import json
 import shutil
 import sqlite3
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import mlflow
@@ -16,6 +18,7 @@ import torch
 from conftest import Entry, Trained
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.scoring_server import invocations
 from PIL import Image
 
 import tlkit.runs.phase
@@ -32,6 +35,7 @@ from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import Reference, identity
 from tlkit.serving.request_log import RequestLog, open_log
 from tlkit.serving.router import assign
+from tlkit.serving.sql_log import SqlLog
 from tlkit.tracking.lookup import find_run, local_model
 
 
@@ -164,6 +168,16 @@ def test_the_export_is_the_model_for_any_number_of_pictures(
     assert entry("export", *arguments) == 2
 
 
+def test_models_of_different_preprocessing_are_refused_before_pictures_are_prepared(
+    entry: Entry, trained: Trained, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("tlkit.deployment.export._inputs", lambda *_: pytest.fail("prepared"))
+    both = f"{trained.model('head')},{trained.model('baseline')}"
+    assert entry("export", "--model", both, "--images", str(trained.pictures / "test")) == 2
+    assert "want different preprocessing; export each by itself" in capsys.readouterr().err
+
+
 def test_a_key_always_goes_to_the_same_model_and_shares_are_kept() -> None:
     keys = [f"user-{number}" for number in range(20_000)]
     names = [assign(key, "salt", 0.2) for key in keys]
@@ -232,6 +246,80 @@ def test_a_router_answers_as_the_model_that_it_names(
     assert "me@example.com" not in caplog.text
 
 
+def test_a_router_says_which_models_it_was_made_of_and_is_told_from_a_model(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    version = mlflow.register_model(trained.model(), "routed").version
+    mlflow.MlflowClient().set_registered_model_alias("routed", "champion", version)
+    champion = ("route", "--champion", "models:/routed@champion", "--challenger")
+    with local_model(trained.model()) as folder:
+        shutil.copytree(folder, tmp_path / "copy")
+    for same in (trained.model(), "models:/routed/1", str(tmp_path / "copy")):
+        assert entry(*champion, same) == 2
+        assert f"challenger={same} are the same model; two wanted" in capsys.readouterr().err
+    assert entry(*champion, trained.model("baseline")) == 0
+    run = newest(experiment)
+    head, baseline = (
+        f"models:/{mlflow.get_run(trained.runs[phase].info.run_id).outputs.model_outputs[0].model_id}"
+        for phase in ("head", "baseline")
+    )
+    assert run.data.tags["tlkit.model"] == f"{head}, {baseline}"
+    inputs = mlflow.get_run(run.info.run_id).inputs.model_inputs  # a search gives none
+    ids = {one.model_id for one in inputs}
+    assert ids == {head.removeprefix("models:/"), baseline.removeprefix("models:/")}
+    note = run.data.tags["mlflow.note.content"]
+    assert f"Champion `models:/routed@champion` ({head}), challenger" in note
+    router = f"runs:/{run.info.run_id}/model"
+    pictures = str(trained.pictures / "test")
+    for name, rest in (
+        ("predict", ("--images", pictures)),
+        ("export", ("--images", pictures)),
+        ("monitor", ("--log", "sqlite:///none.db")),
+    ):
+        assert entry(name, "--model", router, *rest) == 2
+        said = capsys.readouterr().err
+        assert f"{router} is a router of two models; give one of them: {head} or {baseline}" in said
+
+
+def test_a_request_that_a_router_refuses_is_not_logged_by_either_model(
+    entry: Entry, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ("--champion", trained.model("head"), "--challenger", trained.model("baseline"))
+    assert entry("route", *models, "--register", "strict") == 0
+    router = mlflow.pyfunc.load_model("models:/strict/1")
+    picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
+    monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
+    keys = ["1", "2", "3", "4"]
+    names = [assign(key, "tlkit", 0.5) for key in keys]
+    assert len(set(names)) == 2
+    for bad in range(4):
+        pictures = [b"junk" if index == bad else picture for index in range(4)]
+        table = pd.DataFrame({"image": pictures, "key": keys})
+        with pytest.raises(MlflowException, match=f"^picture {bad + 1} of 4: not a picture"):
+            router.predict(table)
+    assert not (tmp_path / "requests.db").exists()
+    router.predict(pd.DataFrame({"image": [picture] * 4, "key": keys}))
+    log = open_log(f"sqlite:///{tmp_path / 'requests.db'}")
+    assert sorted(each.key or "" for each in log.read()) == keys
+    assert len({each.time for each in log.read()}) == 1  # of one request
+
+    image, schema = base64.b64encode(picture).decode(), router.metadata.get_input_schema()
+    for missing in (None, float("nan")):
+        rows = [{"image": image, "key": key} for key in ("a", missing)]
+        for body in (
+            {"inputs": rows},
+            {"instances": rows},
+            {"dataframe_records": rows},
+            {"inputs": {"image": [image] * 2, "key": ["a", missing]}},
+            {"dataframe_split": {"columns": ["key", "image"],
+                                 "data": [["a", image], [missing, image]]}},
+        ):  # fmt: skip
+            with pytest.raises(MlflowException, match="the key of picture 2 is "):
+                invocations(json.dumps(body).encode(), "application/json", router, schema)
+    assert len(log.read()) == 4
+
+
 def logged(key: str, served_by: str, share: float = 0.5) -> Logged:
     return Logged(1.0, 0.01, 0, "cat", 0.9, [], 0.5, 0.1, served_by, key, share)
 
@@ -283,13 +371,36 @@ def test_outcomes_as_excel_writes_them_are_read_and_broken_ones_refused(tmp_path
     assert read_outcomes(file) == {"a": True, "b": True}  # the last line counts
     for content, said in (
         ("key,success\na,1\n".encode("utf-16"), "UnicodeDecodeError"),
-        (b"key,won\na,1\n", "KeyError: 'success'"),
+        (b"key,won\na,1\n", "begins with the line 'key,won'; a CSV whose first line names"),
+        (b"a,1\n", "begins with the line 'a,1'; a CSV whose"),
+        (b"", "begins with the line ''; a CSV whose"),
         (b"key,success\na\n", "AttributeError"),
         (b"key,success\na,\n", "has success ''; 1 or 0 wanted"),
     ):
         file.write_bytes(content)
         with pytest.raises(UserError, match=said):
             read_outcomes(file)
+
+
+def test_outcomes_of_keys_that_the_log_does_not_have_are_told(
+    entry: Entry, experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, outcomes = f"sqlite:///{tmp_path / 'requests.db'}", tmp_path / "outcomes.csv"
+    open_log(url).write([logged(f"k{number}", ARMS[number % 2]) for number in range(4)])
+    arguments = ("--log", url, "--outcomes", str(outcomes))
+    outcomes.write_text("key,success\nk0,1\nk1,0\nother,1\n")
+    assert entry("abtest", *arguments) == 0
+    told = "Outcomes whose key is not in the log, left out: 1 of 3."
+    assert told in capsys.readouterr().out
+    assert told in newest(experiment).data.tags["mlflow.note.content"]
+    facts = json.loads(artifact(experiment, "abtest.json").read_text())
+    assert facts["outcomes"] == {"given": 3, "unmatched": 1}
+    outcomes.write_text("key,success\nK0,1\nK1,0\n")
+    assert entry("abtest", *arguments) == 2
+    said = capsys.readouterr().err
+    assert f"has no key that log={url} has (since=none): 'K0' in the one, 'k0' in the" in said
+    outcomes.write_text("key,success\n")  # none is known yet
+    assert entry("abtest", *arguments) == 0
 
 
 def test_a_log_of_routers_with_two_shares_is_refused(tmp_path: Path) -> None:
@@ -459,7 +570,7 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert json.loads(artifact(experiment, "drift.json").read_text())["alarm"] is True
     requests_of(trained, open_log(url), 0.0, None, dark=0.3)
     assert entry("monitor", *arguments) == 1
-    assert "ALARM: brightness differ" in capsys.readouterr().out
+    assert "ALARM: brightness differs" in capsys.readouterr().out
     assert newest(experiment).data.metrics["drift/contrast_p"] == 1
     assert entry("monitor", *arguments, "--served_by", "champion") == 2
     for strange in (replace(logged("k", "champion"), predicted=2, class_name="emu"),
@@ -490,9 +601,40 @@ def test_requests_that_another_model_answered_are_left_out(
     requests_of(trained, open_log(url), 3.0, None, model="another")
     assert entry("monitor", *arguments) == 0
     printed = capsys.readouterr().out
-    assert "the newest 60 requests against" in printed
+    assert "the newest 60 requests (" in printed
     assert "Requests that another model answered, left out: 120." in printed
     assert "not known which model" not in printed
+
+
+def test_a_look_says_how_old_its_requests_are_and_where_they_are_too_few(
+    entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    written: list[Logged] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlLog, "write", lambda _, entries: written.extend(entries))
+        requests_of(trained, open_log(url), 0.0, None)
+    for number, one in enumerate(written):
+        open_log(url).write([replace(one, time=1.7e9 + 3600 * number)])
+    begin, end = 1.7e9 + 3600 * (len(written) - 50), 1.7e9 + 3600 * (len(written) - 1)
+    assert entry("monitor", "--model", trained.model(), "--log", url, "--window", "50") == 0
+    printed = capsys.readouterr().out
+    assert "No alarm: these requests are not told apart" in printed
+    facts = json.loads(artifact(experiment, "drift.json").read_text())
+    for key, time in (("first_request", begin), ("last_request", end)):
+        assert datetime.fromisoformat(facts[key]).timestamp() == time
+        assert facts[key] in printed
+        assert facts[key] in newest(experiment).data.tags["mlflow.note.content"]
+    for window, said in (
+        ("49", "No alarm, but 49 requests are too few to tell: look again with 50 or more."),
+        ("1", "No alarm, but 1 request is too few to tell"),
+    ):
+        assert entry("monitor", "--model", trained.model(), "--log", url, "--window", window) == 0
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert "not told apart" not in printed
+    assert f"the newest request ({facts['last_request']}) against 12 validation" in printed
 
 
 def test_what_is_wrong_with_a_log_is_no_alarm(
@@ -541,7 +683,9 @@ def test_a_damaged_model_is_told_on_one_line(
         ("ensemble", ("--models", "runs:/1/model,runs:/2/model"), "no run 1"),
         ("route", ("--champion", "a", "--challenger", "b"), "model a: no such folder"),
         ("route", ("--champion", "a", "--challenger", "b", "--share", "1"), "share=1"),
-        ("abtest", ("--log", "nonsense"), "cannot be read"),
+        ("abtest", ("--log", "nonsense"), "log=nonsense is not allowed"),
+        ("abtest", ("--log", "mysql://me:secret@h/db"), "log=mysql://me:***@h/db is not allowed"),
+        ("monitor", ("--model", "m", "--log", "duckdb:///x.db"), "sqlite:///FILE, postgresql+psyc"),
         ("abtest", ("--log", "sqlite://", "--since", "noon"), "since=noon is no time"),
         ("monitor", ("--model", "a", "--log", "sqlite://"), "model a: no such folder"),
         ("monitor", ("--log", "sqlite://"), "model is not given"),

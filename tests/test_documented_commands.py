@@ -296,7 +296,8 @@ class Reader:
                 try:
                     client.get_model_version_by_alias(match[1], match[2])
                 except mlflow.MlflowException:
-                    version = register_model(self.newest()[0], match[1])
+                    older = match[2] == "challenger"  # route wants two models
+                    version = register_model(self.newest()[older], match[1])
                     client.set_registered_model_alias(match[1], match[2], version)
         if module == "route":
             self.share = float(flags.get("share", 0.5))

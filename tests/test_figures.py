@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -365,6 +366,14 @@ def test_gradcam_sheet_shows_picture_and_overlay_and_marks_mistakes_by_a_symbol(
     assert seen[seen.index("✗ ") + 1] == "cat → dog (80.0 %)"
     assert seen[seen.index("✓ ") + 1] == "dog → dog (90.0 %)"
     assert {"low", "high", "evidence for the predicted class"} <= set(seen)
+
+
+def test_a_picture_of_unknown_class_is_not_framed_as_a_right_one() -> None:
+    right = tile("dog", "dog", heat=True)
+    figure = gradcam_sheet([right, replace(right, true=None)], "t")
+    frames = [each.get_edgecolor() for each in figure.artists if isinstance(each, Rectangle)]
+    assert len(frames) == 4
+    assert frames[0] == frames[1] != frames[2] == frames[3]
 
 
 def test_gradcam_sheet_says_where_there_is_no_evidence() -> None:

@@ -32,6 +32,7 @@ from tlkit.serving.classifier import DESCRIPTION_FILE
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.stream import Prediction, classify_files
 from tlkit.tracking.lookup import local_model
+from tlkit.tracking.registry import find_model
 
 
 def columns(table: pd.DataFrame) -> np.ndarray:
@@ -223,6 +224,28 @@ def test_a_zip_a_pattern_and_a_file_are_found(
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no files"):
         find_pictures(str(tmp_path / "empty"), tmp_path)
+
+
+def test_folders_above_a_pattern_are_no_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classes, inside = ("cat", "dog"), tmp_path / "dog" / "unsorted"
+    (inside / "cat").mkdir(parents=True)
+    for file in (inside / "1.png", inside / "cat" / "1.png"):
+        file.write_bytes(b"")
+
+    def labels(pattern: str) -> list[int | None]:
+        given = find_pictures(pattern, tmp_path)
+        return [given.label(name, classes) for name in given.names]
+
+    assert labels(f"{inside}/*.png") == labels(str(inside))[:1] == [None]
+    assert labels(f"{inside}/**/*.png") == [None, 0]
+    assert labels(f"{inside}/cat/*.png") == labels(f"{inside}/ca*/1.png") == [0]
+    assert labels(f"{tmp_path}/dog/*/1.png") == labels(f"{tmp_path}/d*/*/1.png") == [1]
+    monkeypatch.chdir(tmp_path / "dog")
+    assert labels("unsorted/*.png") == labels("*/1.png") == [None]
+    monkeypatch.chdir(inside)
+    assert labels("cat/*.png") == labels("*/1.png") == [0]
 
 
 def test_an_archive_that_is_cut_off_is_no_picture(tmp_path: Path) -> None:
@@ -426,6 +449,25 @@ def test_pictures_that_the_model_was_trained_on_are_counted(
     assert run.data.metrics["predict/seen"] == learned
 
 
+def test_a_run_says_which_model_an_alias_was(
+    entry: Entry, experiment: str, trained: Trained
+) -> None:
+    run_id = trained.runs["head"].info.run_id
+    [left] = mlflow.get_run(run_id).outputs.model_outputs
+    version = mlflow.register_model(trained.model(), "aliased").version
+    mlflow.MlflowClient().set_registered_model_alias("aliased", "champion", version)
+    picture = str(trained.pictures / "test" / "cat" / "0.png")
+    for address in ("models:/aliased@champion", "models:/aliased/latest", f"runs:/{run_id}"):
+        assert entry("predict", "--model", address, "--images", picture) == 0
+        [run] = mlflow.search_runs([experiment], max_results=1, output_format="list")
+        inputs = mlflow.get_run(run.info.run_id).inputs.model_inputs  # a search gives none
+        assert [one.model_id for one in inputs] == [left.model_id]
+        assert run.data.tags["tlkit.model"] == f"models:/{left.model_id}"
+    for address in ("models:/aliased", "models:/", "runs:/", f"runs:/{run_id}/data"):
+        with pytest.raises(UserError, match="names no run's model; runs:/RUN_ID/model, models:/"):
+            find_model(address)
+
+
 def test_what_a_model_learned_from_is_asked_for_where_classes_are_known_alone(
     entry: Entry, experiment: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,7 +504,8 @@ def test_a_run_over_others_has_no_model_and_names_theirs(
     for address, said in (
         (f"{suite.info.run_id}/model", f"those under it have: finetune {finetune.info.run_id}\n"),
         (f"{trial.info.run_id}/model", "see that it is there"),
-        (f"{finetune.info.run_id}/modl", "see that it is there"),
+        (f"{finetune.info.run_id}/modl", "modl names no run's model; runs:/RUN_ID/model, models:"),
+        (suite.info.run_id, f"those under it have: finetune {finetune.info.run_id}\n"),
     ):
         assert entry("predict", "--model", f"runs:/{address}", "--images", str(picture)) == 2
         assert said in capsys.readouterr().err

@@ -162,12 +162,18 @@ def test_a_registry_that_fails_once_changes_nothing(
     assert json.loads(tags["tlkit.champions"]) == ["1"]
 
 
-def test_a_candidate_may_be_a_logged_model(entry: Entry, make_run: MakeRun) -> None:
+def test_a_candidate_may_be_a_logged_model(
+    entry: Entry, experiment: str, make_run: MakeRun
+) -> None:
     run_id = make_run(right(0.9))
     logged = mlflow.create_external_model("model", source_run_id=run_id)
     named = ("--candidate", f"models:/{logged.model_id}", "--name", "logged")
     assert entry("promote", *named) == 0
     assert champion("logged") == run_id
+    [run] = mlflow.search_runs([experiment], max_results=1, output_format="list")
+    assert run.data.tags["tlkit.model"] == f"models:/{logged.model_id}"
+    inputs = mlflow.get_run(run.info.run_id).inputs.model_inputs  # a search gives none
+    assert [one.model_id for one in inputs] == [logged.model_id]
 
 
 @pytest.mark.parametrize("version", ["@champion", "/1"])
@@ -220,10 +226,27 @@ def test_a_champion_that_was_set_by_hand_is_the_one_before(
     assert entry(*back) == 0
     assert "version 3 is champion again, in place of 4" in capsys.readouterr().out
     assert client.get_model_version("by-hand", "4").tags["tlkit.verdict"] == "rolled back"
-    assert client.get_model_version("by-hand", "3").tags["tlkit.verdict"] == "refused"
+    assert client.get_model_version("by-hand", "3").tags["tlkit.verdict"] == "champion"
     client.delete_registered_model_alias("by-hand", "champion")
     assert entry(*back) == 2
     assert "has none now" in capsys.readouterr().err
+
+
+def test_the_version_that_is_rolled_back_to_is_champion_alone_and_says_why(
+    entry: Entry, make_run: MakeRun
+) -> None:
+    for rate in (0.8, 0.81, 0.99):
+        promote(entry, make_run(right(rate)), "back")
+    client = mlflow.MlflowClient()
+    client.set_registered_model_tag("back", "tlkit.champions", '["1", "2", "3"]')
+    assert client.get_registered_model("back").aliases == {"champion": 3, "challenger": 2}
+    assert entry("promote", "--name", "back", "--rollback", "true") == 0
+    assert client.get_registered_model("back").aliases == {"champion": 2}
+    said = {number: client.get_model_version("back", number).tags for number in "23"}
+    assert said["2"]["tlkit.verdict"] == "champion"
+    assert said["2"]["tlkit.reason"] == "rolled back to, in place of version 3"
+    assert said["3"]["tlkit.verdict"] == "rolled back"
+    assert said["3"]["tlkit.reason"] == "version 2 is champion again in its place"
 
 
 def test_only_pictures_that_both_were_tested_on_count(
@@ -288,6 +311,8 @@ def test_two_at_once_leave_one_champion_and_the_better_one(
         (("--candidate", "runs:/1/model"), "name is not given"),
         (("--name", "n", "--candidate", "runs:/1/model", "--rollback", "true"), "give one of them"),
         (("--name", "n", "--candidate", "a/folder"), "names no run's model"),
+        (("--name", "n", "--candidate", "runs:/12/other"), "runs:/12/other names no run's model"),
+        (("--name", "n", "--candidate", "runs:/12"), "no run 12"),
         (("--name", "n", "--candidate", "runs:/12/model"), "no run 12"),
         (("--name", "n", "--candidate", "models:/none/1"), "is not at"),
         (("--name", "n", "--rollback", "true"), "had no champion before"),

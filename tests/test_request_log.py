@@ -9,7 +9,7 @@ import pytest
 
 from tlkit.serving import parquet_log
 from tlkit.serving.log_entry import Entry
-from tlkit.serving.request_log import LOG_FAULTS, RequestLog, open_log
+from tlkit.serving.request_log import LOG_FAULTS, RequestLog, log_of_environment, open_log
 
 ADDRESSES = {"sqlite": "sqlite:///{}/requests.db", "parquet": "parquet:///{}/requests"}
 
@@ -76,6 +76,16 @@ def test_a_log_that_is_not_there_is_a_fault_and_reading_makes_none(
     with pytest.raises(LOG_FAULTS):
         open_log(address).read()
     assert not (tmp_path / "requests").exists()
+
+
+@pytest.mark.parametrize("address", ["mysql://me:secret@h/db", "duckdb:///x.db", "nonsense"])
+def test_another_kind_of_log_is_refused_by_what_is_allowed(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLKIT_REQUEST_LOG", address)
+    with pytest.raises(ValueError, match="is no request log; sqlite:///FILE, post") as error:
+        log_of_environment()
+    assert "secret" not in str(error.value)
 
 
 def test_a_database_that_is_moved_away_or_deleted_is_made_anew(tmp_path: Path) -> None:

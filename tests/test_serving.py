@@ -478,6 +478,7 @@ def test_a_message_says_what_is_wrong(server: Server, trained: Trained) -> None:
         (record(picture[: len(picture) // 2]), "picture 1 of 1: truncated"),
         ({"dataframe_split": {"columns": ["image"], "data": []}}, "no pictures; give at least one"),
         (record(os.urandom(33 * 2**20)), "33 MiB of pictures; at most 32 MiB"),
+        (record(os.urandom(32 * 2**20 + 9)), "32.1 MiB of pictures; at most 32 MiB"),
         (record(*[picture] * 17) | {"params": {"tta": 64}}, "17 pictures with 64 views each; at"),
         (record(*[picture] * 1025), "at most 1024 views go into a request"),
         (record(os.urandom(38 * 2**20)), "at most 48 MiB are taken"),
@@ -571,6 +572,15 @@ def test_mlflow_models_predict_says_the_same(trained: Trained, tmp_path: Path) -
     )
     answer = json.loads(answered.read_text())["predictions"]
     np.testing.assert_allclose(rows(answer), expected, atol=1e-5)
+
+
+def test_the_documented_filter_leaves_out_what_spark_would_fail_at(trained: Trained) -> None:
+    [block] = [one for one in of_document("docs/USING.md") if "def readable" in one.text]
+    body = block.text[block.text.index("from tlkit") : block.text.index("\npictures =")]
+    names: dict[str, Any] = {}
+    exec(compile(body, block.where, "exec"), names)
+    [picture, *_], _ = said_of_test(trained)
+    assert [names["readable"](bytearray(one)) for one in (picture, b"junk")] == [True, False]
 
 
 def test_spark_says_the_same(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

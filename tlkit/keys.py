@@ -184,8 +184,8 @@ def _default(item: Any) -> Any:
 
 
 def _shown(raw: Any) -> str:
-    """On one line, cut to 200 characters."""
-    return " ".join(str(raw).split())[:200]
+    """On one line, without an address's password, cut to 200 characters."""
+    return " ".join(without_password(str(raw)).split())[:200]
 
 
 class _Loader(yaml.SafeLoader):

@@ -90,8 +90,8 @@ class _Room:
             raise UserError(
                 f"{self._archive} has {_human(self._packed)} and unpacks to {_human(self._taken)} "
                 f"at least; allowed are {_human(self._max_bytes)} and, over {_human(BOMB_BYTES)}, "
-                f"{BOMB_RATIO} times its size; if you trust it, unpack it by hand and pass the "
-                "folder as data=FOLDER"
+                f"{BOMB_RATIO} times its size; if you trust it, unpack it by hand and give the "
+                "folder in its place"
             )
         if self._taken > self._free:
             raise UserError(
@@ -191,7 +191,7 @@ def _parts(archive: Path, name: str) -> tuple[str, ...]:
 def _refused(archive: Path, member: str, fault: str) -> UserError:
     return UserError(
         f"{archive} is refused: its member {member!r} {fault}; plain files with paths inside the "
-        "archive are allowed; pack it again, or pass a folder as data=FOLDER"
+        "archive are allowed; pack it again, or give an unpacked folder in its place"
     )
 
 

@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from tlkit.data.archives import extract, is_archive
@@ -18,14 +19,17 @@ class Given:
     Attributes:
         root: the folder that `names` begin from.
         names: POSIX paths.
+        above: how many of the first folders in each name lie above what was given, and say nothing
+            of a class.
     """
 
     root: Path
     names: tuple[str, ...]
+    above: int = 0
 
     def label(self, name: str, classes: tuple[str, ...]) -> int | None:
         """The class that the nearest folder around a file is called after, within the given."""
-        folders = [*reversed(Path(name).parent.parts), self.root.name]
+        folders = [*reversed(Path(name).parent.parts[self.above :]), self.root.name]
         return next((classes.index(folder) for folder in folders if folder in classes), None)
 
 
@@ -49,7 +53,10 @@ def find_pictures(images: str, cache: Path) -> Given:
     if glob.has_magic(images):
         found = sorted(f for f in glob.glob(str(path), recursive=True) if Path(f).is_file())
         if found:
-            return Given(Path(), tuple(Path(name).as_posix() for name in found))
+            # As of a folder, the name of the last one before a wildcard counts, and none above it.
+            plain = sum(1 for _ in takewhile(lambda part: not glob.has_magic(part), path.parts))
+            names = tuple(Path(name).as_posix() for name in found)
+            return Given(Path(), names, max(0, plain - 1))
     raise UserError(f"images={images}: no such file; a file, folder, pattern or archive wanted")
 
 

@@ -39,12 +39,13 @@ def run_abtest(settings: AbtestSettings) -> str:
         A table of both arms, the difference with its interval, and what to do.
 
     Raises:
-        UserError: no such log or outcomes, or a log that is no router's.
+        UserError: no such log or outcomes, a log that is no router's, or outcomes of other keys.
     """
     with start_run("abtest") as tracker:
         tracker.params(settings.as_dict())
         assigned, share = assignments(settings.log, settings.since)
         outcomes = {} if settings.outcomes == "none" else read_outcomes(Path(settings.outcomes))
+        unmatched = _unmatched(settings, assigned, outcomes)
         arms = {name: _arm(name, assigned, outcomes) for name in ARMS}
         champion, challenger = arms["champion"], arms["challenger"]
         test = sequential_difference(
@@ -56,6 +57,11 @@ def run_abtest(settings: AbtestSettings) -> str:
             share=share,
         )
         said = _verdict(test, settings, share)
+        if unmatched:
+            said += (
+                f" Outcomes whose key is not in the log, left out: {unmatched:,} of "
+                f"{len(outcomes):,}."
+            )
         for name, arm in arms.items():
             tracker.metrics({f"abtest/{name}_{key}": value for key, value in vars(arm).items()})
         if champion.known and challenger.known:
@@ -64,6 +70,7 @@ def run_abtest(settings: AbtestSettings) -> str:
         tracker.tags({"tlkit.winner": _WINNERS[test.winner]})
         with tracker.folder() as folder:
             facts = {"share": share, "arms": {name: asdict(arm) for name, arm in arms.items()}}
+            facts["outcomes"] = {"given": len(outcomes), "unmatched": unmatched}
             facts["test"] = {k: None if v != v else v for k, v in asdict(test).items()}
             write_json(folder / "abtest.json", facts)
         table = _table(arms)
@@ -111,9 +118,15 @@ def read_outcomes(file: Path) -> dict[str, bool]:
     try:
         # Excel's "CSV UTF-8" begins with a mark, which would be taken for part of a name.
         with expanded(file).open(encoding="utf-8-sig", newline="") as opened:
-            rows = list(csv.DictReader(opened))
+            reader = csv.DictReader(opened)
+            header, rows = reader.fieldnames or (), list(reader)
+        if not {"key", "success"} <= set(header):
+            raise UserError(
+                f"outcomes={file} begins with the line {','.join(header)!r}; a CSV whose first "
+                "line names the columns key and success wanted"
+            )
         found = {row["key"]: row["success"].strip() for row in rows}
-    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"outcomes={file} cannot be read ({type(error).__name__}: {error}); a CSV with the "
             "columns key and success wanted"
@@ -122,6 +135,20 @@ def read_outcomes(file: Path) -> dict[str, bool]:
     if strange:
         raise UserError(f"outcomes={file} has success {strange[0]!r}; 1 or 0 wanted")
     return {key: value == "1" for key, value in found.items()}
+
+
+def _unmatched(
+    settings: AbtestSettings, assigned: Mapping[str, str], outcomes: Mapping[str, bool]
+) -> int:
+    """How many outcomes are of keys that the log does not have; a UserError where all are."""
+    missing = [key for key in outcomes if key not in assigned]
+    if missing and len(missing) == len(outcomes):
+        raise UserError(
+            f"outcomes={settings.outcomes} has no key that log={without_password(settings.log)} "
+            f"has (since={settings.since}): {missing[0]!r} in the one, {next(iter(assigned))!r} in "
+            "the other; the keys of the requests wanted"
+        )
+    return len(missing)
 
 
 def _arm(name: str, assigned: Mapping[str, str], outcomes: Mapping[str, bool]) -> Arm:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from tlkit.config import Config
 from tlkit.data.manifest import Picture
-from tlkit.deployment.models import load_models
+from tlkit.deployment.models import load_models, log_models, separate
 from tlkit.deployment.settings import EnsembleSettings
 from tlkit.deployment.soup import greedy_soup
 from tlkit.errors import UserError
@@ -25,7 +25,7 @@ from tlkit.serving.reference import reference
 from tlkit.serving.stream import classify_files
 from tlkit.summary import PhaseResult, table
 from tlkit.tracking.lookup import find_run
-from tlkit.tracking.registry import register_model, run_of_model
+from tlkit.tracking.registry import find_model, register_model
 from tlkit.tracking.run import Tracker, start_run
 from tlkit.tracking.tags import INIT_TAG
 
@@ -41,14 +41,15 @@ def run_ensemble(settings: EnsembleSettings) -> str:
             averaged.
     """
     started = time.perf_counter()
-    addresses = [address.strip() for address in settings.models.split(",")]
-    run_ids = [run_of_model(address) for address in addresses]
+    models = [find_model(address) for address in separate(settings.models)]
+    run_ids = [model.run_id for model in models]
     if len(set(run_ids)) < 2:
         raise UserError(f"models={settings.models} is one model; two or more wanted")
     with start_run("ensemble") as tracker:
         tracker.params(settings.as_dict())
+        log_models(tracker, models)
         config, data = data_of(run_ids)
-        members = load_models(settings.models)
+        members = load_models(models)
         if settings.average == "weights":
             _check_origin(run_ids)
             soup, chosen = greedy_soup(members.members, lambda one: _accuracy(one, data))

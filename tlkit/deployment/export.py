@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlkit.data.given import find_pictures
 from tlkit.data.images import UnreadablePicture, read_bytes
-from tlkit.deployment.models import load_models
+from tlkit.deployment.models import load_models, separate, used
 from tlkit.deployment.settings import ExportSettings
 from tlkit.errors import UserError
 from tlkit.files import cache_folder, disk_faults_told, output_folder, write_json
@@ -53,7 +53,8 @@ def run_export(settings: ExportSettings) -> str:
     output = output_folder(settings.output)
     with start_run("export") as tracker:
         tracker.params(settings.as_dict())
-        ensemble = load_models(settings.model)
+        ensemble = load_models(used(tracker, separate(settings.model)))
+        _check_preprocessing(ensemble)
         inputs = _inputs(ensemble, [given.root / name for name in given.names[:CHECKED]])
         with tracker.folder() as folder:
             export(ensemble, folder)
@@ -76,21 +77,22 @@ def run_export(settings: ExportSettings) -> str:
     return said
 
 
+def _check_preprocessing(ensemble: Ensemble) -> None:
+    first, *others = (member.description.preprocessing for member in ensemble.members)
+    if any(other != first for other in others):
+        raise UserError("the models want different preprocessing; export each by itself")
+
+
 def export(ensemble: Ensemble, folder: Path) -> None:
     """Write model.onnx, float32 (N, 3, H, W) to probabilities (N, classes) for any N, and
-    model.json: classes, and the preprocessing that the pictures want.
-
-    Raises:
-        UserError: members with different preprocessing.
+    model.json: classes, and the preprocessing that the pictures want, the same for all members.
     """
-    kinds = [member.description.preprocessing for member in ensemble.members]
-    if any(kind != kinds[0] for kind in kinds):
-        raise UserError("the models want different preprocessing; export each by itself")
-    example = torch.zeros(2, *kinds[0]["input_size"])
+    preprocessing = ensemble.members[0].description.preprocessing
+    example = torch.zeros(2, *preprocessing["input_size"])
     write_onnx(Probabilities(ensemble).eval(), example, folder / "model.onnx", any_number=True)
     facts = {
         "classes": list(ensemble.classes),
-        "preprocessing": kinds[0],
+        "preprocessing": preprocessing,
         "members": [asdict(member.description) for member in ensemble.members],
     }
     write_json(folder / "model.json", facts)

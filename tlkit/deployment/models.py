@@ -1,6 +1,6 @@
 """Models by their address: from a run, from the registry, or from a folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,9 +8,15 @@ from safetensors import SafetensorError
 from yaml import YAMLError
 
 from tlkit.errors import UserError, reason
+from tlkit.files import expanded
 from tlkit.serving.classifier import Classifier
 from tlkit.serving.ensemble import Ensemble
 from tlkit.tracking.lookup import local_model
+from tlkit.tracking.registry import StoredModel, find_model, log_used
+from tlkit.tracking.run import Tracker
+
+# Of a run that uses models: which ones, where an alias may mean another one tomorrow.
+MODEL_TAG = "tlkit.model"
 
 # What torch and the readers of MLmodel, JSON and safetensors say of files that are damaged.
 _DAMAGE = (
@@ -19,17 +25,23 @@ _DAMAGE = (
 )
 
 
-def load_models(addresses: str) -> Ensemble:
-    """One model or several with commas between them, as one whose probabilities are their mean.
+def load_models(addresses: str | Sequence[StoredModel]) -> Ensemble:
+    """One model or several, as one whose probabilities are their mean.
 
     Args:
-        addresses: each as `tlkit.tracking.lookup.local_model` takes it.
+        addresses: each as `tlkit.tracking.lookup.local_model` takes it, with commas between them;
+            or what `used` found.
 
     Raises:
         UserError: no such model, one that is not ours, or models of different classes.
     """
     members: list[Classifier] = []
-    for address in separate(addresses):
+    named = (
+        separate(addresses)
+        if isinstance(addresses, str)
+        else [model.address for model in addresses]
+    )
+    for address in named:
         with opened_model(address) as folder:
             members += Ensemble.load(folder).members
         if members[-1].classes != members[0].classes:
@@ -38,6 +50,29 @@ def load_models(addresses: str) -> Ensemble:
                 f"{', '.join(members[0].classes)}; models of the same classes wanted"
             )
     return Ensemble(tuple(members))
+
+
+def used(tracker: Tracker, addresses: Sequence[str]) -> list[StoredModel]:
+    """What addresses mean now, logged as what the run uses.
+
+    Raises:
+        UserError: as `find_model`; a folder is taken as it is.
+    """
+    found = [
+        # What is neither is told when it is opened.
+        StoredModel(address, "", None)
+        if expanded(address).is_dir() or ":/" not in address
+        else find_model(address)
+        for address in addresses
+    ]
+    log_models(tracker, found)
+    return found
+
+
+def log_models(tracker: Tracker, models: Sequence[StoredModel]) -> None:
+    """Log what a run uses: as inputs of it, and in its tag `tlkit.model`."""
+    log_used(tracker.run_id, models)
+    tracker.tags({MODEL_TAG: ", ".join(model.lasting for model in models)})
 
 
 def separate(addresses: str) -> list[str]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import numpy as np
 
 from tlkit.deployment.logs import opened, seconds_of
-from tlkit.deployment.models import opened_model
+from tlkit.deployment.models import opened_model, used
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError, without_password
 from tlkit.evaluation.canvas import save
@@ -19,6 +20,9 @@ from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
 from tlkit.summary import columns
 from tlkit.tracking.run import start_run
+
+# Of fewer requests it is not said that they are like the validation pictures: little shows in them.
+FEW = 50
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,15 @@ class Requests:
 
     Attributes:
         window: the same as arrays.
+        first: when the oldest one came, as an ISO time.
+        last: when the newest one came.
         others: how many more there are, in the same time, that another model answered.
     """
 
     entries: Sequence[Entry]
     window: Sample
+    first: str
+    last: str
     others: int
 
 
@@ -65,24 +73,33 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
     """
     with start_run("monitor") as tracker:
         tracker.params(settings.as_dict())
-        watched = _watched(settings.model)
+        [model] = used(tracker, [settings.model])
+        watched = _watched(model.address)
         classes, reference = watched.classes, watched.reference
         requests = _requests(settings, watched)
         window = requests.window
         findings = drift(reference, window, len(classes), alpha=settings.alpha)
         alarm = any(finding.alarm for finding in findings)
-        title = f"the newest {len(window)} requests against {len(reference)} validation pictures"
+        title = _title(requests, len(reference))
         with tracker.folder() as folder:
             save(drift_figure(reference, window, findings, classes, title), folder / "drift.png")
             facts = [asdict(finding) for finding in findings]
-            write_json(folder / "drift.json", {"alarm": alarm, "findings": facts})
+            write_json(
+                folder / "drift.json",
+                {
+                    "alarm": alarm,
+                    "first_request": requests.first,
+                    "last_request": requests.last,
+                    "findings": facts,
+                },
+            )
         for finding in findings:
             slug = finding.name.replace(" ", "_")
             tracker.metrics(
                 {f"drift/{slug}_psi": finding.psi, f"drift/{slug}_p": finding.adjusted_p_value}
             )
         tracker.metrics({"drift/alarm": float(alarm), "drift/requests": float(len(window))})
-        verdict = _verdict(findings, settings.alpha)
+        verdict = _verdict(findings, settings.alpha, len(window))
         remark = "".join(f" {text}" for text in _remarks(requests))
         link = tracker.artifact_link("drift.png")
         tracker.describe(f"**{verdict}**{remark}\n\n{title}.\n\n![drift]({link})")
@@ -121,7 +138,23 @@ def _requests(settings: MonitorSettings, watched: Watched) -> Requests:
         if not entries:
             raise UserError(f"log={log} holds no requests ({narrowed})")
         _check(entries, watched, log)
-        return Requests(entries, _sample(entries), others)
+        window, times = _sample(entries), [entry.time for entry in entries]
+        return Requests(entries, window, _iso(min(times)), _iso(max(times)), others)
+
+
+def _iso(time: float) -> str:
+    """In the machine's own zone, as `since` takes it."""
+    return datetime.fromtimestamp(time).astimezone().isoformat(timespec="seconds")
+
+
+def _title(requests: Requests, pictures: int) -> str:
+    count = len(requests.entries)
+    newest = (
+        f"the newest request ({requests.last})"
+        if count == 1
+        else f"the newest {count:,} requests ({requests.first} to {requests.last})"
+    )
+    return f"{newest} against {pictures:,} validation picture{'s' * (pictures != 1)}"
 
 
 def _check(entries: Sequence[Entry], watched: Watched, log: str) -> None:
@@ -183,8 +216,12 @@ def _remarks(requests: Requests) -> list[str]:
     return said
 
 
-def _verdict(findings: Sequence[Finding], alpha: float) -> str:
+def _verdict(findings: Sequence[Finding], alpha: float, requests: int) -> str:
     moved = [finding.name for finding in findings if finding.alarm]
     if moved:
-        return f"ALARM: {', '.join(moved)} differ (at most {alpha:.1%} of looks alarm falsely)."
+        differ = "differs" if len(moved) == 1 else "differ"
+        return f"ALARM: {', '.join(moved)} {differ} (at most {alpha:.1%} of looks alarm falsely)."
+    if requests < FEW:
+        count = "1 request is" if requests == 1 else f"{requests} requests are"
+        return f"No alarm, but {count} too few to tell: look again with {FEW} or more."
     return "No alarm: these requests are not told apart from the validation pictures."

@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tlkit.data.given import Given, find_pictures
 from tlkit.data.images import read_picture
-from tlkit.deployment.models import load_models, separate
+from tlkit.deployment.models import load_models, separate, used
 from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally, counted
 from tlkit.errors import UserError
@@ -30,6 +30,7 @@ from tlkit.lineage import learned_from
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.ensemble import NO_VIEWS, Ensemble
 from tlkit.serving.stream import Prediction, classify_files
+from tlkit.tracking.registry import StoredModel
 from tlkit.tracking.run import start_run
 from tlkit.training.seeding import available_cores
 
@@ -54,11 +55,12 @@ def run_predict(settings: PredictSettings) -> str:
     output = output_folder(settings.output)
     with start_run("predict") as tracker:
         tracker.params(settings.as_dict())
-        ensemble = load_models(settings.model)
+        models = used(tracker, separate(settings.model))
+        ensemble = load_models(models)
         if settings.tta > 1 and not ensemble.has_views:
             raise UserError(f"tta={settings.tta}; {NO_VIEWS}")
         with tracker.folder() as folder:
-            tally = _classify(folder, ensemble, given, settings)
+            tally = _classify(folder, ensemble, given, models, settings)
             if tally.known:
                 title = "predict: pictures in folders called after a class"
                 figure = confusion_matrix(tally.confusion, ensemble.classes, title)
@@ -82,10 +84,16 @@ def run_predict(settings: PredictSettings) -> str:
     return f"{tally.text()}\npredictions.csv and predictions.json are in {where}"
 
 
-def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictSettings) -> Tally:
+def _classify(
+    folder: Path,
+    ensemble: Ensemble,
+    given: Given,
+    models: Sequence[StoredModel],
+    settings: PredictSettings,
+) -> Tally:
     """Write a line a picture as it comes, and keep the counts."""
     classes = ensemble.classes
-    learned = _learned(given, classes, settings.model)
+    learned = _learned(given, classes, models)
     tally = Tally(
         classes,
         settings.abstain,
@@ -131,11 +139,13 @@ def _classify(folder: Path, ensemble: Ensemble, given: Given, settings: PredictS
     return tally
 
 
-def _learned(given: Given, classes: tuple[str, ...], models: str) -> frozenset[str]:
+def _learned(
+    given: Given, classes: tuple[str, ...], models: Sequence[StoredModel]
+) -> frozenset[str]:
     """What any of the models is known to have learned from; not asked for without a known class."""
     if all(given.label(name, classes) is None for name in given.names):
         return frozenset()
-    return frozenset().union(*map(learned_from, separate(models)))
+    return frozenset().union(*(learned_from(model.address) for model in models))
 
 
 @contextmanager

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 
 from filelock import FileLock
 
+from tlkit.deployment.models import log_models
 from tlkit.deployment.settings import PromoteSettings
 from tlkit.deployment.tested import Shared, shared, tested
 from tlkit.errors import UserError
 from tlkit.evaluation.comparison import PairedComparison, compare_paired
 from tlkit.files import scratch_folder, write_json
-from tlkit.tracking.registry import Registered, register_model, run_of_model
+from tlkit.tracking.registry import Registered, find_model, register_model, run_of_model
 from tlkit.tracking.run import Tracker, start_run
 
 CHAMPION, CHALLENGER, REFUSED = "champion", "challenger", "refused"
@@ -90,7 +91,9 @@ def _one_at_a_time(name: str) -> FileLock:
 
 def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
     registered = Registered(settings.name)
-    run_id = run_of_model(settings.candidate)
+    given = find_model(settings.candidate)
+    log_models(tracker, [given])
+    run_id = given.run_id
     candidate = tested(run_id)
     champion = registered.version(CHAMPION)
     # Before the candidate is registered: what cannot be judged is no version.
@@ -142,10 +145,18 @@ def _roll_back(registered: Registered) -> str:
             f"{registered.name} had no champion before this one that is still there, or has none "
             "now; nothing was changed: give the alias champion by hand"
         )
-    registered.set_alias(CHAMPION, earlier[-1])
+    back = earlier[-1]
+    registered.set_alias(CHAMPION, back)
     registered.set_tag(HISTORY_TAG, json.dumps(earlier))
-    registered.set_tag(VERDICT_TAG, "rolled back", champion)
-    return f"{registered.name} version {earlier[-1]} is champion again, in place of {champion}."
+    if registered.version(CHALLENGER) == back:
+        registered.drop_alias(CHALLENGER)
+    for version, verdict, reason in (
+        (back, CHAMPION, f"rolled back to, in place of version {champion}"),
+        (champion, "rolled back", f"version {back} is champion again in its place"),
+    ):
+        registered.set_tag(VERDICT_TAG, verdict, version)
+        registered.set_tag(REASON_TAG, reason, version)
+    return f"{registered.name} version {back} is champion again, in place of {champion}."
 
 
 def _history(registered: Registered) -> list[str]:

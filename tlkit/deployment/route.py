@@ -1,6 +1,6 @@
 """Log a router: two models behind one address, for an A/B test."""
 
-import json
+import hashlib
 import shutil
 import tempfile
 from io import BytesIO
@@ -8,9 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from tlkit.deployment.models import load_models
+from tlkit.deployment.models import load_models, used
 from tlkit.deployment.settings import RouteSettings
-from tlkit.files import PACKAGE
+from tlkit.errors import UserError
+from tlkit.files import PACKAGE, write_json
 from tlkit.serving.classifier import probability_columns
 from tlkit.serving.request_log import unlogged
 from tlkit.tracking.lookup import local_model
@@ -25,24 +26,31 @@ def run_route(settings: RouteSettings) -> str:
         How to serve it.
 
     Raises:
-        UserError: no such model, or models of different classes.
+        UserError: no such model, models of different classes, or one model in both places.
     """
-    addresses = {"champion": settings.champion, "challenger": settings.challenger}
-    classes = load_models(",".join(addresses.values())).classes
     with (
         start_run("route") as tracker,
         tempfile.TemporaryDirectory(prefix="tlkit-") as name,
     ):
         tracker.params(settings.as_dict())
+        both = used(tracker, [settings.champion, settings.challenger])
+        classes = load_models(both).classes
+        roles = dict(zip(("champion", "challenger"), both, strict=True))
         folder = Path(name)
         file = folder / "router.json"
-        file.write_text(json.dumps({"share": settings.share, "salt": settings.salt}) + "\n")
-        for role, address in addresses.items():
-            with local_model(address) as model:  # two folders may be called alike
+        names = {role: model.lasting for role, model in roles.items()}
+        write_json(file, {"share": settings.share, "salt": settings.salt, **names})
+        for role, given in roles.items():
+            with local_model(given.address) as model:  # two folders may be called alike
                 shutil.copytree(model, folder / role)
+        if _content(folder / "champion") == _content(folder / "challenger"):
+            raise UserError(
+                f"champion={settings.champion} and challenger={settings.challenger} are the same "
+                "model; two wanted"
+            )
         with unlogged():
             tracker.model(
-                {role: folder / role for role in addresses} | {"router": file},
+                {role: folder / role for role in roles} | {"router": file},
                 PACKAGE / "serving" / "router.py",
                 ["served_by", *probability_columns(classes)],
                 {"image": _grey_picture(), "key": "a user"},
@@ -55,9 +63,22 @@ def run_route(settings: RouteSettings) -> str:
             f"{settings.share:.0%} of the keys go to the challenger. Serve it with\n"
             f"mlflow models serve -m {address} --env-manager local -p 5001"
         )
-        models_said = f"Champion `{settings.champion}`, challenger `{settings.challenger}`."
+        models_said = (
+            f"Champion `{settings.champion}` ({names['champion']}), challenger "
+            f"`{settings.challenger}` ({names['challenger']})."
+        )
         tracker.describe(f"{models_said} {said}")
     return said
+
+
+def _content(model: Path) -> dict[str, str]:
+    """The sha256 of each file."""
+    found = {}
+    for path in filter(Path.is_file, model.rglob("*")):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        found[path.relative_to(model).as_posix()] = digest.hexdigest()
+    return found
 
 
 def _grey_picture() -> bytes:

@@ -16,10 +16,10 @@ from tlkit.keys import (
     required,
     share,
 )
+from tlkit.serving.request_log import LOG_FORMS, is_log
 
 _REGISTERED = "runs:/RUN_ID/model, models:/NAME@ALIAS or models:/NAME/VERSION"
 _MODEL = "runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or a folder"
-_LOG = "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or parquet:///FOLDER"
 _TIME = "none, or a time such as 2026-11-23T08:00"
 
 
@@ -93,7 +93,7 @@ class RouteSettings(Settings):
 class AbtestSettings(Settings):
     """Of `-e abtest`."""
 
-    log: str = required("where the router logs", _LOG)
+    log: str = required("where the router logs", LOG_FORMS, is_log)
     outcomes: str = key(
         "none",
         "a CSV with the columns key and success (1 or 0), for the requests whose outcome is known",
@@ -117,7 +117,7 @@ class MonitorSettings(Settings):
     """Of `-e monitor`."""
 
     model: str = required("the model that is watched", _MODEL)
-    log: str = required("where its server logs", _LOG)
+    log: str = required("where its server logs", LOG_FORMS, is_log)
     window: int = at_least(200, 1, "how many of the newest requests are compared")
     since: str = key("none", "leave out earlier requests", _TIME)
     served_by: str = choice(

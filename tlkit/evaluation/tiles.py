@@ -137,8 +137,8 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
 def gradcam_sheet(tiles: Sequence[Tile], title: str, *, of_first: bool = False) -> Figure:
     """Each picture beside the evidence for its predicted class, in the order given.
 
-    A correct prediction is marked by a tick, a wrong one by a cross and a thick frame. Raises
-    ValueError where there is no tile, or one without `heat`.
+    A correct prediction is marked by a tick, a wrong one by a cross and a thick frame, one of
+    unknown class by a grey frame. Raises ValueError where there is no tile, or one without `heat`.
 
     Args:
         of_first: of several models together the classes, of the first one the evidence.
@@ -153,7 +153,7 @@ def gradcam_sheet(tiles: Sequence[Tile], title: str, *, of_first: bool = False) 
     figure = grid.figure(title, remarks, below=0.55)
     for place, (tile, heat) in enumerate(zip(tiles, heats, strict=True)):
         wrong = tile.true not in (None, tile.predicted)
-        colour = VERMILLION if wrong else BLUE
+        colour = DIM if tile.true is None else VERMILLION if wrong else BLUE
         pair = [tile.picture, overlay(tile.picture, heat)]
         grid.show(figure, place, pair, colour, thick=wrong)
         share = f" ({percent(tile.confidence)})"

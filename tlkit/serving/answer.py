@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tlkit.data.images import UnreadablePicture, pixels_to_decode
 from tlkit.errors import UserError
 from tlkit.models.features import last_features, stacked
 from tlkit.serving.classifier import probability_columns
-from tlkit.serving.ensemble import NO_VIEWS, Ensemble
+from tlkit.serving.ensemble import NO_VIEWS, Ensemble, numbered
 from tlkit.serving.light import light_seen
 from tlkit.serving.log_entry import Entry
 from tlkit.serving.reference import REFERENCE_FILE, Reference, identity
@@ -62,11 +62,18 @@ class Question:
         pictures: the bytes of files.
         views: how many are averaged.
         abstain: confidence below which no class is named.
+        names: what a message calls each of them; empty: its number.
     """
 
     pictures: Sequence[bytes]
     views: int
     abstain: float
+    names: Sequence[str] = ()
+
+    def part(self, rows: Sequence[int]) -> "Question":
+        """Some of the pictures alone, still called by their number among all."""
+        names = [numbered(row, len(self.pictures)) for row in rows]
+        return replace(self, pictures=[self.pictures[row] for row in rows], names=names)
 
 
 def question(table: pd.DataFrame, params: Mapping[str, Any] | None) -> Question:
@@ -96,8 +103,8 @@ def _check_amount(pictures: Sequence[bytes], views: int) -> None:
     size = sum(len(picture) for picture in pictures)
     if size > MAX_REQUEST_BYTES:
         raise refused(
-            f"{size / 2**20:.0f} MiB of pictures; at most {MAX_REQUEST_BYTES // 2**20} MiB go "
-            "into a request: send fewer at a time"
+            f"{-(-10 * size // 2**20) / 10:g} MiB of pictures; at most "
+            f"{MAX_REQUEST_BYTES // 2**20} MiB go into a request: send fewer at a time"
         )
     if len(pictures) * views > MAX_REQUEST_VIEWS:
         raise refused(
@@ -173,6 +180,20 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a model said, a row a picture.
+
+    Attributes:
+        probabilities: float64 (N, classes).
+        seen: what it saw, for the log: features summed up, float64 (N, k), and brightness and
+            contrast, float64 (N, 2); None where nothing is logged.
+    """
+
+    probabilities: NDArray[np.float64]
+    seen: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+
+@dataclass(frozen=True)
 class Served:
     """A model that answers, and logs what it said where TLKIT_REQUEST_LOG is set.
 
@@ -202,8 +223,15 @@ class Served:
             log or log_of_environment(),
         )
 
-    def answer(self, asked: Question, routes: Sequence[Route] | None = None) -> pd.DataFrame:
-        """A row a picture: `predicted`, and `probability_<class>` for each class, in 0..1.
+    def answer(self, asked: Question) -> pd.DataFrame:
+        """`compute` and `write` it, as `table`. Raises as `compute`."""
+        came = time.time()
+        found = self.compute(asked)
+        self.write(came, asked, found)
+        return self.table(asked, found)
+
+    def compute(self, asked: Question) -> Answer:
+        """The answer, of which nothing is logged yet.
 
         Raises:
             MlflowException: as `question`, for a picture that is none, or for views of a model that
@@ -211,34 +239,30 @@ class Served:
         """
         if asked.views > 1 and not self.ensemble.has_views:
             raise refused(f"tta={asked.views}; {NO_VIEWS}")
-        came = time.time()
-        logged = self.log is not None and is_served()
         try:
-            if logged:
-                probabilities, embedding, light = self._watched(asked)
-            else:
-                probabilities = self.ensemble.probabilities(asked.pictures, asked.views)
+            if self.log is not None and is_served():
+                return self._watched(asked)
+            rows = self.ensemble.probabilities(asked.pictures, asked.views, asked.names)
+            return Answer(rows)
         except UnreadablePicture as error:
             raise refused(str(error)) from None
-        if logged:
-            self._write(came, asked, probabilities, embedding, light, routes)
+
+    def table(self, asked: Question, found: Answer) -> pd.DataFrame:
+        """A row a picture: `predicted`, and `probability_<class>` for each class, in 0..1."""
         classes = self.ensemble.classes
-        table = pd.DataFrame(probabilities, columns=probability_columns(classes))
+        table = pd.DataFrame(found.probabilities, columns=probability_columns(classes))
         predicted = [
             classes[row.argmax()] if row.max() >= asked.abstain else ABSTAINED
-            for row in probabilities
+            for row in found.probabilities
         ]
         table.insert(0, "predicted", predicted)
         return table
 
-    def _watched(
-        self, asked: Question
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Probabilities, and what the first member saw: its features summed up, float64 (N, k),
-        and the brightness and contrast of the plain views, float64 (N, 2)."""
+    def _watched(self, asked: Question) -> Answer:
+        """The answer with what the first member saw: of the light that of the plain views."""
         first = self.ensemble.members[0]
         answers, features, lights = [], [], []
-        for batch in self.ensemble.prepared(asked.pictures, asked.views):
+        for batch in self.ensemble.prepared(asked.pictures, asked.views, asked.names):
             # Held for a batch: other requests decode meanwhile, and wait for no long one to end.
             with self._lock, last_features(first.model) as found, light_seen(first) as lit:
                 answers.append(self.ensemble.classify(batch))
@@ -247,23 +271,29 @@ class Served:
         rows = np.concatenate(answers)
         light = np.concatenate(lights).reshape(len(rows), asked.views, 2)[:, 0]
         if self.reference is None:
-            return rows, np.empty((len(rows), 0)), light
+            return Answer(rows, (np.empty((len(rows), 0)), light))
         seen = stacked(features).numpy().reshape(len(rows), asked.views, -1).mean(axis=1)
-        return rows, self.reference.project(seen), light
+        return Answer(rows, (self.reference.project(seen), light))
 
-    def _write(
+    def write(
         self,
         came: float,
         asked: Question,
-        probabilities: NDArray[np.float64],
-        embedding: NDArray[np.float64],
-        light: NDArray[np.float64],
-        routes: Sequence[Route] | None,
+        found: Answer,
+        routes: Sequence[Route] | None = None,
     ) -> None:
-        assert self.log is not None
+        """Log an answer, where that is asked for.
+
+        Args:
+            came: when the request did, in seconds since 1970.
+            routes: of a router, one for each picture.
+        """
+        if self.log is None or found.seen is None:
+            return
+        embedding, light = found.seen
         seconds, with_pictures = time.time() - came, os.environ.get(PICTURES_VARIABLE) == "1"
         entries = []
-        for index, row in enumerate(probabilities):
+        for index, row in enumerate(found.probabilities):
             best = int(row.argmax())
             entries.append(
                 Entry(

@@ -34,6 +34,11 @@ def pictures_a_batch(views: int) -> int:
     return max(1, BATCH // views)
 
 
+def numbered(index: int, total: int) -> str:
+    """What a message calls one of several pictures."""
+    return f"picture {index + 1} of {total}"
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """Classifiers of the same classes, each with its own preprocessing and temperature.
@@ -107,26 +112,30 @@ class Ensemble:
         return cls(tuple(Classifier.load(member) for member in member_folders(folder)))
 
     def prepared(
-        self, pictures: Sequence[bytes], views: int = 1
+        self, pictures: Sequence[bytes], views: int = 1, names: Sequence[str] = ()
     ) -> Iterator[list[tuple[Tensor, ...]]]:
         """The pictures as `classify` takes them, a batch at a time.
 
+        Args:
+            names: what an error calls each; by default its number of how many, from 1.
+
         Raises:
-            UnreadablePicture: as `prepare`, and says which picture of how many, from 1.
+            UnreadablePicture: as `prepare`, and says which picture.
         """
         step = pictures_a_batch(views)
         for start in range(0, len(pictures), step):
             batch = []
-            for number, picture in enumerate(pictures[start : start + step], start + 1):
+            for index, picture in enumerate(pictures[start : start + step], start):
                 try:
                     batch.append(self.prepare(picture, views))
                 except UnreadablePicture as error:
-                    raise UnreadablePicture(
-                        f"picture {number} of {len(pictures)}: {error}"
-                    ) from error
+                    name = names[index] if names else numbered(index, len(pictures))
+                    raise UnreadablePicture(f"{name}: {error}") from error
             yield batch
 
-    def probabilities(self, pictures: Sequence[bytes], views: int = 1) -> NDArray[np.float64]:
-        """A row a picture, float64 (N, classes). Raises as `prepared`."""
-        rows = [self.classify(batch) for batch in self.prepared(pictures, views)]
+    def probabilities(
+        self, pictures: Sequence[bytes], views: int = 1, names: Sequence[str] = ()
+    ) -> NDArray[np.float64]:
+        """A row a picture, float64 (N, classes). Arguments and errors as of `prepared`."""
+        rows = [self.classify(batch) for batch in self.prepared(pictures, views, names)]
         return np.concatenate([np.empty((0, len(self.classes))), *rows])

@@ -1,6 +1,7 @@
 """What a served model was asked and said: where it is kept, and how it is opened."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,16 @@ from pyarrow.lib import ArrowException
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from tlkit.errors import without_password
 from tlkit.serving.parquet_log import ParquetLog
 from tlkit.serving.sql_log import SqlLog
 
 # Where a server logs to, as `open_log` takes it; unset: nowhere, and for a router its default.
 LOG_VARIABLE = "TLKIT_REQUEST_LOG"
 NOWHERE = "none"
+# What addresses of logs begin with, and in words.
+_KINDS = ("sqlite", "postgresql", "parquet")
+LOG_FORMS = "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or parquet:///FOLDER"
 # "1" where the pictures themselves are to be logged too.
 PICTURES_VARIABLE = "TLKIT_LOG_PICTURES"
 
@@ -23,11 +28,18 @@ RequestLog = SqlLog | ParquetLog
 LOG_FAULTS = (SQLAlchemyError, ArrowException, OSError, ImportError, ValueError, TypeError)
 
 
+def is_log(address: str) -> bool:
+    """Whether a text begins as the address of a log does."""
+    return re.match(rf"({'|'.join(_KINDS)})(\+\w+)?:", address) is not None
+
+
 def open_log(address: str) -> RequestLog:
-    """The log at an SQLAlchemy address, or in the folder of a parquet:///FOLDER.
+    """The log at an SQLAlchemy address of SQLite or PostgreSQL, or in a parquet:///FOLDER.
 
     Raises one of LOG_FAULTS where the address is none, or its driver is not installed.
     """
+    if not is_log(address):
+        raise ValueError(f"{without_password(address)} is no request log; {LOG_FORMS} wanted")
     url = make_url(address)
     if url.drivername == "parquet":
         return ParquetLog(Path(url.database or "."))

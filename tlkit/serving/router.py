@@ -5,6 +5,7 @@ MLflow runs this file when it loads the model, so nothing is unpickled.
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import mlflow
 import pandas as pd
 
 from tlkit.files import utf8
-from tlkit.serving.answer import Question, Route, Served, question, refused
+from tlkit.serving.answer import Route, Served, question, refused
 from tlkit.serving.guard import guard_server
 from tlkit.serving.log_entry import MAX_KEY
 from tlkit.serving.request_log import log_of_environment
 
 KEY_COLUMN = "key"
 CHAMPION, CHALLENGER = "champion", "challenger"
+
+# What MLflow makes of null and NaN in `inputs` and `instances`, before the model sees them.
+_MISSING = ("None", "nan")
 
 # Every assignment is logged: here, in the server's folder, where TLKIT_REQUEST_LOG is not set.
 DEFAULT_LOG = "sqlite:///requests.db"
@@ -57,8 +61,10 @@ class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
             params: `tta` and `abstain` of a single model.
 
         Raises:
-            MlflowException: as a single model, and for a key that is no text, empty or too long.
+            MlflowException: as a single model, and for a key that is no text, missing, empty or too
+                long. Nothing of the request is logged then.
         """
+        came = time.time()
         asked = question(model_input, params)
         keys = list(model_input[KEY_COLUMN])
         for number, key in enumerate(keys, start=1):
@@ -68,20 +74,32 @@ class RouterModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
                     f"the key of picture {number} is {key!a}; a text of 1 to {MAX_KEY} characters "
                     "wanted"
                 )
+            if key in _MISSING:
+                raise refused(
+                    f"the key of picture {number} is null, NaN or the text {key!r}, which are all "
+                    "the same here; another text wanted"
+                )
             if not 0 < len(key) <= MAX_KEY:
                 raise refused(
                     f"the key of picture {number} has {len(key)} characters; 1 to {MAX_KEY} wanted"
                 )
         names = [assign(key, self._salt, self._share) for key in keys]
+        dealt = {
+            name: [index for index, chosen in enumerate(names) if chosen == name]
+            for name in self._served
+            if name in names
+        }
+        # All is computed before any of it is logged: one bad picture refuses the whole request.
+        asked_of = {name: asked.part(rows) for name, rows in dealt.items()}
+        found = {name: self._served[name].compute(part) for name, part in asked_of.items()}
         parts = []
-        for name, served in self._served.items():
-            rows = [index for index, chosen in enumerate(names) if chosen == name]
-            if rows:
-                part = Question([asked.pictures[i] for i in rows], asked.views, asked.abstain)
-                routes = [Route(name, keys[index], self._share) for index in rows]
-                table = served.answer(part, routes)
-                table.insert(1, "served_by", name)
-                parts.append(table.set_index(pd.Index(rows)))
+        for name, rows in dealt.items():
+            served = self._served[name]
+            routes = [Route(name, keys[index], self._share) for index in rows]
+            served.write(came, asked_of[name], found[name], routes)
+            table = served.table(asked_of[name], found[name])
+            table.insert(1, "served_by", name)
+            parts.append(table.set_index(pd.Index(rows)))
         return pd.concat(parts).sort_index()
 
 

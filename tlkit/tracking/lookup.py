@@ -1,6 +1,7 @@
 """What MLflow has: runs, their artifacts, models. Nothing is logged here."""
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -171,10 +172,10 @@ def local_model(address: str) -> Iterator[Path]:
             model's as MLflow writes it, or one that `Classifier.save` wrote.
 
     Raises:
-        UserError: no such model.
+        UserError: no such model, or a router.
     """
     if expanded(address).is_dir():
-        yield _classifier_folder(expanded(address))
+        yield _classifier_folder(address, expanded(address))
         return
     if ":/" not in address:
         raise UserError(
@@ -195,13 +196,20 @@ def local_model(address: str) -> Iterator[Path]:
                 f"model {address} is known at {shown_address()}, and its files are not where that "
                 "says; bring its artifacts back to where they were, or give the model's own folder"
             )
-        yield _classifier_folder(Path(local))
+        yield _classifier_folder(address, Path(local))
 
 
-def _classifier_folder(model: Path) -> Path:
+def _classifier_folder(address: str, model: Path) -> Path:
     """Where `Tracker.model` put the classifiers in a model's folder; any other folder as it is."""
     if not (model / "MLmodel").exists():
         return model
     flavor = Model.load(str(model)).flavors.get("python_function", {})
-    found = flavor.get("artifacts", {}).get("classifier", {}).get("path", "")
-    return model / str(found)
+    artifacts = flavor.get("artifacts", {})
+    if "router" in artifacts:
+        said = json.loads((model / artifacts["router"]["path"]).read_text(encoding="utf-8"))
+        arms = [said[name] for name in ("champion", "challenger") if name in said]
+        raise UserError(
+            f"model {address} is a router of two models; give one of them"
+            + (f": {' or '.join(arms)}" if arms else "")
+        )
+    return model / str(artifacts.get("classifier", {}).get("path", ""))

@@ -1,13 +1,23 @@
 """Models by name, in MLflow's registry."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlflow
+from mlflow.entities import LoggedModelInput
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 
 from tlkit.errors import UserError
-from tlkit.tracking.faults import NO_SUCH, or_none, reason_of, shown_address, store_faults_told
+from tlkit.tracking.faults import (
+    NO_ID,
+    NO_SUCH,
+    or_none,
+    reason_of,
+    shown_address,
+    store_faults_told,
+)
 
 
 def register_model(run_id: str, name: str) -> str:
@@ -20,50 +30,85 @@ def register_model(run_id: str, name: str) -> str:
     of_run = f"name = '{name}' and run_id = '{run_id}'"
     with store_faults_told():
         known = mlflow.search_model_versions(filter_string=of_run)
-        found = known[0] if known else mlflow.register_model(_logged_model(run_id), name)
+        # By its id: of one that is named by its run MLflow warns that it is not among the artifacts.
+        found = known[0] if known else mlflow.register_model(_of_run(run_id).lasting, name)
     return str(found.version)
 
 
-def _logged_model(run_id: str) -> str:
-    """The address of the model `model` of a run: by its id, where it has one, for by the run MLflow
-    warns that it does not lie among the run's artifacts."""
-    client = mlflow.MlflowClient()
-    outputs = client.get_run(run_id).outputs
-    for logged in reversed(outputs.model_outputs if outputs else []):
-        if client.get_logged_model(logged.model_id).name == "model":
-            return f"models:/{logged.model_id}"
-    return f"runs:/{run_id}/model"
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that MLflow has, or one in a folder, by an address that goes on to mean this one.
+
+    Attributes:
+        address: as given and whole, with the version in the place of an alias.
+        run_id: of the run that left it; "" for a folder.
+        model_id: of MLflow's logged model; None where it has none.
+    """
+
+    address: str
+    run_id: str
+    model_id: str | None
+
+    @property
+    def lasting(self) -> str:
+        """The address that means this model wherever else it is registered."""
+        return f"models:/{self.model_id}" if self.model_id else self.address
 
 
-def run_of_model(address: str) -> str:
-    """The id of the run that left a model.
+def find_model(address: str) -> StoredModel:
+    """What an address means now.
 
     Args:
-        address: runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID.
+        address: runs:/RUN_ID/model, runs:/RUN_ID for the same, models:/NAME@ALIAS,
+            models:/NAME/VERSION or models:/m-ID.
 
     Raises:
-        UserError: no such model, or an address that names no run.
+        UserError: no such model, or an address that names no run's model. Whether a run has one is
+            not looked at.
     """
     kind, _, rest = address.partition(":/")
-    if kind == "runs":
-        return rest.split("/")[0]
-    logged = rest.startswith("m-") and not {"@", "/"} & set(rest)
-    if kind != "models" or not (logged or "@" in rest or "/" in rest):
+    run_id = rest.partition("/")[0]
+    if kind == "runs" and run_id and rest in (run_id, f"{run_id}/model"):
+        return _of_run(run_id)
+    if kind != "models" or not (rest.startswith("m-") or {"@", "/"} & set(rest)):
         raise UserError(
             f"{address} names no run's model; runs:/RUN_ID/model, models:/NAME@ALIAS, "
             "models:/NAME/VERSION or models:/m-ID wanted"
         )
     client = mlflow.MlflowClient()
     try:
-        if logged:
-            return str(client.get_logged_model(rest).source_run_id)
-        if "@" in rest:
-            name, _, alias = rest.partition("@")
-            return str(client.get_model_version_by_alias(name, alias).run_id)
-        name, _, version = rest.partition("/")
-        return str(client.get_model_version(name, version).run_id)
+        named = get_model_name_and_version(client, address)  # type: ignore[no-untyped-call]
+        if len(named) == 1:
+            left_by = client.get_logged_model(named[0]).source_run_id
+            return StoredModel(address, str(left_by), named[0])
+        found = client.get_model_version(*named)
+        # MLflow 3.17 keeps no id with a version in a database.
+        model_id = found.model_id or _model_of(str(found.run_id))
+        return StoredModel("models:/{}/{}".format(*named), str(found.run_id), model_id)
     except MlflowException as error:
         raise UserError(f"{address} is not at {shown_address()}: {reason_of(error)}") from None
+
+
+def _of_run(run_id: str) -> StoredModel:
+    return StoredModel(f"runs:/{run_id}/model", run_id, _model_of(run_id))
+
+
+def _model_of(run_id: str) -> str | None:
+    found = or_none(lambda: mlflow.get_run(run_id), NO_SUCH, NO_ID)
+    left = found.outputs.model_outputs if found and found.outputs else []
+    return str(left[0].model_id) if len(left) == 1 else None
+
+
+def run_of_model(address: str) -> str:
+    """The id of the run that left a model. Argument and errors as of `find_model`."""
+    return find_model(address).run_id
+
+
+def log_used(run_id: str, models: Sequence[StoredModel]) -> None:
+    """Log models as inputs of a run, as far as MLflow has an id for them."""
+    ids = dict.fromkeys(model.model_id for model in models if model.model_id)
+    if ids:
+        mlflow.MlflowClient().log_inputs(run_id, models=[LoggedModelInput(one) for one in ids])
 
 
 @dataclass(frozen=True)
