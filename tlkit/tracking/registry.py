@@ -30,7 +30,7 @@ def register_model(run_id: str, name: str) -> str:
     of_run = f"name = '{name}' and run_id = '{run_id}'"
     with store_faults_told():
         known = mlflow.search_model_versions(filter_string=of_run)
-        # By its id: of one that is named by its run MLflow warns that it is not among the artifacts.
+        # By its id, where it has one: by its run MLflow warns that it is not among the artifacts.
         found = known[0] if known else mlflow.register_model(_of_run(run_id).lasting, name)
     return str(found.version)
 
