@@ -581,7 +581,8 @@ VARIABLES: Mapping[str, str] = {
     "`postgresql+psycopg://USER@HOST/NAME` or `parquet:///FOLDER`; `none`: nowhere; "
     "unset: nowhere, and a router to `requests.db` in its folder",
     "TLKIT_LOG_PICTURES": "`1`: it logs the pictures too",
-    "MLFLOW_DISABLE_TELEMETRY": "set to 1 where it is unset: MLflow tells nobody of its use",
+    "MLFLOW_DISABLE_TELEMETRY": "set to 1 in tlkit's own processes where it is unset: MLflow tells "
+    "nobody of its use; `mlflow run` and `mlflow ui` are MLflow's, so set it yourself for them",
     "ORT_DISABLE_TELEMETRY": "the same for ONNX Runtime",
     "MLFLOW_RUN_ID": "set by `mlflow run`: the run that it began, which becomes ours",
     "CUBLAS_WORKSPACE_CONFIG": "set to `:4096:8` on a GPU where it is unset, so that matrix "

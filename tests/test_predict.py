@@ -265,7 +265,7 @@ def test_circles_of_links_are_walked_once(tmp_path: Path) -> None:
 
 
 def test_several_models_give_the_mean_of_their_probabilities(trained: Trained) -> None:
-    both = load_models(f"{trained.model('head')}, {trained.model('baseline')}")
+    both = load_models(trained.model("head"), trained.model("baseline"))
     pictures = sorted((trained.pictures / "test").rglob("*.png"))
     rows = both.probabilities([path.read_bytes() for path in pictures])
     names = [path.relative_to(trained.pictures).as_posix() for path in pictures]

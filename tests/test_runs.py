@@ -29,8 +29,11 @@ from safetensors.torch import save_file
 from sklearn.utils.class_weight import compute_class_weight
 
 from tlkit.config import Config
+from tlkit.models.units import units
+from tlkit.phases import train
 from tlkit.phases.prepare import Phase
 from tlkit.phases.train import Trained, train_phase
+from tlkit.runs.artifacts import samples
 from tlkit.runs.suite import run_repeats
 from tlkit.summary import PhaseResult, report
 from tlkit.tracking.run import start_run
@@ -658,3 +661,81 @@ def test_a_long_path_of_the_data_is_shortened_for_mlflow(experiment: str, tmp_pa
     assert len(dataset.name) == 500
     assert dataset.name.startswith("…")
     assert dataset.name.endswith("d/end")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "module"),
+    [
+        ("head", ("--backbone", "test_resnt"), "runs.phase"),
+        ("finetune", ("--unfreeze_depth", "50", "--seeds", "2"), "runs.suite"),
+        ("suite", ("--weights", "nowhere.safetensors"), "runs.suite"),
+        ("curve", ("--weights", "nowhere.safetensors"), "evidence.curve"),
+        ("data", ("--backbone", "test_resnt"), "runs.data"),
+        ("tune", ("--weights", "nowhere.safetensors"), "search.tune"),
+    ],
+)
+def test_a_network_is_refused_before_the_pictures_are_read_and_the_run_has_its_parameters(
+    name: str, arguments: tuple[str, ...], module: str, entry: Entry, make_folder: MakeFolder,
+    experiment: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(f"tlkit.{module}.prepare_data", lambda config: pytest.fail("read"))
+    assert entry(name, "--data", str(make_folder()), *arguments) == 2
+    (run,) = runs_of(experiment)
+    assert run.info.status == "FAILED"
+    assert run.data.params[arguments[0].removeprefix("--")] == arguments[1]
+
+
+def test_finetune_says_which_head_it_begins_from(
+    entry: Entry, make_folder: MakeFolder, experiment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = str(make_folder())
+    assert entry("finetune", "--data", pictures) == 0
+    assert "finetune: no run has the head of these settings, which is" in capsys.readouterr().err
+    (head,) = (run for run in runs_of(experiment) if run.info.run_name == "head")
+    assert entry("finetune", "--data", pictures, "--seed", "0", "--finetune_epochs", "2") == 0
+    said = capsys.readouterr().err
+    assert f"finetune: begins from the head of run {head.info.run_id}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "views"),
+    [(("--augment", "none"), 0), (("--views", "1"), 1), (("--views", "3"), 3)],
+)
+def test_samples_are_shown_in_the_views_that_are_trained_on(
+    arguments: tuple[str, ...], views: int, entry: Entry, make_folder: MakeFolder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[int] = []
+
+    def noted(*given: Any, views: int, **named: Any) -> Any:
+        asked.append(views)
+        return samples(*given, views=views, **named)
+
+    monkeypatch.setattr("tlkit.runs.artifacts.samples", noted)
+    assert entry("data", "--data", str(make_folder()), *arguments) == 0
+    assert asked == [views]
+
+
+def test_what_the_architecture_wants_undecayed_is_not_decayed(
+    entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[dict[str, Any]] = []
+
+    def adamw(named: Any, *given: Any, **options: Any) -> torch.optim.AdamW:
+        parameters = dict(named)
+        optimizer = optimizer_of(parameters.items(), *given, **options)
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        groups.extend(
+            {"decay": group["weight_decay"], "names": {names[id(p)] for p in group["params"]}}
+            for group in optimizer.param_groups
+        )
+        return optimizer
+
+    optimizer_of = train.adamw
+    monkeypatch.setattr(train, "adamw", adamw)
+    depth = len(units(timm.create_model("test_vit")))
+    arguments = ("--backbone", "test_vit", "--weights", "none", "--unfreeze_depth", str(depth))
+    assert entry("finetune", "--data", str(make_folder()), *arguments) == 0
+    decay = {name: group["decay"] for group in groups for name in group["names"]}
+    assert decay["pos_embed"] == 0
+    assert decay["blocks.0.attn.qkv.weight"] > 0

@@ -12,8 +12,8 @@ from tlkit.keys import (
     auto_or,
     choice,
     key,
-    part,
     positive,
+    positive_share,
     registered,
     share,
 )
@@ -44,7 +44,7 @@ def _numbers(text: str) -> list[float]:
 class Config(Settings):
     """Every key of `experiments/configs/*.yaml`, each also a `-P key=value` of `mlflow run`."""
 
-    interrupted: ClassVar[str] = "interrupted; the same command goes on with what was begun"
+    interrupted: ClassVar[str] = "interrupted; the same command goes on with a training begun"
 
     # Data
     data: str = key(
@@ -53,8 +53,12 @@ class Config(Settings):
         "a source of pictures",
         lambda value: value != "",
     )
-    val_fraction: float = part(0.15, "share of the pictures for validation where none is given")
-    test_fraction: float = part(0.15, "share of the pictures for the test where none is given")
+    val_fraction: float = positive_share(
+        0.15, "share of the pictures for validation where none is given"
+    )
+    test_fraction: float = positive_share(
+        0.15, "share of the pictures for the test where none is given"
+    )
     train_fraction: float = key(
         1.0,
         "share of the training pictures, drawn class by class; each is shown more often, so that "

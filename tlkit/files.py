@@ -3,6 +3,7 @@
 import csv
 import errno
 import getpass
+import io
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
@@ -145,9 +146,20 @@ def write_json(path: Path, content: Any) -> None:
 def write_csv(path: Path, head: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV file row by row, its lines ended alike on every system."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+        _write_rows(file, head, rows)
+
+
+def csv_text(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """What `write_csv` would write."""
+    text = io.StringIO(newline="")
+    _write_rows(text, head, rows)
+    return text.getvalue()
+
+
+def _write_rows(file: TextIO, head: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
 
 
 def utf8(name: str) -> str:

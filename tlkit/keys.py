@@ -69,7 +69,7 @@ def share(default: float, meaning: str) -> Any:
     return key(default, meaning, "from 0 up to, not including, 1", lambda value: 0 <= value < 1)
 
 
-def part(default: float, meaning: str) -> Any:
+def positive_share(default: float, meaning: str) -> Any:
     """A number in (0, 1)."""
     return key(default, meaning, "above 0 and below 1", lambda value: 0 < value < 1)
 

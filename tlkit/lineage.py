@@ -8,7 +8,6 @@ from pathlib import Path
 from tlkit.data.manifest import Manifest, read
 from tlkit.errors import UserError
 from tlkit.tracking.lookup import artifact_names, downloaded, find_run
-from tlkit.tracking.registry import run_of_model
 from tlkit.tracking.tags import INIT_TAG, PHASE_TAG
 
 
@@ -54,16 +53,12 @@ def refuse_seen(init_from: str, manifest: Manifest) -> None:
             )
 
 
-def learned_from(model: str) -> frozenset[str]:
-    """The sha256 of the pictures that the run of a model, or one that it began from, trained or was
-    validated on; none where that is not known, as of a folder.
-
-    Args:
-        model: an address, as `tracking.lookup.local_model` takes it.
-    """
+def learned_from(run_id: str) -> frozenset[str]:
+    """The sha256 of the pictures that a run, or one that it began from, trained or was validated
+    on; none where that is not known."""
     known: set[str] = set()
     try:
-        for manifest in _manifests(run_of_model(model), Path()):
+        for manifest in _manifests(run_id, Path()):
             known |= {one.sha256 for split in ("train", "val") for one in manifest.of(split)}
     except UserError:
         return frozenset()

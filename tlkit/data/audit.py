@@ -1,13 +1,11 @@
 """Look at every picture before any training: what is unreadable, copied, leaked, mislabelled."""
 
-import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import sha256
-from io import StringIO
 from itertools import combinations
 from mimetypes import MimeTypes
 from multiprocessing.pool import ThreadPool
@@ -25,7 +23,7 @@ from tlkit.data.near import near_groups, near_hashes
 from tlkit.data.sources import Source, SourceFile
 from tlkit.data.splits import hold_out_alike
 from tlkit.errors import UserError
-from tlkit.files import utf8
+from tlkit.files import csv_text, utf8
 
 MAX_UNREADABLE = 0.1
 MAX_IMBALANCE = 10
@@ -261,7 +259,8 @@ def _refuse_unreadable(
         of_them = [(file, reason) for file, reason in unreadable if file.label not in readable]
         raise UserError(
             f"{source.place} has no readable picture of {_some(without, classes)}: "
-            f"{_first(of_them)}; every class needs some; repair or replace them",
+            f"{_first(of_them)}; every class needs some; repair or replace them: {UNREADABLE} of "
+            "the failed run names all",
             _listed(of_them),
         )
     meant = [(file, reason) for file, reason in unreadable if not _is_beside(file, reason)]
@@ -283,11 +282,8 @@ def _is_beside(file: SourceFile, reason: str) -> bool:
 
 def _listed(unreadable: Sequence[tuple[SourceFile, str]]) -> dict[str, str]:
     """As an artifact of the run that fails by it."""
-    table = StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["path", "reason"])
-    rows.writerows([utf8(file.path), reason] for file, reason in unreadable)
-    return {UNREADABLE: table.getvalue()} if unreadable else {}
+    rows = ((utf8(file.path), reason) for file, reason in unreadable)
+    return {UNREADABLE: csv_text(("path", "reason"), rows)} if unreadable else {}
 
 
 def _some(labels: Sequence[str], classes: Collection[str]) -> str:

@@ -41,15 +41,15 @@ def run_ensemble(settings: EnsembleSettings) -> str:
             averaged.
     """
     started = time.perf_counter()
-    models = [find_model(address) for address in separate(settings.models)]
-    run_ids = [model.run_id for model in models]
-    if len(set(run_ids)) < 2:
-        raise UserError(f"models={settings.models} is one model; two or more wanted")
     with start_run("ensemble") as tracker:
         tracker.params(settings.as_dict())
+        models = [find_model(address) for address in separate(settings.models)]
+        run_ids = [model.run_id for model in models]
+        if len(set(run_ids)) < 2:
+            raise UserError(f"models={settings.models} is one model; two or more wanted")
         log_models(tracker, models)
         config, data = data_of(run_ids)
-        members = load_models(models)
+        members = load_models(*(model.address for model in models))
         if settings.average == "weights":
             _check_origin(run_ids)
             soup, chosen = greedy_soup(members.members, lambda one: _accuracy(one, data))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlkit.data.given import find_pictures
 from tlkit.data.images import UnreadablePicture, read_bytes
-from tlkit.deployment.models import load_models, separate, used
+from tlkit.deployment.models import find_and_log, load_models, separate
 from tlkit.deployment.settings import ExportSettings
 from tlkit.errors import UserError
 from tlkit.files import cache_folder, disk_faults_told, output_folder, write_json
@@ -53,7 +53,8 @@ def run_export(settings: ExportSettings) -> str:
     output = output_folder(settings.output)
     with start_run("export") as tracker:
         tracker.params(settings.as_dict())
-        ensemble = load_models(used(tracker, separate(settings.model)))
+        models = find_and_log(tracker, separate(settings.model))
+        ensemble = load_models(*(model.address for model in models))
         _check_preprocessing(ensemble)
         inputs = _inputs(ensemble, [given.root / name for name in given.names[:CHECKED]])
         with tracker.folder() as folder:

@@ -25,23 +25,17 @@ _DAMAGE = (
 )
 
 
-def load_models(addresses: str | Sequence[StoredModel]) -> Ensemble:
+def load_models(*addresses: str) -> Ensemble:
     """One model or several, as one whose probabilities are their mean.
 
     Args:
-        addresses: each as `tlkit.tracking.lookup.local_model` takes it, with commas between them;
-            or what `used` found.
+        addresses: each as `tlkit.tracking.lookup.local_model` takes it.
 
     Raises:
         UserError: no such model, one that is not ours, or models of different classes.
     """
     members: list[Classifier] = []
-    named = (
-        separate(addresses)
-        if isinstance(addresses, str)
-        else [model.address for model in addresses]
-    )
-    for address in named:
+    for address in addresses:
         with opened_model(address) as folder:
             members += Ensemble.load(folder).members
         if members[-1].classes != members[0].classes:
@@ -52,7 +46,7 @@ def load_models(addresses: str | Sequence[StoredModel]) -> Ensemble:
     return Ensemble(tuple(members))
 
 
-def used(tracker: Tracker, addresses: Sequence[str]) -> list[StoredModel]:
+def find_and_log(tracker: Tracker, addresses: Sequence[str]) -> list[StoredModel]:
     """What addresses mean now, logged as what the run uses.
 
     Raises:

@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 
 from tlkit.deployment.logs import opened, seconds_of
-from tlkit.deployment.models import opened_model, used
+from tlkit.deployment.models import find_and_log, opened_model
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError, without_password
 from tlkit.evaluation.canvas import save
@@ -73,7 +73,7 @@ def run_monitor(settings: MonitorSettings) -> MonitorReport:
     """
     with start_run("monitor") as tracker:
         tracker.params(settings.as_dict())
-        [model] = used(tracker, [settings.model])
+        [model] = find_and_log(tracker, [settings.model])
         watched = _watched(model.address)
         classes, reference = watched.classes, watched.reference
         requests = _requests(settings, watched)

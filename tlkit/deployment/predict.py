@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tlkit.data.given import Given, find_pictures
 from tlkit.data.images import read_picture
-from tlkit.deployment.models import load_models, separate, used
+from tlkit.deployment.models import find_and_log, load_models, separate
 from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally, counted
 from tlkit.errors import UserError
@@ -55,8 +55,8 @@ def run_predict(settings: PredictSettings) -> str:
     output = output_folder(settings.output)
     with start_run("predict") as tracker:
         tracker.params(settings.as_dict())
-        models = used(tracker, separate(settings.model))
-        ensemble = load_models(models)
+        models = find_and_log(tracker, separate(settings.model))
+        ensemble = load_models(*(model.address for model in models))
         if settings.tta > 1 and not ensemble.has_views:
             raise UserError(f"tta={settings.tta}; {NO_VIEWS}")
         with tracker.folder() as folder:
@@ -145,7 +145,7 @@ def _learned(
     """What any of the models is known to have learned from; not asked for without a known class."""
     if all(given.label(name, classes) is None for name in given.names):
         return frozenset()
-    return frozenset().union(*(learned_from(model.address) for model in models))
+    return frozenset().union(*(learned_from(model.run_id) for model in models if model.run_id))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tlkit.deployment.tested import Shared, shared, tested
 from tlkit.errors import UserError
 from tlkit.evaluation.comparison import PairedComparison, compare_paired
 from tlkit.files import scratch_folder, write_json
-from tlkit.tracking.registry import Registered, find_model, register_model, run_of_model
+from tlkit.tracking.registry import Registered, find_model, register_model
 from tlkit.tracking.run import Tracker, start_run
 
 CHAMPION, CHALLENGER, REFUSED = "champion", "challenger", "refused"
@@ -99,7 +99,7 @@ def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
     # Before the candidate is registered: what cannot be judged is no version.
     both = None
     if champion is not None:
-        both = shared(candidate, tested(run_of_model(f"models:/{settings.name}/{champion}")))
+        both = shared(candidate, tested(find_model(f"models:/{settings.name}/{champion}").run_id))
     version = register_model(run_id, settings.name)
     if champion == version:
         return f"{settings.name} version {version} is the champion already."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tlkit.deployment.models import load_models, used
+from tlkit.deployment.models import find_and_log, load_models
 from tlkit.deployment.settings import RouteSettings
 from tlkit.errors import UserError
 from tlkit.files import PACKAGE, write_json
@@ -33,8 +33,8 @@ def run_route(settings: RouteSettings) -> str:
         tempfile.TemporaryDirectory(prefix="tlkit-") as name,
     ):
         tracker.params(settings.as_dict())
-        both = used(tracker, [settings.champion, settings.challenger])
-        classes = load_models(both).classes
+        both = find_and_log(tracker, [settings.champion, settings.challenger])
+        classes = load_models(*(model.address for model in both)).classes
         roles = dict(zip(("champion", "challenger"), both, strict=True))
         folder = Path(name)
         file = folder / "router.json"

@@ -67,6 +67,13 @@ class Reliability:
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
 
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean gap between confidence and accuracy of a bin, by
+        its share of the pictures (Guo et al. 2017, eq. 3)."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        return float(np.nansum(self.count * gaps) / self.count.sum())
+
 
 def reliability(
     probabilities: NDArray[np.float64], labels: NDArray[np.integer], bins: int = 15

@@ -134,9 +134,7 @@ def expected_calibration_error(
     """
     if bins < 1:
         raise ValueError(f"bins = {bins}: needs at least 1")
-    found = reliability(*_checked(probabilities, labels), bins)
-    gaps = np.abs(found.accuracy - found.confidence)
-    return float(np.nansum(found.count * gaps) / len(labels))
+    return reliability(*_checked(probabilities, labels), bins).error
 
 
 def log_loss(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:

@@ -16,6 +16,7 @@ from tlkit.evidence.shown import show_mistakes, show_side_by_side
 from tlkit.files import write_csv, write_json
 from tlkit.runs.prepare import data_of, log_dataset
 from tlkit.tracking.run import Tracker, start_run
+from tlkit.tracking.store import ui_address
 
 
 def run_compare(settings: CompareSettings) -> str:
@@ -60,11 +61,11 @@ def run_compare(settings: CompareSettings) -> str:
         _log(tracker, runs, pairs, report.verdict)
     return (
         f"{report.verdict}\nThe report: artifact report.html of run {tracker.run_id}, "
-        f"in the UI at {_address(tracker)}"
+        f"in the UI at {ui_address(f'/{_page(tracker)}')}"
     )
 
 
-def _address(tracker: Tracker) -> str:
+def _page(tracker: Tracker) -> str:
     """Of the report within MLflow's UI, which shows it there; `artifact_link` would save it."""
     place = f"experiments/{tracker.experiment_id}/runs/{tracker.run_id}"
     return f"#/{place}/artifacts/report.html"
@@ -105,4 +106,4 @@ def _log(tracker: Tracker, runs: Sequence[Gathered], pairs: Sequence[Pair], said
                 f"p_holm/{name}": pair.p_holm,
             }
         )
-    tracker.describe(f"**{said}**\n\n[The report]({_address(tracker)}), under Artifacts.")
+    tracker.describe(f"**{said}**\n\n[The report]({_page(tracker)}), under Artifacts.")

@@ -133,9 +133,8 @@ def calibration_error_by_chance(probabilities: NDArray[np.float64]) -> float:
     rng = np.random.default_rng(_SEED)
     errors = []
     for _ in range(_DRAWS):
-        found = reliability(answers, (rng.random(len(confidence)) >= confidence).astype(int))
-        gaps = found.count * np.abs(found.accuracy - found.confidence)
-        errors.append(np.nansum(gaps) / len(confidence))
+        labels = (rng.random(len(confidence)) >= confidence).astype(int)
+        errors.append(reliability(answers, labels).error)
     return float(np.quantile(errors, 0.95))
 
 

@@ -16,12 +16,12 @@ def run_data(config: Config) -> Data:
     """Prepare and audit the pictures alone, as a run called `data`."""
     with start_run("data") as tracker, work_folder(tracker) as folder:
         tracker.params(config.as_dict())
-        # Only for its preprocessing: looking at the data must not want weights.
-        config_of_network = replace(config, weights="none")
-        refuse_network("head", config_of_network)
+        # A network is wanted only for its preprocessing: looking at the data must not want weights.
+        weightless = replace(config, weights="none")
+        refuse_network("head", weightless)
         data = prepare_data(config)
         machine = machine_for(config)
-        network = build_network("head", config_of_network, data.manifest.classes)
+        network = build_network("head", weightless, data.manifest.classes)
         pictures = pictures_for(config, data.manifest, network, machine)
         log_inputs(tracker, folder, config, data, pictures, machine)
         samples = tracker.artifact_link("data/samples.png")

@@ -109,11 +109,11 @@ def _tell_roles(search: Search, best: FrozenTrial) -> None:
         is_default = default is not None and number == str(default.number)
         if number == str(best.number):
             role = "The best configuration" + (", the default one," if is_default else "")
+        elif is_default:
+            role = "The default configuration"
         else:
-            role = "The default configuration" if is_default else "Once the best configuration"
+            role = f"Before trial {best.number} the best configuration"
         told = f"{role} of {about}, trial {number}."
-        if role.startswith("Once"):
-            told += f" Trial {best.number} is better."
         Tracker(child.run_id, search.parent.experiment_id).preface(told, about)
 
 

@@ -120,7 +120,7 @@ class Space:
                 f"search: {why}, so there is nothing to search; widen a range, or run finetune "
                 "with these values"
             )
-        if not faults and config.second_objective == "latency" and not set(varied) & {*_SERVED}:
+        if not faults and config.second_objective == "latency" and set(varied).isdisjoint(_SERVED):
             faults.append(
                 "search: second_objective=latency, and none of its keys changes the network that "
                 f"is served; only {' and '.join(_SERVED)} do: search one of them, or use "

@@ -19,6 +19,7 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError, one_line
 from tlkit.lineage import best_checkpoint, refuse_seen
+from tlkit.phases.network import refuse_network
 from tlkit.runs.prepare import Data, log_dataset, prepare_data
 from tlkit.runs.suite import refuse_seeds
 from tlkit.search import study as studies
@@ -49,6 +50,8 @@ def run_tune(config: Config) -> Conclusion | None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # we tell what fails, in a line
     deadline = time.monotonic() + (config.timeout or float("inf"))
     with start_run("tune") as own, contextlib.ExitStack() as stack:
+        own.params(config.as_dict())
+        refuse_network("finetune", config)
         data = prepare_data(config)
         head = None
         if config.init_from != "auto":
@@ -118,7 +121,6 @@ def _parent(study: Study, own: Tracker, config: Config, data: Data) -> Tracker:
     """The run that the study is logged under: ours, if we began the study."""
     if studies.PARENT in study.user_attrs:
         return join(own, study.user_attrs[studies.PARENT])
-    own.params(config.as_dict())
     log_dataset(own, config, data)
     study.set_user_attr(studies.PARENT, own.run_id)
     return own

@@ -18,7 +18,7 @@ from tlkit.serving.sql_log import SqlLog
 LOG_VARIABLE = "TLKIT_REQUEST_LOG"
 NOWHERE = "none"
 # What addresses of logs begin with, and in words.
-_KINDS = ("sqlite", "postgresql", "parquet")
+_BEGIN = re.compile(r"(sqlite|postgresql)(\+\w+)?:|parquet:")
 LOG_FORMS = "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or parquet:///FOLDER"
 # "1" where the pictures themselves are to be logged too.
 PICTURES_VARIABLE = "TLKIT_LOG_PICTURES"
@@ -30,7 +30,7 @@ LOG_FAULTS = (SQLAlchemyError, ArrowException, OSError, ImportError, ValueError,
 
 def is_log(address: str) -> bool:
     """Whether a text begins as the address of a log does."""
-    return re.match(rf"({'|'.join(_KINDS)})(\+\w+)?:", address) is not None
+    return _BEGIN.match(address) is not None
 
 
 def open_log(address: str) -> RequestLog:

@@ -99,11 +99,6 @@ def _model_of(run_id: str) -> str | None:
     return str(left[0].model_id) if len(left) == 1 else None
 
 
-def run_of_model(address: str) -> str:
-    """The id of the run that left a model. Argument and errors as of `find_model`."""
-    return find_model(address).run_id
-
-
 def log_used(run_id: str, models: Sequence[StoredModel]) -> None:
     """Log models as inputs of a run, as far as MLflow has an id for them."""
     ids = dict.fromkeys(model.model_id for model in models if model.model_id)

@@ -24,6 +24,10 @@ def store_file() -> Path | None:
     return _database(uri) if urlparse(uri).scheme == "sqlite" else None
 
 
+# Where `mlflow ui` serves it, unless it is told another port.
+_LOCAL = "http://127.0.0.1:5000"
+
+
 def store_folder() -> Path:
     """The folder of MLflow's SQLite database, or the current one where it is elsewhere."""
     file = store_file()
@@ -36,12 +40,18 @@ def _database(uri: str) -> Path:
     return Path(unquote(make_url(uri).database or "")).absolute()
 
 
+def ui_address(page: str) -> str:
+    """Of a page of MLflow's UI: that of the tracking server, or of `mlflow ui` on this machine."""
+    uri = shown_address()
+    server = uri.rstrip("/") if urlparse(uri).scheme in ("http", "https") else _LOCAL
+    return f"{server}{page}"
+
+
 def ui_command(experiment_id: str | None = None) -> str:
     """What to type to look at the runs of an experiment; by default, of this process's last run."""
-    page, uri = _runs_page(experiment_id), shown_address()
-    if urlparse(uri).scheme in ("http", "https"):
-        return f"open {uri.rstrip('/')}{page}"
-    local = f"http://127.0.0.1:5000{page}"
+    local, uri = ui_address(_runs_page(experiment_id)), shown_address()
+    if not local.startswith(_LOCAL):
+        return f"open {local}"
     if store_file() == Path("mlflow.db").absolute():
         return f"mlflow ui   and open {local}"
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)}   and open {local}"
