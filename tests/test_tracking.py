@@ -363,7 +363,7 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for ask in (
         lambda: lookup.find_run("a" * 32),
         lambda: start_run("any").__enter__(),
-        lambda: registry.run_of_model("models:/pets/1"),
+        lambda: registry.find_model("models:/pets/1"),
         lambda: lookup.local_model("models:/pets/1").__enter__(),
     ):
         with pytest.raises(UserError) as error:
