@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from tlkit.config import Config
 from tlkit.data.manifest import Manifest
 from tlkit.errors import UserError, one_line
+from tlkit.evidence.costs import processor
 from tlkit.files import cache_folder
 from tlkit.outcome import Outcome, evaluate
 from tlkit.phases.machine import Machine
@@ -165,9 +165,5 @@ def training_step(
 
 def machine_name() -> str:
     """Cores and processor, and the graphics card if there is one, for the head of a table."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if "model name" in line)
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{available_cores()} cores of {name}{card}"
+    return f"{available_cores()} cores of {processor()}{card}"

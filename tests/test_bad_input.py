@@ -184,6 +184,21 @@ def test_a_run_that_ends_by_unreadable_files_lists_them(
         assert len(listed.splitlines()) == 1 + 24
 
 
+def test_a_list_that_cannot_be_kept_is_told(
+    make_folder: MakeFolder, tmp_path: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_text", full)
+    assert entry("data", *half_broken(tmp_path, make_folder)) == 2
+    said = capfd.readouterr().err
+    assert "warning: data/unreadable.csv could not be kept: " in said
+    assert "No space left on device" in said
+    assert "24 of 48 files" in said.splitlines()[-1]
+
+
 def test_a_run_that_the_store_cannot_end_is_told(
     tmp_path: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

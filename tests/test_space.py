@@ -327,6 +327,8 @@ def test_a_dimension_is_told_as_it_is_written(wanted: Any, written: str) -> None
     assert as_written(space_of({"batch_size": wanted}).describe()["batch_size"]) == written
     rates = space_of({"head_lr": [1e-3, 1e-2], "schedule": ["cosine", "plateau"]}).describe()
     assert [as_written(each) for each in rates.values()] == ["[cosine, plateau]", "[0.001, 0.01]"]
+    kept_otherwise = "CategoricalDistribution(choices=(1, 2))"
+    assert as_written(kept_otherwise) == kept_otherwise
 
 
 def test_one_key_of_several_may_have_a_single_value() -> None:

@@ -358,6 +358,10 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert store.ui_command() == "open http://me:***@127.0.0.1:1"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000/")  # that of `mlflow ui` too
+    assert store.ui_command() == "open http://127.0.0.1:5000"
+    assert store.ui_address("/#/x") == "http://127.0.0.1:5000/#/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
     assert store.store_folder() == Path.cwd()  # where a search keeps its study
     told = []
     for ask in (

@@ -44,7 +44,7 @@ def _numbers(text: str) -> list[float]:
 class Config(Settings):
     """Every key of `experiments/configs/*.yaml`, each also a `-P key=value` of `mlflow run`."""
 
-    interrupted: ClassVar[str] = "interrupted; the same command goes on with a training begun"
+    interrupted: ClassVar[str] = "interrupted; the same command goes on with what it trained"
 
     # Data
     data: str = key(

@@ -47,13 +47,18 @@ def costs_of(
 
 def machine() -> str:
     """The processor and torch's threads here, for a reader of latencies."""
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def processor() -> str:
+    """The name of the one that this machine has."""
     name = platform.processor() or platform.machine()
     facts = Path("/proc/cpuinfo")
     if facts.exists():
         lines = facts.read_text(encoding="utf-8").splitlines()
         name = next((line.split(":")[1].strip() for line in lines if "model name" in line), name)
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+    return name
 
 
 def latencies(models: Sequence[Ensemble], files: Sequence[bytes]) -> list[float]:

@@ -122,7 +122,7 @@ def _enough(study: Study, name: str) -> bool:
 
 
 def _make_legible(name: str, study: Study, objective: str) -> None:
-    axes = plt.gcf().axes[0]
+    axes, whole = plt.gcf().axes[0], _whole(study)
     beside = axes.get_shared_y_axes().get_siblings(axes)
     if objective == "val/loss" and name in _OVER_LOSS:
         low, high = axes.dataLim.intervaly
@@ -140,14 +140,14 @@ def _make_legible(name: str, study: Study, objective: str) -> None:
     if name == "slice":  # the labels of a narrow logarithmic range would lie over one another
         for each in beside:
             plt.setp(each.get_xticklabels(which="both"), rotation=40, ha="right")
-            if each.get_xlabel() in _whole(study):
+            if each.get_xlabel() in whole:
                 each.xaxis.set_major_locator(MaxNLocator(integer=True))
     if name == "parallel_coordinate":
         axes.set_facecolor("0.8")  # the lines of bad trials are white
         # One for each name but the first, after the axes themselves and the bar of colours; none
         # where no trial has a key, whose names are numbers then.
         for label, each in zip(axes.get_xticklabels()[1:], plt.gcf().axes[2:], strict=False):
-            if label.get_text() in _whole(study):
+            if label.get_text() in whole:
                 _whole_ticks(each)
     if name == "pareto_front":
         for trial in study.best_trials:

@@ -1,6 +1,5 @@
 """What a study searches: keys of the configuration and the values each may take."""
 
-import ast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,8 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
 )
 from optuna.trial import FrozenTrial
 
@@ -179,22 +180,24 @@ class Space:
         return {key: value for key, value in values.items() if _holds(self.dimensions[key], value)}
 
     def describe(self) -> dict[str, str]:
-        """The dimensions as text, by key."""
-        return {key: str(dimension) for key, dimension in self.dimensions.items()}
+        """The dimensions by key, as Optuna's JSON."""
+        return {key: distribution_to_json(each) for key, each in self.dimensions.items()}
 
 
 def as_written(described: str) -> str:
     """A dimension of `describe` as it stands in `search`."""
-    call = ast.parse(described, mode="eval").body
-    assert isinstance(call, ast.Call)
-    given = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
-    if "choices" in given:
-        return f"[{', '.join(map(str, given['choices']))}]"
-    words = [f"low: {given['low']}", f"high: {given['high']}"]
-    if given["log"]:
+    try:
+        dimension = json_to_distribution(described)
+    except ValueError:  # of a study that was begun when its dimensions were kept otherwise
+        return described
+    if isinstance(dimension, CategoricalDistribution):
+        return f"[{', '.join(map(str, dimension.choices))}]"
+    assert isinstance(dimension, FloatDistribution | IntDistribution)
+    words = [f"low: {dimension.low}", f"high: {dimension.high}"]
+    if dimension.log:
         words.append("log: true")
-    if given["step"] not in (None, 1):
-        words.append(f"step: {given['step']}")
+    if dimension.step not in (None, 1):
+        words.append(f"step: {dimension.step}")
     return f"{{{', '.join(words)}}}"
 
 

@@ -286,6 +286,12 @@ def _end(tracker: Tracker, error: BaseException) -> None:
     with _asked_once() if gone else contextlib.nullcontext():
         with contextlib.suppress(MlflowException):
             tracker.describe(said)
+        for name, text in error.artifacts.items() if isinstance(error, UserError) else ():
+            try:
+                with artifact_faults_told():
+                    mlflow.MlflowClient().log_text(tracker.run_id, text, name)
+            except UserError as fault:
+                print(f"warning: {name} could not be kept: {fault}", file=sys.stderr)
         try:
             mlflow.end_run(status)
         except MlflowException as fault:  # a full disk, for one
@@ -294,10 +300,6 @@ def _end(tracker: Tracker, error: BaseException) -> None:
                 f"running: {reason_of(fault)}",
                 file=sys.stderr,
             )
-        if isinstance(error, UserError):
-            for name, text in error.artifacts.items():
-                with contextlib.suppress(MlflowException, OSError):
-                    mlflow.MlflowClient().log_text(tracker.run_id, text, name)
 
 
 @contextlib.contextmanager

@@ -17,15 +17,14 @@ from sqlalchemy.engine import make_url
 from tlkit.errors import UserError
 from tlkit.tracking.faults import shown_address, tell_waiting
 
+# Where `mlflow ui` serves it, unless it is told another port.
+_LOCAL = "http://127.0.0.1:5000"
+
 
 def store_file() -> Path | None:
     """MLflow's SQLite database; None where it keeps its runs elsewhere."""
     uri = mlflow.get_tracking_uri()
     return _database(uri) if urlparse(uri).scheme == "sqlite" else None
-
-
-# Where `mlflow ui` serves it, unless it is told another port.
-_LOCAL = "http://127.0.0.1:5000"
 
 
 def store_folder() -> Path:
@@ -42,19 +41,21 @@ def _database(uri: str) -> Path:
 
 def ui_address(page: str) -> str:
     """Of a page of MLflow's UI: that of the tracking server, or of `mlflow ui` on this machine."""
-    uri = shown_address()
-    server = uri.rstrip("/") if urlparse(uri).scheme in ("http", "https") else _LOCAL
-    return f"{server}{page}"
+    return f"{shown_address().rstrip('/') if _is_server() else _LOCAL}{page}"
+
+
+def _is_server() -> bool:
+    return urlparse(mlflow.get_tracking_uri()).scheme in ("http", "https")
 
 
 def ui_command(experiment_id: str | None = None) -> str:
     """What to type to look at the runs of an experiment; by default, of this process's last run."""
-    local, uri = ui_address(_runs_page(experiment_id)), shown_address()
-    if not local.startswith(_LOCAL):
-        return f"open {local}"
+    page = f"open {ui_address(_runs_page(experiment_id))}"
+    if _is_server():
+        return page
     if store_file() == Path("mlflow.db").absolute():
-        return f"mlflow ui   and open {local}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}   and open {local}"
+        return f"mlflow ui   and {page}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown_address())}   and {page}"
 
 
 def _runs_page(experiment_id: str | None) -> str:
