@@ -104,18 +104,18 @@ def test_a_model_learned_from_what_the_runs_before_it_did(
 
 
 def test_a_head_is_the_same_by_what_it_was_computed_in_and_not_by_what_was_asked() -> None:
-    configs = [
-        Config.load(None, {"backbone": "test_resnet", "weights": "none", "precision": precision})
-        for precision in ("fp32", "auto")
-    ]
-    network = build_network("head", configs[0], ("cat", "dog"))
-    asked, auto = (
-        [
-            head_settings(config, network, Machine(torch.device(device), dtype, True, 1, 0))
+    def settings(**asked: str) -> list[str]:
+        config = Config.load(None, {"backbone": "test_resnet", "weights": "none", **asked})
+        torch.manual_seed(0)
+        network = build_network("head", config, ("cat", "dog"))
+        return [
+            head_settings(config, network, Machine(torch.device(device), dtype, True, threads, 0))
             for device in ("cpu", "cuda")
             for dtype in (torch.float32, torch.bfloat16)
+            for threads in (1, 2)
         ]
-        for config in configs
-    )
-    assert asked == auto
-    assert len(set(asked)) == 4
+
+    auto = settings()
+    assert auto == settings(precision="fp32", threads="1", image_size="160")
+    assert len(set(auto)) == 8
+    assert not set(auto) & set(settings(image_size="96"))

@@ -598,12 +598,19 @@ def test_a_process_evicts_what_it_does_not_need_any_more(pictures: Pictures, sto
         assert of_seed(seed, small).decision == "store"
 
 
-def test_gathering_ahead_changes_nothing(pictures: Pictures, store: Store) -> None:
+def test_gathering_ahead_changes_nothing(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: list[int] = []  # which only a machine with a card can do
+    monkeypatch.setattr(Tensor, "pin_memory", lambda some: pinned.append(len(some)) or some)
     inputs, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
     ahead = replace(
         inputs.views[0], rendition=Rendition(replace(pictures, for_gpu=True), "train", 0)
     )
-    assert torch.equal(training(inputs), training(replace(inputs, views=(ahead,))))
+    gathered = training(inputs)
+    assert not pinned
+    assert torch.equal(training(replace(inputs, views=(ahead,))), gathered)
+    assert sum(pinned) == len(gathered)
 
 
 def test_what_was_cheap_to_derive_is_not_taken_for_cheap_to_compute(

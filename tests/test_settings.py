@@ -131,7 +131,7 @@ def test_a_network_is_left_with_the_weights_of_its_best_epoch(
 def test_no_setting_is_forgotten() -> None:
     tried = {key for changes in OTHERWISE.values() for key in changes}
     # How it is computed, which tests/test_engines_agree.py is about, and what data_seed sets.
-    assert set(HEAD_KEYS) - tried == {"engine", "compile", "threads", "pictures_seed"}
+    assert set(HEAD_KEYS) - tried == {"engine", "compile", "pictures_seed"}
 
 
 @pytest.mark.parametrize(

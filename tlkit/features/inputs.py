@@ -222,7 +222,9 @@ def _labelled(outputs: Outputs, batches: Batches) -> Iterator[Batch]:
     # Beside a GPU the processor is free to gather; alone it would only compete with training. A
     # loader must not be iterated so: its workers, forked from a thread, fail when they end.
     if outputs.rendition.pictures.for_gpu and not outputs.rows.missing:
-        gathered = _ahead(gathered)
+        # What is page-locked a card takes while it computes.
+        pinned = (batch.pin_memory() if batch.device.type == "cpu" else batch for batch in gathered)
+        gathered = _ahead(pinned)
     for inputs, batch in zip(gathered, batches, strict=True):
         yield inputs, labels[batch]
 

@@ -14,10 +14,9 @@ from tlkit.phases.machine import Machine
 from tlkit.phases.network import Network
 from tlkit.phases.prepare import Phase
 
-# What a head depends on, besides the data and the weights: runs that agree in these have the same
-# head, and finetune may begin from either.
+# What a head depends on, besides the data, the network and the machine: runs that agree in these
+# have the same head, and finetune may begin from either.
 HEAD_KEYS = (
-    "image_size",
     "augment",
     "views",
     "backbone",
@@ -34,7 +33,6 @@ HEAD_KEYS = (
     "early_stopping",
     "engine",
     "compile",
-    "threads",
     "seed",
     "pictures_seed",
 )
@@ -47,7 +45,13 @@ _WITHOUT_EFFECT = ("init_from", "loader_workers", "store_gigabytes")
 def head_settings(config: Config, network: Network, machine: Machine) -> str:
     """A hash over all that a head depends on besides the data."""
     values = {key: getattr(config, key) for key in HEAD_KEYS}
-    values |= {"weights": network.weights, "numbers": machine.numbers}
+    # What these came to, whether they were given or "auto".
+    values |= {
+        "weights": network.weights,
+        "preprocessing": network.classifier.description.preprocessing,
+        "numbers": machine.numbers,
+        "threads": machine.threads,
+    }
     if config.augment != "none":
         values["augmentation_revision"] = AUGMENTATION_REVISION
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
