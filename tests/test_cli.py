@@ -176,3 +176,18 @@ def test_a_signal_lets_a_task_close_and_a_second_one_does_not_cut_it_off(first: 
         assert process.stdout.read() == "closed\n"
         assert process.stderr.read() == f"{Config.interrupted}\n"
         assert process.wait() == 128 + first
+
+
+def test_what_fails_after_a_signal_failed_by_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A signal to all processes of a group ends the loader's too, which torch tells by an error."""
+
+    def task(config: Config) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise RuntimeError("DataLoader worker (pid 9) is killed by signal: Terminated. ")
+
+    with pytest.raises(SystemExit) as stop:
+        main(task, Config, [])
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == f"{Config.interrupted}\n"

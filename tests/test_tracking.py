@@ -148,6 +148,39 @@ def test_a_store_that_fails_does_not_hide_the_error_under_way(
     assert run.info.status == "FAILED"
 
 
+@pytest.mark.parametrize("cause", [None, "the error of the loader has another for its cause"])
+def test_a_signal_that_ends_the_loaders_workers_first_kills_the_run(
+    cause: str | None, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `timeout` and systemd send it: to all processes of a group. Of each worker that ends torch
+    tells by an error, wherever the program is."""
+
+    def worker_ended(*_: object) -> None:
+        error = RuntimeError("DataLoader worker (pid 9) is killed by signal: Terminated. ")
+        if cause is None:
+            raise error
+        raise RuntimeError("DataLoader worker (pid(s) 9) exited unexpectedly") from error
+
+    def end_run(status: str) -> None:
+        signal.raise_signal(signal.SIGCHLD)
+        signal.raise_signal(signal.SIGTERM)
+        end(status)
+
+    end = mlflow.end_run
+    monkeypatch.setattr(mlflow, "end_run", end_run)
+    handlers = {signal.SIGCHLD: worker_ended, signal.SIGTERM: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        with pytest.raises(KeyboardInterrupt), start_run("head"):
+            signal.raise_signal(signal.SIGCHLD)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    (run,) = mlflow.search_runs([experiment], output_format="list")
+    assert run.info.status == "KILLED"
+    assert run.data.tags["mlflow.note.content"] == "**Interrupted.**"
+
+
 def test_a_store_that_fails_is_told_on_one_line_and_asked_for_no_long(
     experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

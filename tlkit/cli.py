@@ -92,9 +92,12 @@ def _interruptible() -> Iterator[None]:
     """Let SIGTERM, which containers and schedulers send, end a task as Ctrl-C does: its run is
     closed, and what lies in scratch folders goes."""
 
+    came: list[int] = []
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         # `mlflow run` sends it after Ctrl-C as well, which must not cut the closing off.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        came.append(number)
         raise KeyboardInterrupt(number)
 
     before = {
@@ -102,6 +105,10 @@ def _interruptible() -> Iterator[None]:
     }
     try:
         yield
+    except Exception as error:
+        if came:  # it also ended processes of ours, and what waits for one of them fails
+            raise KeyboardInterrupt(came[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

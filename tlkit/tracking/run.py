@@ -67,6 +67,8 @@ _MODEL_PARAMS = ParamSchema(
     ]
 )
 _NAME_LENGTH = 500  # of a data set, at most, in MLflow
+# What torch says where SIGTERM has ended a loader's worker.
+_WORKER_TERMINATED = re.compile(r"DataLoader worker .* killed by signal: Terminated")
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,9 @@ def _is_drawn(name: str | None) -> bool:
 
 def ended_by(error: BaseException) -> tuple[str, str]:
     """Status and description of a run that an error ended."""
-    if isinstance(error, KeyboardInterrupt):
+    # A SIGTERM to all processes of a group may reach those that decode before it reaches us.
+    terminated = _WORKER_TERMINATED.search(f"{error} {error.__cause__}")
+    if isinstance(error, KeyboardInterrupt) or terminated:
         return "KILLED", "**Interrupted.**"
     return "FAILED", f"**Failed.** {reason_of(error)}"
 
@@ -283,7 +287,7 @@ def _end(tracker: Tracker, error: BaseException) -> None:
     """End the active run as the error says; a store that fails must not hide that error."""
     status, said = ended_by(error)
     gone = isinstance(error, MlflowException) or isinstance(error.__cause__, MlflowException)
-    with _asked_once() if gone else contextlib.nullcontext():
+    with _uninterrupted(), _asked_once() if gone else contextlib.nullcontext():
         with contextlib.suppress(MlflowException):
             tracker.describe(said)
         for name, text in error.artifacts.items() if isinstance(error, UserError) else ():
@@ -334,7 +338,8 @@ def _make_database() -> None:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait for the end of the block."""
+    """Let Ctrl-C and SIGTERM wait for the end of the block, and of a loader's worker that ends
+    within it nothing be told, which torch does by an error wherever the program is."""
     if threading.current_thread() is not threading.main_thread():  # signals go to that one
         yield
         return
@@ -343,6 +348,8 @@ def _uninterrupted() -> Iterator[None]:
         number: signal.signal(number, lambda number, frame: waiting.append(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
+    if sys.platform != "win32":
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield
     finally:
