@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -122,13 +123,16 @@ def _writes(func: Any) -> bool:
 
 def plug_in(free: int) -> torch.library.Library:
     """Give this process a card with so many bytes free, as long as the result lives."""
+    properties = SimpleNamespace(name="stand-in", major=8, minor=0, total_memory=free)
     facts = {
         "is_available": True, "is_bf16_supported": True, "is_current_stream_capturing": False,
-        "get_device_name": "stand-in", "get_device_capability": (8, 0), "get_arch_list": ["sm_80"],
+        "get_device_properties": properties, "get_device_name": properties.name,
+        "get_device_capability": (8, 0), "get_arch_list": ["sm_80"],
         "mem_get_info": (free, free), "_lazy_init": None,
     }  # fmt: skip
     for name, value in facts.items():
         setattr(torch.cuda, name, lambda *_, value=value, **__: value)
+    torch.backends.cudnn.version = lambda: 0
     torch._C._ensureCUDADeviceGuardSet()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     # The processor's random numbers, number formats and memory.

@@ -54,9 +54,10 @@ def probabilities(run: Run) -> pd.DataFrame:
         ("baseline", ["--precision", "fp32"], ROOMY),
         ("finetune", [*FINETUNE, "--precision", "fp32"], ROOMY),
         ("finetune", [*FINETUNE, "--precision", "bf16", "--loader_workers", "2"], TINY),
+        ("finetune", [*FINETUNE, "--precision", "fp32", "--store_gigabytes", "0"], ROOMY),
         ("finetune", [*FINETUNE, "--engine", "plain"], ROOMY),
     ],
-    ids=["baseline", "outputs on the card", "outputs in the processor's memory", "plain"],
+    ids=["baseline", "outputs on the card", "in the processor's memory", "not stored", "plain"],
 )
 def test_a_phase_on_a_card_gives_what_the_cpu_gives(
     phase: str,

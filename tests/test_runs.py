@@ -565,12 +565,24 @@ def test_seeds_of_random_backbones_have_heads_of_their_own(
     assert "was trained with weights" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("kind", "said_by"),
+    [
+        (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB."),
+        (torch.AcceleratorError, "CUDA error: out of memory\nCUDA kernel errors might be"),
+        (
+            RuntimeError,
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
+        ),
+    ],
+)
 def test_a_card_that_is_full_is_told_in_a_line(
-    entry: Entry, experiment: str, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch,
+    kind: type[Exception], said_by: str, entry: Entry, experiment: str, make_folder: MakeFolder,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     def fail(*arguments: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise kind(said_by)
 
     monkeypatch.setattr("tlkit.runs.phase.prepare_phase", fail)
     assert entry("head", "--data", str(make_folder(counts=(4, 2, 2)))) == 2

@@ -481,11 +481,13 @@ def settings() -> Iterator[Callable[[], list[object]]]:
         *(one.fp32_precision for one in (cudnn.conv, cudnn.rnn, matmul)),
         cudnn.allow_tf32, matmul.allow_tf32, torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
     ]  # fmt: skip
     cudnn.allow_tf32 = allowed
     cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
     torch.set_float32_matmul_precision("highest")
     torch.use_deterministic_algorithms(repeatable)
+    torch.utils.deterministic.fill_uninitialized_memory = True
     torch.set_num_threads(threads)
 
 
@@ -501,7 +503,7 @@ def test_a_gpu_is_told_to_repeat_itself_in_full_float32_and_a_cpu_nothing(
     assert settings() == before
     seed_everything(0, 1, torch.device("cuda"))
     # Read by the older settings too, which raise where they disagree with the newer ones.
-    assert settings() == ["ieee", "ieee", "ieee", False, False, "highest", True]
+    assert settings() == ["ieee", "ieee", "ieee", False, False, "highest", True, False]
 
 
 @pytest.mark.usefixtures("settings")

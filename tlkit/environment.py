@@ -6,6 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tlkit.phases.machine import Machine
 from tlkit.tracking.run import SERVING_PACKAGES
 
@@ -20,10 +22,24 @@ def environment(machine: Machine) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(machine.device),
+        **_card(machine.device),
         "dtype": str(machine.dtype),
         "threads": machine.threads,
         "packages": {name: version(name) for name in _PACKAGES},
         "git": _git_state(Path(__file__).parent),
+    }
+
+
+def _card(device: torch.device) -> dict[str, Any]:
+    if device.type != "cuda":
+        return {}
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "card": facts.name,
+        "card_capability": f"{facts.major}.{facts.minor}",
+        "card_bytes": facts.total_memory,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
     }
 
 

@@ -102,8 +102,9 @@ def loaded(batches: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor,
     Raises UserError where the shared memory that its workers hand batches over in is too small: a
     container has 64 MB of it unless told otherwise.
     """
+    iterator = iter(batches)
     try:
-        yield from batches
+        yield from iterator
     except RuntimeError as error:
         # The cause: that a worker ended is one error, and what ended it another.
         if not _NO_SHARED_MEMORY.search(f"{error} {error.__cause__}"):
@@ -113,6 +114,11 @@ def loaded(batches: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor,
             "are handed over; give the container more of it (docker run --shm-size=1g), or set "
             "loader_workers=0"
         ) from error
+    finally:
+        # Not by its deletion, which waits for the workers too: Python ignores errors there, and
+        # with them Ctrl-C.
+        if end := getattr(iterator, "_shutdown_workers", None):
+            end()
 
 
 def _one_thread(worker: int) -> None:

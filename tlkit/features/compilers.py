@@ -36,12 +36,13 @@ def unit_by_unit(compiler: str) -> bool:
     """Whether units have to be compiled one by one, or the bits of an output would depend on the
     cut that its pass began at.
 
-    ONNX Runtime joins operations across units where it sees both. OpenVINO rounds what is between
-    units as it rounds an output, but on a CPU without bfloat16, where it computes in float32.
+    ONNX Runtime and Inductor join operations across units where they see both, and round what they
+    keep to themselves otherwise. OpenVINO rounds what is between units as it rounds an output, but
+    on a CPU without bfloat16, where it computes in float32.
     """
     if compiler == OPENVINO:
         return "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return compiler == ONNX_RUNTIME
+    return True
 
 
 @lru_cache

@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -147,7 +147,9 @@ def stored_inputs(
         int((rows.slots >= 0).sum()) * rows.mapped[0].nbytes for rows in found if len(rows.mapped)
     )
     if isinstance(prefix, Prefix) and _fits(prefix.device, report.bytes, sharing):
-        found = [rows.to(prefix.device) for rows in found]
+        # Of processes that share a card another may have been faster.
+        with suppress(torch.OutOfMemoryError):
+            found = [rows.to(prefix.device) for rows in found]
     outputs = [
         Outputs(rendition, prefix, rows) for rendition, rows in zip(renditions, found, strict=True)
     ]
@@ -170,7 +172,10 @@ def _torch_threads(count: int) -> Iterator[None]:
 def _fits(device: torch.device, size: int, sharing: int) -> bool:
     """Whether so many bytes may stay on a GPU: half of what is free is left to training, and of the
     other half each process takes its share, for all may look at the same time."""
-    return device.type == "cuda" and size < torch.cuda.mem_get_info(device)[0] // (2 * sharing)
+    if device.type != "cuda":
+        return False
+    torch.cuda.empty_cache()  # what a training before this one had is free
+    return size < torch.cuda.mem_get_info(device)[0] // (2 * sharing)
 
 
 def _read(store: Store, prefix: Frozen, renditions: Sequence[Rendition]) -> list[Rows]:

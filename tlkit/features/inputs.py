@@ -176,10 +176,10 @@ class Outputs:
             new = next(computed)
             mask = stored[batch]
             rows = new.new_empty(len(batch), *new.shape[1:])
-            rows[~mask] = new
+            rows[~mask.to(new.device)] = new
             if bool(mask.any()):
                 old = self.rows.gather([index for index in batch if stored[index]])
-                rows[mask] = old.to(new.device)
+                rows[mask.to(new.device)] = old.to(new.device)
             yield self.prefix.inputs(rows)
 
     def _computed(self, batches: Batches) -> Iterator[Tensor]:
@@ -218,15 +218,16 @@ class StoredInputs:
 
 
 def _labelled(outputs: Outputs, batches: Batches) -> Iterator[Batch]:
-    labels, gathered = outputs.rendition.labels, outputs.batches(batches)
-    # Beside a GPU the processor is free to gather; alone it would only compete with training. A
-    # loader must not be iterated so: its workers, forked from a thread, fail when they end.
-    if outputs.rendition.pictures.for_gpu and not outputs.rows.missing:
+    every, gathered = outputs.rendition.labels, outputs.batches(batches)
+    labels = (every[batch] for batch in batches)
+    if outputs.rendition.pictures.for_gpu:
         # What is page-locked a card takes while it computes.
-        pinned = (batch.pin_memory() if batch.device.type == "cpu" else batch for batch in gathered)
-        gathered = _ahead(pinned)
-    for inputs, batch in zip(gathered, batches, strict=True):
-        yield inputs, labels[batch]
+        labels = (some.pin_memory() for some in labels)
+        # Beside a card the processor is free to gather; alone it would only compete with training.
+        # A loader must not be iterated so: its workers, forked from a thread, fail when they end.
+        if outputs.rows.mapped.device.type == "cpu" and not outputs.rows.missing:
+            gathered = _ahead(batch.pin_memory() for batch in gathered)
+    yield from zip(gathered, labels, strict=True)
 
 
 def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -147,13 +148,13 @@ class Prefix:
 
     def _run(self, x: Tensor, start: int, end: int) -> Tensor:
         """The output of the cut at `end` for that of the cut at `start`, of PASS pictures."""
-        if self.compiled and unit_by_unit(self.compiler):
-            for depth in range(start - 1, end - 1, -1):
-                x = self._layers(depth + 1, depth, x)(x)
-            return x
-        if x.ndim == 4 and (start == self.whole or self._channels_first):
+        by_unit = self.compiled and unit_by_unit(self.compiler)
+        torch_computes = not (by_unit and self.own_threads)
+        if torch_computes and x.ndim == 4 and (start == self.whole or self._channels_first):
             x = x.contiguous(memory_format=torch.channels_last)
-        return self._layers(start, end, x)(x)
+        for above, below in pairwise(range(start, end - 1, -1) if by_unit else (start, end)):
+            x = self._layers(above, below, x)(x)
+        return x
 
     def _layers(self, start: int, end: int, example: Tensor) -> Layers:
         """What computes the units between two cuts, for inputs like `example`."""

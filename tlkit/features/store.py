@@ -93,7 +93,9 @@ class Rows:
         slots = self.slots[torch.as_tensor(indices, dtype=torch.int64)]
         if bool((slots < 0).any()):
             raise IndexError("a row is asked for that is not stored; fill what `missing` lists")
-        return self.mapped.index_select(0, slots.to(self.mapped.device))
+        if self.mapped.device.type == "cuda":  # which would be waited for otherwise
+            slots = slots.pin_memory().to(self.mapped.device, non_blocking=True)
+        return self.mapped.index_select(0, slots)
 
     def to(self, device: torch.device) -> "Rows":
         """The rows of the names, and no others, copied to the memory of a device."""

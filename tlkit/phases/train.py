@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tlkit.config import Config
-from tlkit.data.manifest import Manifest
 from tlkit.features.fill import Report
 from tlkit.models.backbones import undecayed
 from tlkit.models.features import last_features, stacked
@@ -138,7 +136,7 @@ def _fit(
         training.schedule,
         epochs=phase.epochs,
         steps_per_epoch=steps,
-        objective=Objective(config.label_smoothing, _class_weights(config, manifest)),
+        objective=Objective(config.label_smoothing, _class_weights(phase)),
         accumulate=config.accumulate,
         # The rate of a cosine falls to 0 at its last epoch: it is for all of them.
         early_stopping=0 if _schedule(phase) == "cosine" else config.early_stopping,
@@ -203,9 +201,11 @@ def _write_checkpoint(
     save_checkpoint(checkpoints / name, state, facts)
 
 
-def _class_weights(config: Config, manifest: Manifest) -> torch.Tensor | None:
-    if config.class_weights == "none":
+def _class_weights(phase: Phase) -> torch.Tensor | None:
+    if phase.config.class_weights == "none":
         return None
-    counts = torch.tensor(list(manifest.counts()["train"].values()), dtype=torch.float32)
+    counts = torch.tensor(list(phase.manifest.counts()["train"].values()), dtype=torch.float32)
     # As scikit-learn's "balanced": the mean weight of a picture is 1.
-    return counts.sum() / (len(counts) * counts)
+    weights = counts.sum() / (len(counts) * counts)
+    # Each batch takes them to the card, which is not to be waited for.
+    return weights.pin_memory() if phase.machine.device.type == "cuda" else weights

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from tlkit.errors import CannotTrainError
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+_NO_MEMORY = re.compile(r"CUDA error: out of memory|CU\w+_STATUS_ALLOC_FAILED")
 
 
 def keep_freed_memory() -> None:
@@ -31,7 +34,10 @@ def full_cards_told() -> Iterator[None]:
     """Turn the want of a card's memory into a CannotTrainError that says what takes less."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # Where it is not torch that asks the card for memory, the error is of another kind.
+        if not isinstance(error, torch.OutOfMemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
         raise CannotTrainError(
             "the card's memory is full; lower batch_size and raise accumulate by as much, "
             "lower image_size, or use device=cpu"

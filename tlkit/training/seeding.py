@@ -28,6 +28,9 @@ def seed_everything(seed: int, threads: int, device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Or every new tensor would be filled, for the sake of those who read what nobody wrote.
+        deterministic: Any = torch.utils.deterministic  # whose settings torch's types do not know
+        deterministic.fill_uninitialized_memory = False
         _compute_in_full_float32()
 
 
