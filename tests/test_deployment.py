@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -28,8 +29,9 @@ from tlkit.deployment.abtest import ARMS, assignments, read_outcomes
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.errors import UserError
+from tlkit.evaluation.sequential import needed_trials, sequential_difference
 from tlkit.evidence.gathered import gather
-from tlkit.serving.classifier import Classifier
+from tlkit.serving.classifier import DESCRIPTION_FILE, Classifier
 from tlkit.serving.log_entry import MAX_KEY
 from tlkit.serving.log_entry import Entry as Logged
 from tlkit.serving.reference import Reference, identity
@@ -189,6 +191,12 @@ def test_a_key_always_goes_to_the_same_model_and_shares_are_kept() -> None:
     assert both / len(keys) == pytest.approx(0.04, abs=0.01)
 
 
+def test_a_key_goes_where_servers_of_earlier_versions_sent_it() -> None:
+    sent = [assign(f"user-{number}", "tlkit", 0.5) for number in range(16)]
+    challenged = [number for number, name in enumerate(sent) if name == "challenger"]
+    assert challenged == [0, 5, 7, 12, 13, 15]
+
+
 def identity_of(model: str) -> str:
     with local_model(model) as folder:
         return identity(folder)
@@ -200,7 +208,8 @@ def test_a_router_answers_as_the_model_that_it_names(
 ) -> None:  # fmt: skip
     models = {"champion": trained.model("head"), "challenger": trained.model("baseline")}
     arguments = [word for name, uri in models.items() for word in (f"--{name}", uri)]
-    assert entry("route", *arguments, "--register", "pets-router") == 0
+    dealt_by = ("--share", "0.3", "--salt", "second")
+    assert entry("route", *arguments, *dealt_by, "--register", "pets-router") == 0
     assert not (tmp_path / "requests.db").exists()  # MLflow asked it its example: no request
     guarded: list[bool] = []
     with monkeypatch.context() as patch:
@@ -210,7 +219,7 @@ def test_a_router_answers_as_the_model_that_it_names(
     picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
     keys = [str(number) for number in range(12)]
     answer = router.predict(pd.DataFrame({"image": [picture] * 12, "key": keys}))
-    assert list(answer["served_by"]) == [assign(key, "tlkit", 0.5) for key in keys]
+    assert list(answer["served_by"]) == [assign(key, "second", 0.3) for key in keys]
     assert set(answer["served_by"]) == {"champion", "challenger"}
     for name, uri in models.items():
         expected = load_models(uri).probabilities([picture])[0]
@@ -225,11 +234,12 @@ def test_a_router_answers_as_the_model_that_it_names(
             np.testing.assert_allclose(given, np.tile(expected, (len(rows), 1)), atol=1e-6)
             assert ("" in set(rows["predicted"])) == ("abstain" in params)
     longest = pd.DataFrame({"image": [picture], "key": ["k" * MAX_KEY]})
-    assert list(router.predict(longest)["served_by"]) == [assign("k" * MAX_KEY, "tlkit", 0.5)]
+    assert list(router.predict(longest)["served_by"]) == [assign("k" * MAX_KEY, "second", 0.3)]
     for nobody in (None, np.nan, "", "\ud800", "k" * (MAX_KEY + 1)):
         table = pd.DataFrame({"image": [picture] * 2, "key": ["a", nobody]}, dtype=object)
-        with pytest.raises(MlflowException, match="the key of picture 2"):
+        with pytest.raises(MlflowException, match="the key of picture 2") as refused:
             router.predict(table)
+        assert str(refused.value).isascii()  # half a letter cannot be printed
     monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
     router.predict(pd.DataFrame({"image": [picture] * 12, "key": keys}))
     entries = open_log(f"sqlite:///{tmp_path / 'requests.db'}").read()
@@ -238,7 +248,7 @@ def test_a_router_answers_as_the_model_that_it_names(
     }
     dealt = {each.key: each.served_by for each in entries}
     assert dealt == dict(zip(keys, answer["served_by"], strict=True))
-    assert {each.share for each in entries} == {0.5}
+    assert {each.share for each in entries} == {0.3}
     with sqlite3.connect(tmp_path / "requests.db") as log:
         log.execute("ALTER TABLE tlkit_requests RENAME COLUMN share TO portion")
     router.predict(pd.DataFrame({"image": [picture], "key": ["me@example.com"]}))
@@ -280,6 +290,19 @@ def test_a_router_says_which_models_it_was_made_of_and_is_told_from_a_model(
         assert entry(name, "--model", router, *rest) == 2
         said = capsys.readouterr().err
         assert f"{router} is a router of two models; give one of them: {head} or {baseline}" in said
+
+
+def test_models_of_different_classes_make_no_router(
+    entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with local_model(trained.model()) as folder:
+        shutil.copytree(folder, tmp_path / "birds")
+    told = tmp_path / "birds" / DESCRIPTION_FILE
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"classes": ["emu", "owl"]}))
+    models = ("--champion", trained.model(), "--challenger", str(tmp_path / "birds"))
+    assert entry("route", *models) == 2
+    said = "birds tells emu, owl apart and the first one cat, dog; models of the same classes"
+    assert said in capsys.readouterr().err
 
 
 def test_a_request_that_a_router_refuses_is_not_logged_by_either_model(
@@ -360,6 +383,27 @@ def test_an_ab_test_names_the_better_model_or_how_many_are_missing(
     assert "'maybe'; 1 or 0 wanted" in capsys.readouterr().err
 
 
+def test_an_ab_test_goes_by_the_share_of_the_log_and_the_rates_that_are_given(
+    entry: Entry, experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, outcomes = f"sqlite:///{tmp_path / 'requests.db'}", tmp_path / "outcomes.csv"
+    keys = [f"k{number}" for number in range(100)]
+    dealt = [ARMS[number % 5 == 0] for number in range(100)]
+    open_log(url).write([logged(key, name, 0.2) for key, name in zip(keys, dealt, strict=True)])
+    success = [int(number % 4 > 0 if number % 5 else number % 50 > 0) for number in range(100)]
+    pd.DataFrame({"key": keys, "success": success}).to_csv(outcomes, index=False)
+    rates = ("--alpha", "0.1", "--power", "0.9", "--difference", "0.05")
+    assert entry("abtest", "--log", url, "--outcomes", str(outcomes), *rates) == 0
+    expected = sequential_difference(60, 80, 18, 20, alpha=0.1, share=0.2)
+    found = newest(experiment).data.metrics
+    assert (found["abtest/low"], found["abtest/high"]) == (expected.low, expected.high)
+    total = needed_trials(0.75, 0.05, alpha=0.1, power=0.9, share=0.2)
+    said = f"with probability 0.9 by {total:,} outcomes; {total - 100:,} more."
+    assert said in capsys.readouterr().out
+    assert entry("abtest", "--log", url, "--outcomes", str(outcomes), "--difference", "0.7") == 0
+    assert " outcomes; 0 more." in capsys.readouterr().out
+
+
 def test_outcomes_as_excel_writes_them_are_read_and_broken_ones_refused(tmp_path: Path) -> None:
     file = tmp_path / "outcomes.csv"
     file.write_bytes(b"\xef\xbb\xbfkey,success\r\na,1\r\nb,0\r\n")
@@ -401,6 +445,13 @@ def test_outcomes_of_keys_that_the_log_does_not_have_are_told(
     assert f"has no key that log={url} has (since=none): 'K0' in the one, 'k0' in the" in said
     outcomes.write_text("key,success\n")  # none is known yet
     assert entry("abtest", *arguments) == 0
+    outcomes.write_text("key,success\nk0,1\n")  # one of the two models alone
+    capsys.readouterr()
+    assert entry("abtest", *arguments) == 0
+    assert "No outcomes of both models yet" in capsys.readouterr().out
+    assert "abtest/low" not in newest(experiment).data.metrics
+    facts = json.loads(artifact(experiment, "abtest.json").read_text())
+    assert facts["test"]["difference"] is None
 
 
 def test_a_log_of_routers_with_two_shares_is_refused(tmp_path: Path) -> None:
@@ -412,6 +463,14 @@ def test_a_log_of_routers_with_two_shares_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is of routers with shares \[0.2, 0.5\]"):
         assignments(url, "none")
     assert assignments(url, "1970-01-01T00:20:00+00:00") == ({"c": "champion"}, 0.5)
+
+
+def test_a_log_without_a_routers_requests_says_from_when_on(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'requests.db'}"
+    open_log(url).write([replace(logged("a", "champion"), key=None)])
+    for since, late in (("none", ""), ("2026-01-01", " since 2026-01-01")):
+        with pytest.raises(UserError, match=f"holds no router's requests{late}; serve one of"):
+            assignments(url, since)
 
 
 def test_two_tests_in_one_log_are_not_taken_for_one(
@@ -559,7 +618,9 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     requests_of(trained, open_log(url), 0.0, None)
     arguments = ("--model", trained.model(), "--log", url, "--window", "60")
     assert entry("monitor", *arguments) == 0
-    assert "No alarm" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "No alarm" in printed
+    assert "Of 60 of these requests it is not known which model answered" in printed
     assert newest(experiment).data.metrics["drift/alarm"] == 0
     requests_of(trained, open_log(url), 3.0, "challenger")
     assert entry("monitor", *arguments, "--served_by", "challenger") == 1
@@ -570,7 +631,9 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert json.loads(artifact(experiment, "drift.json").read_text())["alarm"] is True
     requests_of(trained, open_log(url), 0.0, None, dark=0.3)
     assert entry("monitor", *arguments) == 1
-    assert "ALARM: brightness differs" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ALARM: brightness differs" in printed
+    assert re.findall(r"^(\w+) .* ALARM$", printed, re.MULTILINE) == ["brightness"]
     assert newest(experiment).data.metrics["drift/contrast_p"] == 1
     assert entry("monitor", *arguments, "--served_by", "champion") == 2
     for strange in (replace(logged("k", "champion"), predicted=2, class_name="emu"),

@@ -62,6 +62,8 @@ def test_a_reference_sums_features_up_in_their_principal_directions(
     found = reference_of(features, np.full((pictures, 2), 0.5), np.zeros((0, 2)))
     np.testing.assert_allclose(np.abs(found.directions.T @ expected.T), np.eye(8), atol=1e-9)
     np.testing.assert_array_equal(found.embedding, found.project(features))
+    largest = np.abs(found.directions).argmax(axis=0)
+    assert (found.directions[largest, np.arange(DIRECTIONS)] > 0).all()
     assert tall == [False]  # thousands of pictures would take minutes
 
 

@@ -9,6 +9,7 @@ from tlkit.config import Config
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.errors import UserError
 from tlkit.lineage import learned_from, refuse_seen
+from tlkit.phases import identity
 from tlkit.phases.identity import head_settings
 from tlkit.phases.machine import Machine
 from tlkit.phases.network import build_network
@@ -119,3 +120,16 @@ def test_a_head_is_the_same_by_what_it_was_computed_in_and_not_by_what_was_asked
     assert auto == settings(precision="fp32", threads="1", image_size="160")
     assert len(set(auto)) == 8
     assert not set(auto) & set(settings(image_size="96"))
+
+
+def test_a_head_without_augmentation_is_the_same_after_a_revision_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Machine(torch.device("cpu"), torch.float32, True, 1, 0)
+    words = {"backbone": "test_resnet", "weights": "none"}
+    plain, turned = (Config.load(None, {**words, "augment": how}) for how in ("none", "recipe"))
+    network = build_network("head", plain, ("cat", "dog"))
+    before = [head_settings(config, network, machine) for config in (plain, turned)]
+    monkeypatch.setattr(identity, "AUGMENTATION_REVISION", -1)
+    assert head_settings(plain, network, machine) == before[0]
+    assert head_settings(turned, network, machine) != before[1]

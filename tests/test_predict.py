@@ -27,8 +27,9 @@ from tlkit.deployment.models import load_models
 from tlkit.deployment.tally import Tally
 from tlkit.errors import UserError
 from tlkit.evaluation.tiles import Tile, gradcam_sheet
+from tlkit.models.backbones import create_model, data_config
 from tlkit.serving.answer import Question, Served
-from tlkit.serving.classifier import DESCRIPTION_FILE
+from tlkit.serving.classifier import DESCRIPTION_FILE, Classifier, Description
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.stream import Prediction, classify_files
 from tlkit.tracking.lookup import local_model
@@ -300,6 +301,8 @@ def test_views_are_those_of_training_and_refused_where_it_had_none(
         by_augment[augment] = Ensemble.load(path.parent)
     one, other = by_augment["recipe"].members + by_augment["trivial"].members
     plain, turned = Ensemble((one, other)).prepare(file.read_bytes(), 2)
+    by_one, by_other = Ensemble((one, other)).prepare(file.read_bytes())
+    assert by_one is by_other  # the plain view of both, made once
     assert torch.equal(plain[0], turned[0])
     assert not torch.equal(plain[1], turned[1])
     assert not Ensemble((one, *by_augment["none"].members)).has_views
@@ -311,6 +314,16 @@ def test_views_are_those_of_training_and_refused_where_it_had_none(
     served = Served.load(path.parent)
     with pytest.raises(MlflowException, match="tta=2; the model was trained with augment=none"):
         served.answer(Question([file.read_bytes()], 2, 0.0))
+
+
+def test_a_network_for_pictures_of_another_size_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+    model = create_model("test_vit", num_classes=2, dropout=0.0, image_size=32)
+    told = Description("test_vit", 32, 0.0, ("cat", "dog"), data_config(model), 10**6, "none")
+    Classifier(model, told).save(tmp_path)
+    loaded = Classifier.load(tmp_path).model
+    assert not loaded.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 
 
 def test_many_views_go_through_the_network_32_at_a_time(trained: Trained) -> None:

@@ -35,6 +35,12 @@ def test_what_is_written_is_read_without_the_picture(address: str) -> None:
     assert open_log(address).read() == [replace(entries[0], picture=None), entries[1]]
 
 
+def test_a_server_that_starts_anew_adds_to_what_is_there(address: str) -> None:
+    for number in range(3):
+        open_log(address).write([logged(number)])
+    assert open_log(address).read() == [logged(number) for number in range(3)]
+
+
 def test_entries_are_narrowed_by_time_model_and_number(address: str) -> None:
     log = open_log(address)
     for number in range(20):
@@ -130,6 +136,12 @@ def test_servers_share_a_folder_and_lose_nothing(
     table = pd.read_parquet(tmp_path / "requests")
     assert sorted(table["time"]) == numbers
     assert list(table) == [name for name in Entry.__dataclass_fields__]
+
+
+def test_the_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    log = open_log(f"parquet:///{tmp_path / 'logs' / 'of-pets'}")
+    log.write([logged(0)])
+    assert log.read() == [logged(0)]
 
 
 def test_a_file_ends_where_its_pictures_take_much_room(

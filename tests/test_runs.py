@@ -707,6 +707,9 @@ def test_finetune_says_which_head_it_begins_from(
     assert entry("finetune", "--data", pictures, "--seed", "0", "--finetune_epochs", "2") == 0
     said = capsys.readouterr().err
     assert f"finetune: begins from the head of run {head.info.run_id}\n" in said
+    others = str(make_folder("others", counts=(6, 2, 2)))
+    assert entry("finetune", "--data", others) == 0
+    assert "finetune: no run has the head of these settings, which is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ import pytest
 import requests
 import torch
 from conftest import Trained
+from mlflow.pyfunc import scoring_server
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
@@ -36,7 +37,7 @@ from starlette.requests import Request
 from test_documented_commands import of_document
 
 from tlkit.serving import guard
-from tlkit.serving.answer import Question, Served, question
+from tlkit.serving.answer import MAX_REQUEST_BYTES, Question, Served, question
 from tlkit.serving.classifier import BATCH
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.guard import MAX_BODY_BYTES, MAX_MARKS
@@ -375,6 +376,17 @@ def test_limits_of_a_request_are_exact_and_a_server_alone_counts_its_pictures(
     assert len(asked(*[b"\xff"] * 1024).pictures) == 1024
     with pytest.raises(mlflow.MlflowException, match="at most 1024 views"):
         asked(*[b"\xff"] * 1025)
+    assert asked(b"\xff" * MAX_REQUEST_BYTES).pictures
+    with pytest.raises(mlflow.MlflowException, match=r"32\.1 MiB of pictures; at most 32 MiB"):
+        asked(b"\xff" * MAX_REQUEST_BYTES, b"\xff")
+    small = bilevel(4)
+    monkeypatch.setattr("tlkit.serving.answer.MAX_REQUEST_PIXELS", 32)
+    assert (
+        len(asked(small, small, b"\xff").pictures) == 3
+    )  # the last one is none, which is told later
+    assert asked(bilevel(9)).pictures  # alone, as many as the model takes
+    with pytest.raises(mlflow.MlflowException, match="3 pictures of 0 million pixels together"):
+        asked(*[small] * 3)
 
 
 @pytest.mark.parametrize("wanted", [None, "0", "1"])
@@ -399,6 +411,19 @@ def test_pictures_are_logged_where_that_is_asked_for_alone(
     assert written[0].embedding != written[1].embedding
 
 
+def test_a_server_is_guarded_once_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    unguarded = scoring_server.invocations
+    for name in ("invocations", "_async_catch_mlflow_exception"):
+        monkeypatch.setattr(scoring_server, name, getattr(scoring_server, name))
+    monkeypatch.delitem(sys.modules, "mlflow.pyfunc.scoring_server.app", raising=False)
+    guard.guard_server()
+    assert scoring_server.invocations is unguarded
+    monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", scoring_server)
+    for _ in range(2):
+        guard.guard_server()
+        assert scoring_server.invocations.__wrapped__ is unguarded
+
+
 def test_an_error_in_the_model_shows_no_paths_of_the_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -407,6 +432,7 @@ def test_an_error_in_the_model_shows_no_paths_of_the_server(
 
     with pytest.raises(mlflow.MlflowException) as raised:
         guard._guarded(failing)(b"{}", "application/json")
+    assert raised.value.message == "unexpected"
     assert "/srv/" not in raised.value.serialize_as_json()
     assert "in /srv/model.py" in caplog.text
 

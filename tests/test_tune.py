@@ -44,6 +44,8 @@ from tlkit.search.space import DEFAULT
 from tlkit.search.trial import Score, _latency, train_trial
 from tlkit.summary import PhaseResult
 from tlkit.tracking.run import Tracker, set_status, start_run
+from tlkit.training.checkpoints import load_result, save_result
+from tlkit.training.loop import Result
 
 FIGURES = (
     "optimization_history.png",
@@ -413,6 +415,15 @@ def test_what_a_trial_trained_is_not_trained_again_for_good(tuned: Tuned) -> Non
         assert final.data.metrics["time/train_seconds"] == finetune > 0
         assert final.data.metrics["time/total_seconds"] > head + finetune
     assert not named(tuned.runs, "head")
+
+
+def test_the_head_of_what_is_taken_over_took_its_seconds_too(tmp_path: Path) -> None:
+    for phase, seconds in (("head", 2.0), ("finetune", 3.0)):
+        (tmp_path / "trained" / phase).mkdir(parents=True)
+        save_result(tmp_path / "trained" / phase, Result([{"epoch": 0}], 0, seconds))
+    trained = AlreadyTrained("a run", tmp_path / "trained")
+    assert trained.begin("finetune", tmp_path / "checkpoints") == 5.0
+    assert load_result(tmp_path / "checkpoints") == Result([{"epoch": 0}], 0, 3.0)
 
 
 @pytest.mark.slow
