@@ -21,6 +21,7 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 
 from tlkit.data.given import find_pictures
+from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import read as read_manifest
 from tlkit.deployment import predict
 from tlkit.deployment.models import load_models
@@ -29,7 +30,7 @@ from tlkit.errors import UserError
 from tlkit.evaluation.tiles import Tile, gradcam_sheet
 from tlkit.models.backbones import create_model, data_config
 from tlkit.serving.answer import Question, Served
-from tlkit.serving.classifier import DESCRIPTION_FILE, Classifier, Description
+from tlkit.serving.classifier import BATCH, DESCRIPTION_FILE, Classifier, Description
 from tlkit.serving.ensemble import Ensemble
 from tlkit.serving.stream import Prediction, classify_files
 from tlkit.tracking.lookup import local_model
@@ -339,6 +340,13 @@ def test_many_views_go_through_the_network_32_at_a_time(trained: Trained) -> Non
         streamed = [p.probabilities for p in classify_files(ensemble, [path] * 3, views=views)]
         assert sizes == passes * 2
         np.testing.assert_allclose(streamed, rows, atol=1e-12)
+
+
+def test_a_picture_is_called_by_its_number_among_all(trained: Trained) -> None:
+    picture = (trained.pictures / "test" / "cat" / "0.png").read_bytes()
+    many = [picture] * (BATCH + 1)
+    with pytest.raises(UnreadablePicture, match=f"^picture {len(many) + 1} of {len(many) + 1}: "):
+        load_models(trained.model()).probabilities([*many, b"junk"])
 
 
 def test_abstaining_names_no_class_and_keeps_the_probabilities(

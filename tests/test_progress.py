@@ -225,7 +225,7 @@ def test_only_what_changes_no_number_may_change(make_folder: MakeFolder) -> None
     assert key("head") != same
 
 
-def test_other_code_or_other_kernels_train_another_way(
+def test_other_code_packages_or_kernels_train_another_way(
     make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"data": str(make_folder()), "backbone": "test_resnet", "weights": "none"}
@@ -244,8 +244,10 @@ def test_other_code_or_other_kernels_train_another_way(
         (code / "loop.py").write_text(text)
         keys.append(key())
     keys += [key(fast_kernels=not phase.machine.fast_kernels), key(dtype=torch.bfloat16)]
+    monkeypatch.setattr(identity, "package_versions", lambda: {"torch": "2.0.0"})
+    keys.append(key())
     identity._code_digest.cache_clear()
-    assert len(set(keys)) == 4
+    assert len(set(keys)) == 5
 
 
 def test_two_that_train_the_same_do_not_disturb_each_other(

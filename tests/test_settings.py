@@ -128,6 +128,19 @@ def test_a_network_is_left_with_the_weights_of_its_best_epoch(
     assert not all(torch.equal(left[name], value) for name, value in states[2].items())
 
 
+def test_what_is_said_of_an_epoch_on_the_validation_pictures_is_without_dropout(
+    tmp_path: Path,
+) -> None:
+    data = str(make_pictures(tmp_path / "some"))
+    config = Config.load(SMOKE, {**USUAL, "head_epochs": 1, "dropout": 0.5, "data": data})
+    phase = prepare_phase("head", config, prepare_data(config).manifest, machine_for(config))
+    trained = train_phase(phase, log=lambda *_: None, checkpoints=tmp_path)
+    logits, _ = trained.validation()
+    labels = torch.tensor([picture.label for picture in phase.manifest.of("val")])
+    expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels)
+    assert trained.result.best["val/loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_no_setting_is_forgotten() -> None:
     tried = {key for changes in OTHERWISE.values() for key in changes}
     # How it is computed, which tests/test_engines_agree.py is about, and what data_seed sets.

@@ -64,6 +64,12 @@ def test_what_is_no_id_is_no_run() -> None:
         lookup.find_run("a b")
 
 
+def test_a_run_that_did_not_end_is_older_than_all_that_did(experiment: str) -> None:
+    with mlflow.start_run() as under_way:
+        assert lookup.find_run(under_way.info.run_id).ended == 0
+    assert lookup.find_run(under_way.info.run_id).ended > 0
+
+
 def test_a_database_that_was_made_by_half_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
