@@ -1,5 +1,6 @@
 """What a run has seen that another one begins from: who is asked, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,11 @@ def test_a_head_without_augmentation_is_the_same_after_a_revision_of_it(
     monkeypatch.setattr(identity, "AUGMENTATION_REVISION", -1)
     assert head_settings(plain, network, machine) == before[0]
     assert head_settings(turned, network, machine) != before[1]
+
+
+def test_a_head_on_other_weights_is_another() -> None:
+    machine = Machine(torch.device("cpu"), torch.float32, True, 1, 0)
+    config = Config.load(None, {"backbone": "test_resnet", "weights": "none"})
+    network = build_network("head", config, ("cat", "dog"))
+    other = replace(network, weights="0" * 64)
+    assert head_settings(config, network, machine) != head_settings(config, other, machine)
