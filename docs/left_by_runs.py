@@ -427,8 +427,8 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             {
                 "data/audit.json": "what was unreadable, copied, alike or put into two classes",
                 "data/samples.png": "some pictures, before and after augmentation",
-                "environment.json": "Python, platform, device, number format, threads, versions of "
-                "packages, git commit",
+                "environment.json": "Python, platform, device or card, number format, threads, "
+                "versions of packages, git commit",
             },
         ),
     ],

@@ -4,17 +4,20 @@ Arguments: DATA WEIGHTS BACKBONE HEAD_EPOCHS FINETUNE_EPOCHS BATCH_SIZE SIZE
 """
 
 import json
+import os
 import sys
 import time
 
+import torch
 from autotimm import AutoTrainer, BackboneConfig, ImageClassifier, ImageDataModule, MetricConfig
 
 
 def main() -> None:
     data, weights, backbone, head, finetune, batch, size = sys.argv[1:]
     pictures = ImageDataModule(
-        data, image_size=int(size), batch_size=int(batch), num_workers=2, pin_memory=False
-    )
+        data, image_size=int(size), batch_size=int(batch),
+        num_workers=min(8, os.cpu_count() or 1), pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip
     pictures.setup("fit")
     config = BackboneConfig(backbone, extra_kwargs={"pretrained_cfg_overlay": {"file": weights}})
     accuracy = MetricConfig(

@@ -4,6 +4,7 @@ Arguments: DATA WEIGHTS BACKBONE HEAD_EPOCHS FINETUNE_EPOCHS BATCH_SIZE SIZE
 """
 
 import json
+import os
 import sys
 import time
 
@@ -21,7 +22,12 @@ def main() -> None:
     data, weights, backbone, head, finetune, batch, size = sys.argv[1:]
     set_seed(0, reproducible=True)
     loaders = ImageDataLoaders.from_folder(
-        data, train="train", valid="val", item_tfms=Resize(int(size)), bs=int(batch), num_workers=2
+        data,
+        train="train",
+        valid="val",
+        item_tfms=Resize(int(size)),
+        bs=int(batch),
+        num_workers=min(8, os.cpu_count() or 1),
     )
     started = time.perf_counter()
     learner = vision_learner(

@@ -60,7 +60,7 @@ def run_route(settings: RouteSettings) -> str:
             version = register_model(tracker.run_id, settings.register)
             address = f"models:/{settings.register}/{version}"
         said = (
-            f"{settings.share:.0%} of the keys go to the challenger. Serve it with\n"
+            f"{100 * settings.share:g}% of the keys go to the challenger. Serve it with\n"
             f"mlflow models serve -m {address} --env-manager local -p 5001"
         )
         models_said = (

@@ -287,7 +287,8 @@ def _end(tracker: Tracker, error: BaseException) -> None:
     """End the active run as the error says; a store that fails must not hide that error."""
     status, said = ended_by(error)
     gone = isinstance(error, MlflowException) or isinstance(error.__cause__, MlflowException)
-    with _uninterrupted(), _asked_once() if gone else contextlib.nullcontext():
+    # Ctrl-C once more is for whoever does not want to wait.
+    with _undisturbed(signal.SIGTERM), _asked_once() if gone else contextlib.nullcontext():
         with contextlib.suppress(MlflowException):
             tracker.describe(said)
         for name, text in error.artifacts.items() if isinstance(error, UserError) else ():
@@ -332,21 +333,21 @@ def _make_database() -> None:
     """Make MLflow's SQLite database where there is none; it cannot use one that is made by half."""
     file = store_file()
     if file is not None and not file.exists():
-        with _uninterrupted():
+        with _undisturbed(signal.SIGINT, signal.SIGTERM):
             mlflow.search_experiments(max_results=1)
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait for the end of the block, and of a loader's worker that ends
-    within it nothing be told, which torch does by an error wherever the program is."""
+def _undisturbed(*signals: signal.Signals) -> Iterator[None]:
+    """Let signals wait for the end of the block, and of a loader's worker that ends within it
+    nothing be told, which torch does by an error wherever the program is."""
     if threading.current_thread() is not threading.main_thread():  # signals go to that one
         yield
         return
     waiting: list[int] = []
     before = {
         number: signal.signal(number, lambda number, frame: waiting.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in signals
     }
     if sys.platform != "win32":
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
