@@ -54,8 +54,8 @@ def probabilities(run: Run) -> pd.DataFrame:
         ("baseline", ["--precision", "fp32"], ROOMY),
         ("finetune", [*FINETUNE, "--precision", "fp32"], ROOMY),
         ("finetune", [*FINETUNE, "--precision", "bf16", "--loader_workers", "2"], TINY),
-        ("finetune", [*FINETUNE, "--precision", "fp32", "--store_gigabytes", "0"], ROOMY),
-        ("finetune", [*FINETUNE, "--engine", "plain"], ROOMY),
+        ("head", ["--compile", "off", "--precision", "fp32", "--store_gigabytes", "0"], ROOMY),
+        ("head", ["--engine", "plain"], ROOMY),
     ],
     ids=["baseline", "outputs on the card", "in the processor's memory", "not stored", "plain"],
 )

@@ -1175,11 +1175,10 @@ def test_inductors_outputs_do_not_depend_on_what_else_their_pass_serves(compiler
     whole = len(units(model))
     alone, also = (
         replace(prefix_of(model, 0, *cuts), compiled=True, dtype=torch.bfloat16)
-        for cuts in ((), (1,))
+        for cuts in ((), (2,))
     )
     [direct] = alone.outputs(pictures, whole, [0])
-    _, derived = also.outputs(pictures, whole, [1, 0])
-    assert direct.dtype == torch.bfloat16
+    _, derived = also.outputs(pictures, whole, [2, 0])
     assert torch.equal(direct, derived)
 
 
