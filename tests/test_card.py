@@ -48,6 +48,7 @@ def probabilities(run: Run) -> pd.DataFrame:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="a torch for the CPU alone")
 @pytest.mark.parametrize(
     ("phase", "options", "free"),
     [
