@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,25 @@ def test_what_fails_after_a_signal_failed_by_it(capsys: pytest.CaptureFixture[st
             signal.raise_signal(signal.SIGTERM)
         finally:
             raise RuntimeError("DataLoader worker (pid 9) is killed by signal: Terminated. ")
+
+    with pytest.raises(SystemExit) as stop:
+        main(task, Config, [])
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == f"{Config.interrupted}\n"
+
+
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Deleted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def task(config: Config) -> None:
+        Deleted()
+        for _ in range(100):
+            time.sleep(0.1)
+        raise AssertionError("nothing came")
 
     with pytest.raises(SystemExit) as stop:
         main(task, Config, [])

@@ -1,9 +1,11 @@
 """The command line of every entry point: `--key value`, one line for an error, no traceback."""
 
+import _thread
 import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +14,9 @@ from typing import TypeVar
 from tlkit.errors import UserError, one_line
 from tlkit.files import expanded
 from tlkit.keys import Settings
+
+# Seconds after which an interrupt that was lost comes again: until then its object is deleted.
+_LATER = 0.1
 
 S = TypeVar("S", bound=Settings)
 
@@ -98,8 +103,18 @@ def _interruptible() -> Iterator[None]:
         # `mlflow run` sends it after Ctrl-C as well, which must not cut the closing off.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         came.append(number)
-        raise KeyboardInterrupt(number)
+        raise KeyboardInterrupt(came[0])
 
+    def ignored(what: "sys.UnraisableHookArgs") -> None:
+        # Python drops what is raised while an object is deleted, an interrupt too.
+        if came and isinstance(what.exc_value, KeyboardInterrupt):
+            later = threading.Timer(_LATER, _thread.interrupt_main)
+            later.daemon = True
+            later.start()
+        else:
+            hook(what)
+
+    hook, sys.unraisablehook = sys.unraisablehook, ignored
     before = {
         number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
     }
@@ -110,6 +125,7 @@ def _interruptible() -> Iterator[None]:
             raise KeyboardInterrupt(came[0]) from error
         raise
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
