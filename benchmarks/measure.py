@@ -125,19 +125,18 @@ def evaluated(phase: Phase) -> Outcome:
     return evaluate(phase.network.classifier, phase.pictures, phase.config.batch_size, device)
 
 
-def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Of some work, done once more before it is timed.
+def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
+    """Of some work on a device, done once more before it is timed.
 
     For a card it is queued twenty times before it is waited for, as in training: it would wait for
     the processor otherwise, and be timed with that.
     """
-    card = torch.cuda.is_available()
-    calls, seconds = 20 if card else 1, []
+    calls, seconds = 20 if device.type == "cuda" else 1, []
     for _ in range(repeats + 1):
         started = time.perf_counter()
         for _ in range(calls):
             work()
-        if card:
+        if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append((time.perf_counter() - started) / calls)
     return statistics.median(seconds[1:])

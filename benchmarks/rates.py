@@ -30,9 +30,9 @@ from tlkit.training.precision import autocast
 from tlkit.training.seeding import seed_everything
 
 ROUNDS = 5
-# Rows and columns of the matrices whose product is taken for what the machine can do: small ones
-# leave a part of a card idle.
-SIDE = 8192 if torch.cuda.is_available() else 4096
+# Rows and columns of the matrices whose product is taken for what a device can do: small ones leave
+# a part of a card idle.
+SIDES = {"cpu": 4096, "cuda": 8192}
 
 
 @dataclass
@@ -63,8 +63,9 @@ class Way:
 
 def product(machine: Machine, dtype: torch.dtype) -> Way:
     """A large matrix product."""
-    left, right = (torch.randn(SIDE, SIDE, device=machine.device, dtype=dtype) for _ in range(2))
-    return Way(_name("matrix product", dtype), lambda: left @ right, dtype, 2 * SIDE**3)
+    side = SIDES[machine.device.type]
+    left, right = (torch.randn(side, side, device=machine.device, dtype=dtype) for _ in range(2))
+    return Way(_name("matrix product", dtype), lambda: left @ right, dtype, 2 * side**3)
 
 
 def frozen_ways(model: nn.Module, pictures: Tensor, config: Config, machine: Machine) -> list[Way]:
@@ -159,13 +160,14 @@ def main() -> None:
     steps = step_ways(model, pictures, config, machine)
     for _ in range(ROUNDS):
         for way in (*products, *frozen, *steps):
-            way.seconds.append(median_seconds(way.work, repeats=3))
+            way.seconds.append(median_seconds(way.work, machine.device, repeats=3))
     peaks = {way.dtype: way.operations / statistics.median(way.seconds) for way in products}
     print(
         f"{machine_name()}; {config.backbone}, {config.unfreeze_depth} units train, {PASS} pictures"
     )
     for way in products:
-        print(f"{way.name}, {SIDE} rows and columns: {peaks[way.dtype] / 1e9:,.0f} GFLOP/s")
+        side = SIDES[machine.device.type]
+        print(f"{way.name}, {side} rows and columns: {peaks[way.dtype] / 1e9:,.0f} GFLOP/s")
     for title, ways in (("frozen part", frozen), ("training step", steps)):
         print(f"| {title} | ms | pictures/s | GFLOP/s | of the matrix products' |")
         print("|---|---|---|---|---|")

@@ -9,6 +9,7 @@ Every other key of the configuration can be given too. No epoch of a phase repea
 import statistics
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,8 @@ def floor(phase: Phase) -> float:
     batch = [[row % train for row in rows] for rows in plain_batches(config.batch_size, PASS)]
     loaded = list(rendition.load(batch))
     images, _ = loaded[0]
-    forward = median_seconds(lambda: list(prefix.outputs(images, prefix.whole, [depth])))
+    seconds = partial(median_seconds, device=machine.device)
+    forward = seconds(lambda: list(prefix.outputs(images, prefix.whole, [depth])))
     outputs = torch.cat([next(iter(prefix.outputs(part, prefix.whole, [depth])))
                          for part, _ in loaded])  # fmt: skip
     _, suffix = split(model, depth)
@@ -85,7 +87,7 @@ def floor(phase: Phase) -> float:
             suffix(outputs)
 
     passes, steps, looks = least_work(config, phase.manifest, phase.pictures.different)
-    return passes * forward + steps * median_seconds(step) + looks * median_seconds(look)
+    return passes * forward + steps * seconds(step) + looks * seconds(look)
 
 
 def least_work(config: Config, manifest: Manifest, views: int) -> tuple[float, float, float]:

@@ -80,6 +80,4 @@ def test_a_phase_on_a_card_gives_what_the_cpu_gives(
     close = 0.05 if "bf16" in options else 1e-3
     for given in (history, probabilities):
         pd.testing.assert_frame_equal(given(by_card), given(by_cpu), rtol=0, atol=close)
-    heights = ("gradcam/deletion", "gradcam/insertion")
-    found = {k for k in by_cpu.data.metrics if k.startswith(heights)}
-    assert found == {k for k in by_card.data.metrics if k.startswith(heights)}
+    assert by_card.data.metrics.keys() == by_cpu.data.metrics.keys()

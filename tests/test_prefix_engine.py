@@ -902,6 +902,20 @@ def test_outputs_that_stay_on_a_card_leave_half_of_it_to_training(
     assert not fill._fits(CPU, 0, sharing)
 
 
+def test_outputs_that_a_card_has_no_room_for_after_all_stay_in_memory(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = training(stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)[0])
+
+    def full(rows: Rows, device: torch.device) -> Rows:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fill, "_fits", lambda *_: True)
+    monkeypatch.setattr(Rows, "to", full)
+    inputs, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    assert torch.equal(training(inputs), expected)
+
+
 def test_cards_of_two_kinds_share_no_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     prefix, keys = replace(prefix_of(model_of(), 2), device=torch.device("cuda")), []
     for name in ("one card", "another", "one card"):

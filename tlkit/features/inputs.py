@@ -176,10 +176,11 @@ class Outputs:
             new = next(computed)
             mask = stored[batch]
             rows = new.new_empty(len(batch), *new.shape[1:])
-            rows[~mask.to(new.device)] = new
+            old_rows = mask.to(new.device)
+            rows[~old_rows] = new
             if bool(mask.any()):
                 old = self.rows.gather([index for index in batch if stored[index]])
-                rows[mask.to(new.device)] = old.to(new.device)
+                rows[old_rows] = old.to(new.device)
             yield self.prefix.inputs(rows)
 
     def _computed(self, batches: Batches) -> Iterator[Tensor]:
