@@ -204,12 +204,13 @@ def identity_of(model: str) -> str:
 
 def test_a_router_answers_as_the_model_that_it_names(
     entry: Entry, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     models = {"champion": trained.model("head"), "challenger": trained.model("baseline")}
     arguments = [word for name, uri in models.items() for word in (f"--{name}", uri)]
     dealt_by = ("--share", "0.3", "--salt", "second")
     assert entry("route", *arguments, *dealt_by, "--register", "pets-router") == 0
+    assert "\nmlflow models serve -m models:/pets-router/1 --env-manager" in capsys.readouterr().out
     assert not (tmp_path / "requests.db").exists()  # MLflow asked it its example: no request
     guarded: list[bool] = []
     with monkeypatch.context() as patch:
@@ -275,6 +276,7 @@ def test_a_router_says_which_models_it_was_made_of_and_is_told_from_a_model(
         for phase in ("head", "baseline")
     )
     assert run.data.tags["tlkit.model"] == f"{head}, {baseline}"
+    assert run.data.params["champion"] == "models:/routed@champion"
     inputs = mlflow.get_run(run.info.run_id).inputs.model_inputs  # a search gives none
     ids = {one.model_id for one in inputs}
     assert ids == {head.removeprefix("models:/"), baseline.removeprefix("models:/")}
@@ -526,6 +528,31 @@ def test_a_password_that_mlflow_stored_is_told(
     assert "secret" not in told + error
 
 
+def test_errors_about_a_log_say_its_address_without_the_password(
+    entry: Entry, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = tmp_path / "outcomes.csv"
+    outcomes.write_text("key,success\nk,1\n")
+    # SQLite, told that a file's name is an address, heeds no word that it does not know.
+    address = f"sqlite:///file:{tmp_path / 'requests.db'}?uri=true&password=secret"
+    log = open_log(address)
+    watch = ("monitor", "--model", trained.model(), "--log", address)
+    judge = ("abtest", "--log", address, "--outcomes", str(outcomes))
+    here, elsewhere = logged("k", "champion"), logged("k2", "challenger", 0.2)
+    for command, written, expected in (
+        (watch, replace(here, model="another"), "holds no requests that model="),
+        ((*watch, "--since", "2100-01-01"), here, "holds no requests (since"),
+        (watch, here, "has embeddings of length"),
+        (judge, elsewhere, "is of routers with shares"),
+    ):
+        log.write([written])
+        assert entry(*command) == 2
+        said = capsys.readouterr().err
+        assert expected in said
+        assert "password=***" in said
+        assert "secret" not in said
+
+
 def requests_of(
     trained: Trained,
     log: RequestLog,
@@ -627,6 +654,8 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert "ALARM: embedding" in capsys.readouterr().out
     run = newest(experiment)
     assert run.data.metrics["drift/alarm"] == 1
+    assert run.data.metrics["drift/requests"] == 60
+    assert "drift/class_mix_psi" in run.data.metrics
     assert artifact(experiment, "drift.png").exists()
     assert json.loads(artifact(experiment, "drift.json").read_text())["alarm"] is True
     requests_of(trained, open_log(url), 0.0, None, dark=0.3)

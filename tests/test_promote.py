@@ -82,7 +82,12 @@ def test_a_worse_an_equal_and_a_better_candidate(
     assert "had no champion" in capsys.readouterr().out
 
     promote(entry, worse, "pets")
-    assert "refused" in capsys.readouterr().out
+    said, found = capsys.readouterr().out, compare_paired(right(0.7), right(0.9), confidence=0.9)
+    assert "refused" in said
+    assert f"(one-sided p = {found.p_value / 2:.2g}" in said
+    candidate, reference = found.only_candidate, found.only_reference
+    assert f"the candidate on {candidate} of the pictures, the champion on {reference}:" in said
+    assert candidate != reference
     assert (champion("pets"), champion("pets", "challenger")) == (good, None)
 
     promote(entry, equal, "pets")
@@ -97,7 +102,13 @@ def test_a_worse_an_equal_and_a_better_candidate(
     found = compare_paired(right(0.97), right(0.9), confidence=0.9)  # one-sided, its ends at 95 %
     assert run.data.metrics["promote/low"] == pytest.approx(found.low)
     assert "(90 % interval " in run.data.tags["mlflow.note.content"]
-    assert "better (one-sided p = " in run.data.tags["mlflow.note.content"]
+    assert f"one-sided p = {found.p_value / 2:.2g}" in run.data.tags["mlflow.note.content"]
+    file = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path="comparison.json"
+    )
+    facts = json.loads(Path(file).read_text())
+    assert (facts["champion"], facts["candidate"]) == ("1", "4")
+    assert facts["difference"] == run.data.metrics["promote/difference"]
     version = mlflow.MlflowClient().get_model_version_by_alias("pets", "champion")
     assert "better" in version.tags["tlkit.reason"]
 

@@ -190,6 +190,22 @@ def test_the_description_tells_the_result_and_shows_a_picture(
     assert f"get-artifact?path=gradcam.png&run_uuid={run.info.run_id}" in note
 
 
+def test_metrics_and_description_are_those_of_the_best_epoch_and_not_of_the_last(
+    make_folder: MakeFolder, entry: Entry, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([(3.0, 0.25), (1.0, 0.5), (2.0, 0.75)])
+    monkeypatch.setattr(
+        "tlkit.phases.train.validation_metrics",
+        lambda *_: dict(zip(("val/loss", "val/accuracy"), next(said), strict=True)),
+    )
+    assert entry("head", "--data", str(make_folder()), "--head_epochs", "3") == 0
+    run = by_name(experiment)["head"]
+    names = ("val/best_loss", "val/best_accuracy", "val/best_epoch")
+    assert [run.data.metrics[name] for name in names] == [1.0, 0.5, 1]
+    assert run.data.metrics["val/loss"] == 2.0
+    assert "at its best after 2 epochs.\n" in run.data.tags["mlflow.note.content"]
+
+
 def test_heat_maps_are_tested_alike_where_the_network_cannot_be_compiled(
     make_folder: MakeFolder,
     entry: Entry,
