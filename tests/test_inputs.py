@@ -1,6 +1,7 @@
 """The pictures of a run, in the order in which a phase wants them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tlkit.data.audit import audit
 from tlkit.data.sources import open_source
 from tlkit.data.transforms import Preprocessing, Views
 from tlkit.errors import UserError
+from tlkit.features import inputs as readers
 from tlkit.features.inputs import PictureInputs, Pictures
 from tlkit.models.backbones import create_model, data_config
 
@@ -33,6 +35,26 @@ def test_the_number_of_workers_changes_nothing(pictures: Pictures) -> None:
     for (a, labels), (b, other) in zip(alone, workers.view(1, batches), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(labels, other)
+
+
+def test_a_few_pictures_that_are_read_once_are_decoded_without_workers(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    loader = readers.loader
+
+    def counted(*arguments: Any, workers: int, pin: bool) -> Any:
+        asked.append(workers)
+        return loader(*arguments, workers=workers, pin=pin)
+
+    monkeypatch.setattr(readers, "loader", counted)
+    monkeypatch.setattr(readers, "_MANY", 5)
+    several = Pictures(**{**vars(pictures), "workers": 1})
+    for batches in ([[3, 1], [0, 2]], [[3, 1], [0, 2, 5]]):
+        expected = [batch for batch, _ in pictures.plain("val", batches)]
+        found = [batch for batch, _ in several.plain_once("val", batches)]
+        assert all(map(torch.equal, found, expected))
+    assert asked == [0, 0, 0, 1]
 
 
 def test_batches_come_in_the_order_given(pictures: Pictures) -> None:

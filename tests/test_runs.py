@@ -302,6 +302,9 @@ def test_cached_and_plain_engines_agree(
     np.testing.assert_allclose(first, second, rtol=0, atol=1e-4)
     for name in ("test/loss", "val/best_loss", "train/loss"):
         assert cached.data.metrics[name] == pytest.approx(plain.data.metrics[name], abs=1e-4)
+    assert (
+        plain.data.metrics["time/prefix_seconds"] == 0 < cached.data.metrics["time/prefix_seconds"]
+    )
 
 
 def test_the_same_command_twice_gives_the_same_bits(

@@ -101,7 +101,7 @@ def evaluate(
 ) -> Outcome:
     """Predict the test split: the one time that a run reads it."""
     test = pictures.manifest.of("test")
-    batches = pictures.plain("test", plain_batches(len(test), batch_size))
+    batches = pictures.plain_once("test", plain_batches(len(test), batch_size))
     total = -(-len(test) // batch_size)
     with tqdm(batches, total=total, desc="test", unit="batch", disable=None) as progress:
         probabilities = predict_probabilities(

@@ -14,6 +14,7 @@ from tlkit.serving.ensemble import Ensemble
 from tlkit.tracking.lookup import local_model
 from tlkit.tracking.registry import StoredModel, find_model, log_used
 from tlkit.tracking.run import Tracker
+from tlkit.training.allocator import keep_freed_memory
 
 # Of a run that uses models: which ones, where an alias may mean another one tomorrow.
 MODEL_TAG = "tlkit.model"
@@ -34,6 +35,7 @@ def load_models(*addresses: str) -> Ensemble:
     Raises:
         UserError: no such model, one that is not ours, or models of different classes.
     """
+    keep_freed_memory()  # pictures by the batch follow
     members: list[Classifier] = []
     for address in addresses:
         with opened_model(address) as folder:

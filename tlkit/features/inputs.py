@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,11 @@ from tlkit.features.store import Rows
 
 Batch = tuple[Tensor, Tensor]
 Batches = list[list[int]]
+
+# Pictures from which on workers pay where a split is read once. They are forked, and as long as
+# they live each page of memory that this process writes to is copied first: after training that
+# takes a second or two of the first pass, as long as decoding so many takes (docs/LOG.md).
+_MANY = 500
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Pictures:
     def plain(self, split: str, batches: Batches) -> Iterator[Batch]:
         """Pictures of a split in their plain view: float32 (N, 3, H, W) and int64 (N,)."""
         return self._load(self.manifest.of(split), OneView(self.views, None), batches)
+
+    def plain_once(self, split: str, batches: Batches) -> Iterator[Batch]:
+        """As `plain`, for one reading; a few pictures are decoded in this process."""
+        few = sum(map(len, batches)) < _MANY
+        return (replace(self, workers=0) if few else self).plain(split, batches)
 
     def several(
         self, split: str, views: Sequence[int | None], batches: Batches

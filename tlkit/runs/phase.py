@@ -185,7 +185,8 @@ def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:
     chosen = np.linspace(0, count - 1, min(count, MOST_LIT)).astype(int).tolist()
     batches = [[chosen[i] for i in batch] for batch in plain_batches(len(chosen), batch_size)]
     preprocessing = pictures.views.preprocessing
-    return np.concatenate([light(t, preprocessing) for t, _ in pictures.plain("val", batches)])
+    plain = pictures.plain_once("val", batches)
+    return np.concatenate([light(inputs, preprocessing) for inputs, _ in plain])
 
 
 def _begun_from_head(
