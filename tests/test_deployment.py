@@ -8,6 +8,7 @@ import sqlite3
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -29,6 +30,7 @@ from tlkit.deployment.abtest import ARMS, assignments, read_outcomes
 from tlkit.deployment.models import load_models
 from tlkit.deployment.soup import greedy_soup
 from tlkit.errors import UserError
+from tlkit.evaluation.drift import Finding, drift
 from tlkit.evaluation.sequential import needed_trials, sequential_difference
 from tlkit.evidence.gathered import gather
 from tlkit.serving.classifier import DESCRIPTION_FILE, Classifier
@@ -541,6 +543,7 @@ def test_errors_about_a_log_say_its_address_without_the_password(
     here, elsewhere = logged("k", "champion"), logged("k2", "challenger", 0.2)
     for command, written, expected in (
         (watch, replace(here, model="another"), "holds no requests that model="),
+        ((*watch, "--served_by", "challenger"), replace(here, model="another"), "requests (since"),
         ((*watch, "--since", "2100-01-01"), here, "holds no requests (since"),
         (watch, here, "has embeddings of length"),
         (judge, elsewhere, "is of routers with shares"),
@@ -639,7 +642,7 @@ def test_the_reference_holds_what_the_calibrated_model_says(
 
 def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     entry: Entry, experiment: str, trained: Trained, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     url = f"sqlite:///{tmp_path / 'requests.db'}"
     requests_of(trained, open_log(url), 0.0, None)
@@ -651,13 +654,30 @@ def test_a_look_at_the_log_alarms_where_pictures_have_changed(
     assert newest(experiment).data.metrics["drift/alarm"] == 0
     requests_of(trained, open_log(url), 3.0, "challenger")
     assert entry("monitor", *arguments, "--served_by", "challenger") == 1
-    assert "ALARM: embedding" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"ALARM: embedding .* \(at most 1\.0% of looks alarm falsely\)", printed)
+    facts = json.loads(artifact(experiment, "drift.json").read_text())
+    for one in facts["findings"]:
+        level = re.escape(format(one["adjusted_p_value"], ".2g"))
+        row = rf"^{one['name']} +{one['psi']:.3f} .* {level} *(ALARM)?$"
+        assert re.search(row, printed, re.MULTILINE)
     run = newest(experiment)
     assert run.data.metrics["drift/alarm"] == 1
     assert run.data.metrics["drift/requests"] == 60
     assert "drift/class_mix_psi" in run.data.metrics
     assert artifact(experiment, "drift.png").exists()
-    assert json.loads(artifact(experiment, "drift.json").read_text())["alarm"] is True
+    assert facts["alarm"] is True
+    levels: list[float] = []
+
+    def looked(*samples: Any, alpha: float) -> list[Finding]:
+        levels.append(alpha)
+        return drift(*samples, alpha=alpha)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.deployment.monitor.drift", looked)
+        assert entry("monitor", *arguments, "--served_by", "challenger", "--alpha", "0.2") == 1
+    assert levels == [0.2]
+    capsys.readouterr()
     requests_of(trained, open_log(url), 0.0, None, dark=0.3)
     assert entry("monitor", *arguments) == 1
     printed = capsys.readouterr().out
