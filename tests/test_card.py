@@ -47,6 +47,11 @@ def probabilities(run: Run) -> pd.DataFrame:
     return pd.read_csv(file).set_index("path").filter(like="probability")
 
 
+def own_metrics(run: Run) -> set[str]:
+    """But for the system's, which MLflow logs where a run takes long enough."""
+    return {name for name in run.data.metrics if not name.startswith("system/")}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="a torch for the CPU alone")
 @pytest.mark.parametrize(
@@ -80,4 +85,4 @@ def test_a_phase_on_a_card_gives_what_the_cpu_gives(
     close = 0.05 if "bf16" in options else 1e-3
     for given in (history, probabilities):
         pd.testing.assert_frame_equal(given(by_card), given(by_cpu), rtol=0, atol=close)
-    assert by_card.data.metrics.keys() == by_cpu.data.metrics.keys()
+    assert own_metrics(by_card) == own_metrics(by_cpu)
