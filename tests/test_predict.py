@@ -335,6 +335,7 @@ def test_views_are_those_of_training_and_refused_where_it_had_none(
     served = Served.load(path.parent)
     with pytest.raises(MlflowException, match="tta=2; the model was trained with augment=none"):
         served.answer(Question([file.read_bytes()], 2, 0.0))
+    assert served.answer(Question([file.read_bytes()], 1, 0.0)).loc[0, "predicted"]
 
 
 def test_a_network_for_pictures_of_another_size_is_loaded_as_it_was_saved(tmp_path: Path) -> None:

@@ -411,6 +411,22 @@ def test_pictures_are_logged_where_that_is_asked_for_alone(
     assert written[0].embedding != written[1].embedding
 
 
+def test_a_model_without_a_reference_is_logged_without_features_and_without_a_name(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local_model(trained.model("head")) as folder:
+        shutil.copytree(folder, tmp_path / "old")
+    (tmp_path / "old" / "reference.safetensors").unlink()
+    log = open_log(f"sqlite:///{tmp_path / 'requests.db'}")
+    monkeypatch.setattr("tlkit.serving.answer.is_served", lambda: True)
+    [picture, *_], _ = said_of_test(trained)
+    said = Served.load(tmp_path / "old", log).answer(Question([picture], 3, 0.0))
+    [entry] = log.read()
+    assert (entry.embedding, entry.model) == ([], None)
+    assert entry.class_name == said.loc[0, "predicted"]
+    assert entry.confidence == said.filter(like="probability_").max(axis=1)[0]
+
+
 def test_a_server_is_guarded_once_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
     unguarded = scoring_server.invocations
     for name in ("invocations", "_async_catch_mlflow_exception"):
