@@ -1,7 +1,6 @@
 """The pictures of a run, in the order in which a phase wants them."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -37,24 +36,23 @@ def test_the_number_of_workers_changes_nothing(pictures: Pictures) -> None:
         assert torch.equal(labels, other)
 
 
-def test_a_few_pictures_that_are_read_once_are_decoded_without_workers(
+def test_what_is_read_once_is_read_without_processes_and_the_same(
     pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    loader = readers.loader
-
-    def counted(*arguments: Any, workers: int, pin: bool) -> Any:
-        asked.append(workers)
-        return loader(*arguments, workers=workers, pin=pin)
-
-    monkeypatch.setattr(readers, "loader", counted)
-    monkeypatch.setattr(readers, "_MANY", 5)
-    several = Pictures(**{**vars(pictures), "workers": 1})
-    for batches in ([[3, 1], [0, 2]], [[3, 1], [0, 2, 5]]):
-        expected = [batch for batch, _ in pictures.plain("val", batches)]
-        found = [batch for batch, _ in several.plain_once("val", batches)]
-        assert all(map(torch.equal, found, expected))
-    assert asked == [0, 0, 0, 1]
+    batches = [[3, 1], [0, 2, 5], [4], [7, 6], [11, 10, 9, 8]]
+    expected = list(pictures.plain("val", batches))
+    monkeypatch.setattr(readers, "loader", None)
+    for threads in (0, 1, 3):
+        by_threads = Pictures(**{**vars(pictures), "workers": threads})
+        for (a, labels), (b, other) in zip(
+            by_threads.plain_once("val", batches), expected, strict=True
+        ):
+            assert torch.equal(a, b)
+            assert torch.equal(labels, other)
+    gone = pictures.manifest.of("val")[5]
+    (pictures.manifest.root / gone.path).unlink()
+    with pytest.raises(UserError, match=gone.path):
+        list(by_threads.plain_once("val", batches))
 
 
 def test_batches_come_in_the_order_given(pictures: Pictures) -> None:

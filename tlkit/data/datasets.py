@@ -1,21 +1,27 @@
-"""Pictures of a manifest as batches of tensors, decoded in worker processes."""
+"""Pictures of a manifest as batches of tensors, decoded by worker processes or threads."""
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tlkit.data.images import UnreadablePicture, read_bytes, read_picture
 from tlkit.data.manifest import Picture
 from tlkit.data.transforms import Views
 from tlkit.errors import UserError
+
+# Batches that threads read ahead.
+_AHEAD = 2
 
 # What torch says, having no error of its own for it: of a batch that did not fit, and of a worker
 # that a bus error ended. Other faults of shared memory (open files, rights) have other causes.
@@ -119,6 +125,30 @@ def loaded(batches: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor,
         # with them Ctrl-C.
         if end := getattr(iterator, "_shutdown_workers", None):
             end()
+
+
+def read_by_threads(
+    dataset: PictureDataset, batches: list[list[int]], *, threads: int, pin: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As a loader with so many workers, without processes: as long as those live, which are forked,
+    each page of memory that this process writes to is copied first. After training that takes a
+    second or two of the first pass (docs/LOG.md)."""
+    remaining = iter(batches)
+    ahead: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
+    pool = ThreadPoolExecutor(max(1, threads))
+
+    def fill() -> None:
+        for batch in islice(remaining, 1 + _AHEAD - len(ahead)):
+            ahead.append([pool.submit(dataset.__getitem__, index) for index in batch])
+
+    try:
+        fill()
+        while ahead:
+            inputs, labels = default_collate([item.result() for item in ahead.popleft()])
+            fill()
+            yield (inputs.pin_memory(), labels.pin_memory()) if pin else (inputs, labels)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _one_thread(worker: int) -> None:

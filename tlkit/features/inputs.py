@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tlkit.data.datasets import OneView, PictureDataset, SeveralViews, loaded, loader
+from tlkit.data.datasets import (
+    OneView,
+    PictureDataset,
+    SeveralViews,
+    loaded,
+    loader,
+    read_by_threads,
+)
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.transforms import AUGMENTATION_REVISION, Views
 from tlkit.features.prefix import PASS, Frozen
@@ -16,11 +23,6 @@ from tlkit.features.store import Rows
 
 Batch = tuple[Tensor, Tensor]
 Batches = list[list[int]]
-
-# Pictures from which on workers pay where a split is read once. They are forked, and as long as
-# they live each page of memory that this process writes to is copied first: after training that
-# takes a second or two of the first pass, as long as decoding so many takes (docs/LOG.md).
-_MANY = 500
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ class Pictures:
         return self._load(self.manifest.of(split), OneView(self.views, None), batches)
 
     def plain_once(self, split: str, batches: Batches) -> Iterator[Batch]:
-        """As `plain`, for one reading; a few pictures are decoded in this process."""
-        few = sum(map(len, batches)) < _MANY
-        return (replace(self, workers=0) if few else self).plain(split, batches)
+        """As `plain`, for one reading after training: by threads in place of processes."""
+        dataset = self._dataset(self.manifest.of(split), OneView(self.views, None))
+        return read_by_threads(dataset, batches, threads=self.workers, pin=self.for_gpu)
 
     def several(
         self, split: str, views: Sequence[int | None], batches: Batches
@@ -76,8 +78,13 @@ class Pictures:
         render: OneView | SeveralViews,
         batches: Batches,
     ) -> Iterator[Batch]:
-        dataset = PictureDataset(self.manifest.root, pictures, render, self.max_pixels)
+        dataset = self._dataset(pictures, render)
         return loaded(loader(dataset, batches, workers=self.workers, pin=self.for_gpu))
+
+    def _dataset(
+        self, pictures: tuple[Picture, ...], render: OneView | SeveralViews
+    ) -> PictureDataset:
+        return PictureDataset(self.manifest.root, pictures, render, self.max_pixels)
 
 
 @dataclass(frozen=True)
