@@ -439,7 +439,7 @@ def test_memory_holds_a_few_batches_whatever_the_number(
 
     stream = classify_files(ensemble, paths(), workers=1)
     next(stream)
-    assert asked <= 4 * 32
+    assert asked <= 3 * 32
     stream.close()
 
 

@@ -2,11 +2,9 @@
 
 import hashlib
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from tlkit.data.images import UnreadablePicture, read_bytes, read_picture
 from tlkit.data.manifest import Picture
+from tlkit.data.threads import done_ahead
 from tlkit.data.transforms import Views
 from tlkit.errors import UserError
 
@@ -133,22 +132,11 @@ def read_by_threads(
     """As a loader with so many workers, without processes: as long as those live, which are forked,
     each page of memory that this process writes to is copied first. After training that takes a
     second or two of the first pass (docs/LOG.md)."""
-    remaining = iter(batches)
-    ahead: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
-    pool = ThreadPoolExecutor(max(1, threads))
-
-    def fill() -> None:
-        for batch in islice(remaining, 1 + _AHEAD - len(ahead)):
-            ahead.append([pool.submit(dataset.__getitem__, index) for index in batch])
-
-    try:
-        fill()
-        while ahead:
-            inputs, labels = default_collate([item.result() for item in ahead.popleft()])
-            fill()
-            yield (inputs.pin_memory(), labels.pin_memory()) if pin else (inputs, labels)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    ahead = _AHEAD * max(map(len, batches), default=1)
+    items = done_ahead(dataset.__getitem__, chain(*batches), threads=threads, ahead=ahead)
+    for batch in batches:
+        inputs, labels = default_collate(list(islice(items, len(batch))))
+        yield (inputs.pin_memory(), labels.pin_memory()) if pin else (inputs, labels)
 
 
 def _one_thread(worker: int) -> None:

@@ -32,7 +32,7 @@ class Pictures:
     Attributes:
         views: of the training pictures; validation and test pictures have one plain view.
         count: how many views there are; epoch e trains on view e mod `count`.
-        workers: processes that decode.
+        workers: processes, or threads, that decode.
         for_gpu: whether a GPU takes the batches. They go to page-locked memory then, and stored
             outputs are gathered ahead of it.
     """

@@ -1,8 +1,6 @@
 """Classify files one batch at a time: as many as there are, in the memory that a few take."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tlkit.data.images import UnreadablePicture, read_bytes
+from tlkit.data.threads import done_ahead
 from tlkit.serving.ensemble import Ensemble, pictures_a_batch
 
 Prepared = tuple[Tensor, ...]
@@ -39,25 +38,19 @@ def classify_files(
     Args:
         workers: threads that read and decode while the network runs.
     """
-    remaining, size = iter(paths), pictures_a_batch(views)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        ahead: deque[tuple[Path, Future[Prepared | str]]] = deque()
+    size = pictures_a_batch(views)
 
-        def fill() -> None:
-            for path in islice(remaining, 3 * size - len(ahead)):
-                ahead.append((path, pool.submit(_prepare, ensemble, path, views)))
+    def prepare(path: Path) -> tuple[Path, Prepared | str]:
+        return path, _prepare(ensemble, path, views)
 
-        fill()
-        while ahead:
-            batch = [ahead.popleft() for _ in range(min(size, len(ahead)))]
-            results = [(path, future.result()) for path, future in batch]
-            fill()
-            rows = iter(ensemble.classify([r for _, r in results if not isinstance(r, str)]))
-            for path, result in results:
-                if isinstance(result, str):
-                    yield Prediction(path, None, result)
-                else:
-                    yield Prediction(path, next(rows))
+    prepared = done_ahead(prepare, paths, threads=workers, ahead=2 * size)
+    while batch := list(islice(prepared, size)):
+        rows = iter(ensemble.classify([said for _, said in batch if not isinstance(said, str)]))
+        for path, said in batch:
+            if isinstance(said, str):
+                yield Prediction(path, None, said)
+            else:
+                yield Prediction(path, next(rows))
 
 
 def _prepare(ensemble: Ensemble, path: Path, views: int) -> Prepared | str:
