@@ -21,6 +21,7 @@ from tlkit.errors import UserError, one_line
 from tlkit.evidence.costs import processor
 from tlkit.files import cache_folder
 from tlkit.outcome import Outcome, evaluate
+from tlkit.phases.engine import evaluation_inputs
 from tlkit.phases.machine import Machine
 from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import train_phase
@@ -121,8 +122,8 @@ def train_both_phases(config: Config, manifest: Manifest, machine: Machine) -> t
 
 def evaluated(phase: Phase) -> Outcome:
     """The test split, as a run reads it."""
-    device = phase.machine.device
-    return evaluate(phase.network.classifier, phase.pictures, phase.config.batch_size, device)
+    model, batches, _ = evaluation_inputs(phase)
+    return evaluate(phase.manifest, model, batches, phase.machine.device, temperature=1.0)
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:

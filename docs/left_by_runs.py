@@ -185,6 +185,11 @@ METRICS: Mapping[str, Sequence[Left]] = {
             _CACHED,
         ),
         *left(
+            ("head", "finetune"),
+            {"features/test_hits": "test pictures whose frozen part's outputs were there already"},
+            f"{_CACHED}, where not the whole network trains",
+        ),
+        *left(
             TRAINED,
             {
                 "features/compute_seconds": "seconds to compute an output",
@@ -333,7 +338,7 @@ TAGS: Sequence[Left] = [
     ),
     *left(
         PHASES,
-        {"features/decision": "`store`, or why outputs are computed again in every epoch"},
+        {"features/decision": "`store`, or why outputs are computed again whenever they are used"},
         _CACHED,
     ),
     *left(

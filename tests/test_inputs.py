@@ -1,5 +1,6 @@
 """The pictures of a run, in the order in which a phase wants them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,16 +44,14 @@ def test_what_is_read_once_is_read_without_processes_and_the_same(
     expected = list(pictures.plain("val", batches))
     monkeypatch.setattr(readers, "loader", None)
     for threads in (0, 1, 3):
-        by_threads = Pictures(**{**vars(pictures), "workers": threads})
-        for (a, labels), (b, other) in zip(
-            by_threads.plain_once("val", batches), expected, strict=True
-        ):
+        by_threads = replace(pictures, workers=threads, by_threads=True)
+        for (a, labels), (b, other) in zip(by_threads.plain("val", batches), expected, strict=True):
             assert torch.equal(a, b)
             assert torch.equal(labels, other)
     gone = pictures.manifest.of("val")[5]
     (pictures.manifest.root / gone.path).unlink()
     with pytest.raises(UserError, match=gone.path):
-        list(by_threads.plain_once("val", batches))
+        list(by_threads.plain("val", batches))
 
 
 def test_batches_come_in_the_order_given(pictures: Pictures) -> None:

@@ -38,15 +38,16 @@ from tlkit.features.compilers import (
     compiler_for,
     with_inductor,
 )
-from tlkit.features.fill import Report, stored_inputs
+from tlkit.features.fill import Report, evaluation_outputs, stored_inputs
 from tlkit.features.inputs import PictureInputs, Pictures, Rendition, StoredInputs
 from tlkit.features.prefix import NoPrefix, Prefix
 from tlkit.features.store import RECORD_BYTES, Filling, Rows, Store, Unwritable
 from tlkit.models.backbones import create_model, data_config
-from tlkit.models.cut import split
+from tlkit.models.cut import split, suffix
 from tlkit.models.units import units
 from tlkit.phases import engine
 from tlkit.phases.engine import open_store
+from tlkit.serving.predict import predict_probabilities
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -484,6 +485,52 @@ def test_a_budget_for_some_gives_the_same_batches(
     assert torch.equal(training(whole), training(some))
     assert layouts(whole) == layouts(some)
     assert sum(info.size for info in small.entries()) <= 20 * row
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_test_is_computed_from_stored_outputs_as_from_pictures(
+    family: str, tmp_path: Path, store: Store, passes: list[tuple[int, list[int]]]
+) -> None:
+    size = FAMILIES[family]
+    model = model_of(family, size)
+    root = make_pictures(tmp_path / "pictures", counts=(2, 1, 4), size=size)
+    pictures = pictures_of(root, tmp_path, model)
+    batches = [[0, 1, 2], [3, 4, 5], [6, 7]]
+    plain = (images for images, _ in pictures.plain("test", batches))
+    expected = predict_probabilities(model, plain, CPU)
+    for depth in (0, 1, len(units(model)) // 2):
+        prefix = prefix_of(model, depth)
+        outputs, report = evaluation_outputs(store, prefix, pictures)
+        assert (report.hits, report.wanted) == (0, 8)
+        first = predict_probabilities(suffix(model, depth), outputs.batches(batches), CPU)
+        np.testing.assert_allclose(first, expected, rtol=1e-5)
+        passes.clear()
+        gone = replace(pictures, manifest=replace(pictures.manifest, root=tmp_path / "gone"))
+        outputs, report = evaluation_outputs(store, prefix, gone)
+        assert report.hits == 8
+        again = predict_probabilities(suffix(model, depth), outputs.batches(batches), CPU)
+        assert np.array_equal(again, first)
+        assert not passes
+
+
+def test_the_test_takes_no_room_of_what_training_reads(
+    pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = prefix_of(model_of(), 2)
+    whole = evaluation_outputs(Store(tmp_path / "whole", 10**9), prefix, pictures)[0]
+    row = whole.rows.mapped[0].nbytes
+    store = Store(tmp_path / "small", 52 * row)  # 40 for training, 8 for validation, 4 for the test
+    inputs, _ = stored_inputs(store, replace(prefix, facts={"other": "dtype"}), pictures, 1)
+    assert not inputs.views[0].rows.missing
+    outputs, report = evaluation_outputs(store, prefix, pictures)
+    assert "frozen part for the test: recompute: no room" in capsys.readouterr().err
+    assert report.decision.startswith("recompute: no room")
+    assert not (outputs.rows.slots >= 0).all()
+    assert stored_inputs(store, inputs.val.prefix, pictures, 1)[1].hits == 48
+    batches = [[0, 1, 2], [3]]
+    for got, expected in zip(outputs.batches(batches), whole.batches(batches), strict=True):
+        assert torch.equal(got, expected)
+        assert got.stride() == expected.stride()
 
 
 def test_without_room_everything_is_computed(pictures: Pictures, tmp_path: Path) -> None:

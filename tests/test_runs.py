@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from sklearn.utils.class_weight import compute_class_weight
 
 from tlkit.config import Config
+from tlkit.features.prefix import Prefix
 from tlkit.models.units import units
 from tlkit.phases import train
 from tlkit.phases.prepare import Phase
@@ -472,6 +473,33 @@ def test_finetune_takes_the_frozen_outputs_from_what_head_stored(
     assert runs["finetune"].data.metrics["features/bytes"] > 0
 
 
+def test_what_is_frozen_is_computed_once_for_the_test_too(
+    make_folder: MakeFolder, entry: Entry, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ["--data", str(make_folder())]
+    half = ["--precision", "bf16"]
+    assert entry("head", *data, *half) == 0
+    assert entry("finetune", *data, *half) == 0
+    passed: list[torch.dtype] = []
+    outputs = Prefix.outputs
+
+    def recorded(self: Prefix, *arguments: Any) -> Iterator[torch.Tensor]:
+        passed.append(self.dtype)
+        return outputs(self, *arguments)
+
+    monkeypatch.setattr(Prefix, "outputs", recorded)
+    assert entry("head", *data, *half) == 0
+    assert not passed
+    assert entry("head", *data, "--engine", "plain") == 0
+    first, again, plain = named(experiment, "head")
+    tables = [(artifacts(run) / "predictions.csv").read_text() for run in (first, again)]
+    assert tables[0] == tables[1]
+    test = len(tables[0].splitlines()) - 1
+    hits = [run.data.metrics.get("features/test_hits") for run in (first, again, plain)]
+    assert hits == [0, test, None]
+    assert by_name(experiment)["finetune"].data.metrics["features/test_hits"] == test
+
+
 def test_head_stores_also_the_views_that_finetune_alone_will_train_on(
     make_folder: MakeFolder, entry: Entry, experiment: str
 ) -> None:
@@ -487,13 +515,14 @@ def test_head_stores_also_the_views_that_finetune_alone_will_train_on(
 def test_the_cache_is_shown_and_cleared(
     entry: Entry, make_folder: MakeFolder, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert entry("head", "--data", str(make_folder())) == 0
+    assert entry("head", "--data", str(make_folder()), "--precision", "bf16") == 0
     capsys.readouterr()
     assert entry("cache") == 0
     shown = capsys.readouterr().out
-    # The pooled features of two splits, and the cut that finetune will want.
-    assert shown.count("test_resnet") == 4
-    assert "4 entries" in shown
+    # The pooled features of three splits, and the cut that finetune will want.
+    assert shown.count("test_resnet") == 6
+    assert [shown.count(name) for name in ("bfloat16", " float32")] == [4, 2]
+    assert "6 entries" in shown
     assert re.search(r"0\.\d MB of at most 1,074 MB on what the audit saw .*looks.sqlite\n", shown)
     assert (own_cache / "looks.sqlite").exists()
     entries = own_cache / "features"

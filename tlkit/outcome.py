@@ -1,7 +1,7 @@
 """What a finished training leaves: test metrics, figures and files, in one folder."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 from tlkit.data.images import read_picture
@@ -38,13 +39,11 @@ from tlkit.evaluation.tiles import (
     mistakes,
     overlay,
 )
-from tlkit.features.inputs import Pictures
 from tlkit.files import short_stem, write_csv, write_json
 from tlkit.heat_maps import NoHeatMaps, compiled, heat_maps
 from tlkit.models.freezing import from_the_top
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.predict import predict_probabilities
-from tlkit.training.batches import plain_batches
 
 GRADCAM_TILES = 12
 MISTAKE_TILES = 24
@@ -97,22 +96,29 @@ class Outcome:
 
 
 def evaluate(
-    classifier: Classifier, pictures: Pictures, batch_size: int, device: torch.device
+    manifest: Manifest,
+    model: nn.Module,
+    batches: Iterable[torch.Tensor],
+    device: torch.device,
+    temperature: float,
 ) -> Outcome:
-    """Predict the test split: the one time that a run reads it."""
-    test = pictures.manifest.of("test")
-    batches = pictures.plain_once("test", plain_batches(len(test), batch_size))
-    total = -(-len(test) // batch_size)
-    with tqdm(batches, total=total, desc="test", unit="batch", disable=None) as progress:
-        probabilities = predict_probabilities(
-            classifier.model,
-            (inputs for inputs, _ in progress),
-            device,
-            classifier.description.temperature,
-        )
-    labels = labels_of(test)
-    temperature = classifier.description.temperature
-    return Outcome(test, probabilities, labels, pictures.manifest.classes, temperature)
+    """Predict the test split: the one time that a run reads it.
+
+    Args:
+        model: a classifier's, or the part of it that is left to compute.
+        batches: what `model` takes, of the test pictures in the manifest's order.
+        temperature: what the logits are divided by.
+    """
+    test = manifest.of("test")
+    with tqdm(total=len(test), desc="test", unit="picture", disable=None) as progress:
+
+        def told() -> Iterator[torch.Tensor]:
+            for batch in batches:
+                yield batch
+                progress.update(len(batch))
+
+        probabilities = predict_probabilities(model, told(), device, temperature)
+    return Outcome(test, probabilities, labels_of(test), manifest.classes, temperature)
 
 
 def labels_of(pictures: Sequence[Picture]) -> NDArray[np.int64]:

@@ -173,7 +173,7 @@ def _some(classes: Sequence[str]) -> str:
 
 def of_store(store: Store) -> str:
     """What is stored, the last used first, for a terminal."""
-    rows = [("backbone", "frozen units", "pictures", "view", "MB", "last used")]
+    rows = [("backbone", "frozen units", "numbers", "pictures", "view", "MB", "last used")]
     entries = store.entries()
     for entry in entries:
         key = entry.key or {}
@@ -182,6 +182,7 @@ def of_store(store: Store) -> str:
             (
                 str(key.get("backbone", "damaged" if entry.key is None else "(pictures)")),
                 str(key.get("frozen_units", "")),
+                str(key.get("dtype", "")),
                 f"{entry.rows:,}",
                 str(key.get("rendition", {}).get("view", "plain")),
                 f"{entry.size / 1e6:,.1f}",

@@ -4,7 +4,7 @@ import ctypes
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
@@ -44,14 +44,16 @@ class Report:
     """What filling did, for the log.
 
     Attributes:
+        what: is filled, in messages.
         hits: outputs that were in the store.
         wanted: outputs in all.
         bytes: of the stored outputs that training reads.
-        decision: "store", or why outputs are computed again in every epoch.
+        decision: "store", or why outputs are computed again whenever they are used.
         rates: seconds a picture, "compute", "write" and "read", where measured.
         seconds: wall time.
     """
 
+    what: str = "frozen part"
     hits: int = 0
     wanted: int = 0
     bytes: int = 0
@@ -63,7 +65,7 @@ class Report:
         """Take a decision, and tell it once."""
         if self.decision != decision:
             self.decision = decision
-            print(f"frozen part: {decision}", file=sys.stderr)
+            print(f"{self.what}: {decision}", file=sys.stderr)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -112,37 +114,11 @@ def stored_inputs(
     ]
     if isinstance(prefix, Prefix):
         prefix = _with_compiler(store, prefix, renditions, compiling)
-    found = _read(store, prefix, renditions)
-    report.wanted = sum(len(rows.slots) for rows in found)
-    missing = _absent(found)
-    report.hits = report.wanted - missing
-    threads, left = torch.get_num_threads(), missing
-    with (
-        tqdm(
-            total=missing, desc="frozen part", unit="picture", disable=None, leave=None
-        ) as progress,
-        _torch_threads(1 if prefix.own_threads else threads),
-    ):
-        to_come = range(views, min(pictures.different, epochs_to_come))
-        for split, number in uses.items():
-            wanted = [
-                _Wanted(rendition, (*prefix.also, prefix.depth), len(rows.missing))
-                for rendition, rows in zip(renditions, found, strict=True)
-                if rendition.split == split and rows.missing
-            ]
-            if split == "train" and wanted and prefix.also:
-                wanted += [
-                    _Wanted(Rendition(pictures, "train", view), prefix.also) for view in to_come
-                ]
-            for some in _together(wanted):
-                left -= sum(one.missing for one in some)
-                _Fill(
-                    store, prefix, some, report, progress, uses=number, left=left, threads=threads
-                ).run()
-    if missing:
-        found = _read(store, prefix, renditions)
-        if _absent(found) and report.decision == "store":
-            report.decide("recompute: some outputs are gone, or the disk gives them back damaged")
+    to_come = [
+        Rendition(pictures, "train", view)
+        for view in range(views, min(pictures.different, epochs_to_come))
+    ]
+    found = _filled(store, prefix, renditions, report, uses, to_come)
     report.bytes = sum(
         int((rows.slots >= 0).sum()) * rows.mapped[0].nbytes for rows in found if len(rows.mapped)
     )
@@ -155,6 +131,63 @@ def stored_inputs(
     ]
     report.seconds = time.perf_counter() - started
     return StoredInputs(tuple(outputs[:-1]), outputs[-1]), report
+
+
+def evaluation_outputs(store: Store, prefix: Prefix, pictures: Pictures) -> tuple[Outputs, Report]:
+    """The outputs for the test pictures, which all runs with this frozen part evaluate from.
+
+    They take no room of what was opened for training.
+    """
+    report = Report("frozen part for the test")
+    rendition = Rendition(pictures, "test", None)
+    # Once by this run and once by another, or nothing would be worth its place.
+    [rows] = _filled(store, prefix, [rendition], report, {"test": 2})
+    return Outputs(rendition, prefix, rows), report
+
+
+def _filled(
+    store: Store,
+    prefix: Frozen,
+    renditions: Sequence[Rendition],
+    report: Report,
+    uses: Mapping[str, int],
+    to_come: Sequence[Rendition] = (),
+) -> list[Rows]:
+    """The stored rows of the renditions, after computing and storing what is missing.
+
+    Args:
+        uses: of each split, how often an output is used.
+        to_come: renditions of training pictures that a run after this one needs, at the cuts
+            `prefix.also`.
+    """
+    found = _read(store, prefix, renditions)
+    report.wanted = sum(len(rows.slots) for rows in found)
+    missing = _absent(found)
+    report.hits = report.wanted - missing
+    if not missing:
+        return found
+    threads, left = torch.get_num_threads(), missing
+    with (
+        tqdm(total=missing, desc=report.what, unit="picture", disable=None, leave=None) as progress,
+        _torch_threads(1 if prefix.own_threads else threads),
+    ):
+        for split, number in uses.items():
+            wanted = [
+                _Wanted(rendition, (*prefix.also, prefix.depth), len(rows.missing))
+                for rendition, rows in zip(renditions, found, strict=True)
+                if rendition.split == split and rows.missing
+            ]
+            if split == "train" and wanted and prefix.also:
+                wanted += [_Wanted(rendition, prefix.also) for rendition in to_come]
+            for some in _together(wanted):
+                left -= sum(one.missing for one in some)
+                _Fill(
+                    store, prefix, some, report, progress, uses=number, left=left, threads=threads
+                ).run()
+    found = _read(store, prefix, renditions)
+    if _absent(found) and report.decision == "store":
+        report.decide("recompute: some outputs are gone, or the disk gives them back damaged")
+    return found
 
 
 @contextmanager

@@ -35,6 +35,7 @@ class Pictures:
         workers: processes, or threads, that decode.
         for_gpu: whether a GPU takes the batches. They go to page-locked memory then, and stored
             outputs are gathered ahead of it.
+        by_threads: whether threads decode in place of processes: for one reading after training.
     """
 
     manifest: Manifest
@@ -43,6 +44,7 @@ class Pictures:
     max_pixels: int
     workers: int
     for_gpu: bool
+    by_threads: bool = False
 
     @property
     def different(self) -> int:
@@ -56,11 +58,6 @@ class Pictures:
     def plain(self, split: str, batches: Batches) -> Iterator[Batch]:
         """Pictures of a split in their plain view: float32 (N, 3, H, W) and int64 (N,)."""
         return self._load(self.manifest.of(split), OneView(self.views, None), batches)
-
-    def plain_once(self, split: str, batches: Batches) -> Iterator[Batch]:
-        """As `plain`, for one reading after training: by threads in place of processes."""
-        dataset = self._dataset(self.manifest.of(split), OneView(self.views, None))
-        return read_by_threads(dataset, batches, threads=self.workers, pin=self.for_gpu)
 
     def several(
         self, split: str, views: Sequence[int | None], batches: Batches
@@ -78,13 +75,10 @@ class Pictures:
         render: OneView | SeveralViews,
         batches: Batches,
     ) -> Iterator[Batch]:
-        dataset = self._dataset(pictures, render)
+        dataset = PictureDataset(self.manifest.root, pictures, render, self.max_pixels)
+        if self.by_threads:
+            return read_by_threads(dataset, batches, threads=self.workers, pin=self.for_gpu)
         return loaded(loader(dataset, batches, workers=self.workers, pin=self.for_gpu))
-
-    def _dataset(
-        self, pictures: tuple[Picture, ...], render: OneView | SeveralViews
-    ) -> PictureDataset:
-        return PictureDataset(self.manifest.root, pictures, render, self.max_pixels)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from tlkit.features.fill import Report, stored_inputs
+from tlkit.features.fill import Report, evaluation_outputs, stored_inputs
 from tlkit.features.inputs import Inputs, PictureInputs
 from tlkit.features.prefix import Frozen, NoPrefix, Prefix
 from tlkit.features.store import Store
@@ -20,6 +20,7 @@ from tlkit.models.freezing import train_mode, train_suffix
 from tlkit.models.units import units
 from tlkit.phases.machine import Machine
 from tlkit.phases.prepare import Phase
+from tlkit.training.batches import plain_batches
 from tlkit.training.loop import Objective
 from tlkit.training.precision import autocast
 
@@ -51,24 +52,16 @@ def start_engine(phase: Phase, epochs: int, also: Sequence[int] = ()) -> Engine:
     model = network.classifier.model.to(machine.device)
     moving = config.batch_norm == "moving"
     mode: Callable[[], object] = model.train
-    trained = model
     if network.depth is not None:
-        trained = suffix(model, network.depth)
         mode = partial(train_mode, model, network.depth, moving_statistics=moving)
     if config.engine == "plain":
         return Engine(model, mode, PictureInputs(phase.pictures))
     to_channels_last(model)
+    trained = model
     part: Frozen = NoPrefix(phase.pictures.views.preprocessing)
-    if network.depth is not None and trained is not model:
+    if frozen := _frozen_part(phase, machine.dtype, also):
+        trained, part = suffix(model, frozen.depth), frozen
         mode = partial(train_suffix, trained, moving_statistics=moving)
-        part = Prefix(
-            model,
-            network.depth,
-            tuple(depth for depth in also if network.depth < depth < len(units(model))),
-            {"backbone": config.backbone},
-            machine.device,
-            machine.dtype,
-        )
     inputs, report = stored_inputs(
         open_store(config.store_gigabytes),
         part,
@@ -79,6 +72,47 @@ def start_engine(phase: Phase, epochs: int, also: Sequence[int] = ()) -> Engine:
         sharing=config.workers,
     )
     return Engine(trained, mode, inputs, report)
+
+
+def _frozen_part(phase: Phase, dtype: torch.dtype, also: Sequence[int]) -> Prefix | None:
+    """None where the whole network trains."""
+    config, network, machine = phase.config, phase.network, phase.machine
+    model, depth = network.classifier.model, network.depth
+    if depth is None or depth == len(units(model)):
+        return None
+    shallower = tuple(other for other in also if depth < other < len(units(model)))
+    facts = {"backbone": config.backbone}
+    return Prefix(model, depth, shallower, facts, machine.device, dtype)
+
+
+def evaluation_inputs(
+    phase: Phase, also: Sequence[int] = ()
+) -> tuple[nn.Module, Iterator[torch.Tensor], Report | None]:
+    """What reads the test pictures, once training has ended.
+
+    The outputs of the frozen part are kept for them too: in float32 and by the same code as those
+    of a model that is served, which gives the same numbers.
+
+    Args:
+        also: as `start_engine` takes it.
+
+    Returns:
+        The network, or what of it trains; what that takes, batch by batch in the manifest's order;
+        and how the outputs of the frozen part came to be, where they are kept.
+    """
+    config, model = phase.config, phase.network.classifier.model
+    pictures = replace(phase.pictures, by_threads=True)
+    batches = plain_batches(len(phase.manifest.of("test")), config.batch_size)
+    part = None if config.engine == "plain" else _frozen_part(phase, torch.float32, also)
+    if part is None:
+        device = phase.machine.device
+        plain = (
+            inputs.to(device, memory_format=torch.channels_last, non_blocking=True)
+            for inputs, _ in pictures.plain("test", batches)
+        )
+        return model, plain, None
+    outputs, report = evaluation_outputs(open_store(config.store_gigabytes), part, pictures)
+    return suffix(model, part.depth), outputs.batches(batches), report
 
 
 def open_store(gigabytes: int | str) -> Store:

@@ -4,7 +4,7 @@ import shutil
 import sys
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
 from tlkit.lineage import best_checkpoint, has_checkpoint, refuse_seen
 from tlkit.outcome import Outcome, evaluate, labels_of, write_history, write_outcome
+from tlkit.phases.engine import evaluation_inputs
 from tlkit.phases.identity import head_settings, training_key
 from tlkit.phases.machine import machine_for
 from tlkit.phases.network import Network, refuse_network
@@ -119,8 +120,12 @@ def run_phase(
             tracker.tags({"features/decision": report.decision})
         temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
         classifier = phase.network.classifier.calibrated(temperature)
-        outcome = evaluate(classifier, phase.pictures, config.batch_size, phase.machine.device)
+        model, batches, kept = evaluation_inputs(phase, also=[config.unfreeze_depth])
+        device = phase.machine.device
+        outcome = evaluate(data.manifest, model, batches, device, temperature)
         metrics = _metrics(phase.network, result, report, outcome)
+        if kept is not None:
+            metrics["features/test_hits"] = float(kept.hits)
         # First what cannot be had again, then the figures.
         tracker.metrics(metrics)
         on_val = softmax(logits / temperature, axis=1)
@@ -134,7 +139,7 @@ def run_phase(
             data.manifest,
             phase=name,
             on_val=on_val,
-            device=phase.machine.device,
+            device=device,
         )
         last = {**trust, "time/total_seconds": time.perf_counter() - started + elsewhere}
         tracker.metrics(last)
@@ -185,7 +190,7 @@ def _light(pictures: Pictures, batch_size: int) -> NDArray[np.float64]:
     chosen = np.linspace(0, count - 1, min(count, MOST_LIT)).astype(int).tolist()
     batches = [[chosen[i] for i in batch] for batch in plain_batches(len(chosen), batch_size)]
     preprocessing = pictures.views.preprocessing
-    plain = pictures.plain_once("val", batches)
+    plain = replace(pictures, by_threads=True).plain("val", batches)
     return np.concatenate([light(inputs, preprocessing) for inputs, _ in plain])
 
 

@@ -119,9 +119,10 @@ class Classifier:
         if not prepared:
             return np.empty((0, len(self.classes)))
         device = next(self.model.parameters()).device
+        pictures = torch.cat(list(prepared)).contiguous(memory_format=torch.channels_last)
         rows = predict_probabilities(
             self.model,
-            torch.split(torch.cat(list(prepared)), BATCH),
+            torch.split(pictures, BATCH),
             device,
             self.description.temperature,
         )

@@ -21,8 +21,9 @@ def predict_probabilities(
     model is left as found.
 
     Args:
-        model: on `device`; maps float32 (n, 3, H, W) to logits.
-        batches: preprocessed pictures, float32 (n, 3, H, W), at least one batch.
+        model: on `device`; maps a batch to logits (n, classes).
+        batches: at least one of float32 (n, ...): preprocessed pictures, or what `model` takes in
+            their place. In whose memory format they come, by those kernels they are computed.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -30,8 +31,7 @@ def predict_probabilities(
     try:
         with torch.no_grad():
             for batch in batches:
-                inputs = batch.to(device, memory_format=torch.channels_last, non_blocking=True)
-                logits = model(inputs).double()
+                logits = model(batch.to(device, non_blocking=True)).double()
                 rows.append((logits / temperature).softmax(dim=1).cpu())
     finally:
         for module, mode in modes.items():
