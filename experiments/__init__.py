@@ -4,13 +4,17 @@ import os
 import sys
 from types import TracebackType
 
+from tlkit.process import begin, end
+
 
 def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Ctrl-C while libraries are imported, which takes seconds, ends as it does later."""
-    if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, trace)
-    print("interrupted", file=sys.stderr)
-    os._exit(130)
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        os._exit(130)
+    sys.__excepthook__(kind, error, trace)
+    end(1)
 
 
 sys.excepthook = _end
+begin()

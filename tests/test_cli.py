@@ -14,6 +14,7 @@ from conftest import ROOT, run_entry
 from tlkit.cli import main, parse_flags
 from tlkit.config import Config
 from tlkit.errors import UserError, one_line
+from tlkit.process import is_entry_point
 
 
 def test_flags_take_both_forms() -> None:
@@ -49,7 +50,8 @@ def test_help_lists_every_key_and_runs_nothing(capsys: pytest.CaptureFixture[str
     def task(config: Config) -> None:
         raise AssertionError("the task ran")
 
-    main(task, Config, ["--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main(task, Config, ["--help"])
     shown = capsys.readouterr().out
     assert "--head_lr" in shown
     assert "--unfreeze_depth" in shown
@@ -210,3 +212,60 @@ def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(
         main(task, Config, [])
     assert stop.value.code == 143
     assert capsys.readouterr().err == f"{Config.interrupted}\n"
+
+
+# Imported before all else: tells what holds when exit functions run, and when it is deleted.
+_WATCHED = """
+import atexit, gc, os, sys
+
+class Watched:
+    def __del__(self, write=os.write):
+        write(2, b"taken apart")
+
+def tell():
+    print("collects", gc.isenabled(), "frozen", gc.get_freeze_count() > 100_000, file=sys.stderr)
+
+watched = Watched()
+atexit.register(tell)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [(["--help"], 0, ""), (["--oops", "1"], 2, "error: unknown key oops")],
+)
+def test_an_entry_point_leaves_its_objects_to_the_system_and_nothing_else(
+    words: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_WATCHED)
+    ends = [
+        subprocess.run(
+            [sys.executable, *options, "-m", "experiments.cache", *words], cwd=ROOT, text=True,
+            capture_output=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        for options in ([], ["-X", "dev"])
+    ]  # fmt: skip
+    assert [end.returncode for end in ends] == [status, status]
+    for end in ends:
+        assert said in end.stderr
+        assert bool(end.stdout) == (status == 0)
+    assert ends[0].stderr.endswith("collects True frozen True\n")
+    assert "collects True frozen False\ntaken apart" in ends[1].stderr
+
+
+@pytest.mark.parametrize(
+    ("started", "ours"),
+    [
+        (["python", "-m", "experiments.head"], True),
+        (["python", "-m", "cProfile", "-m", "experiments.head"], False),
+        (["python", "bin/coverage", "run", "-m", "experiments.head"], False),
+        (["python", "-c", "import experiments.head"], False),
+        (["python", "-m", "pytest"], False),
+        (["python"], False),
+    ],
+)
+def test_what_else_runs_an_entry_point_ends_as_ever(
+    started: list[str], ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", started)
+    assert is_entry_point() == ours

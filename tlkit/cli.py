@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tlkit.errors import UserError, one_line
 from tlkit.files import expanded
 from tlkit.keys import Settings
+from tlkit.process import end, imported
 
 # Seconds after which an interrupt that was lost comes again: until then its object is deleted.
 _LATER = 0.1
@@ -21,7 +22,9 @@ _LATER = 0.1
 S = TypeVar("S", bound=Settings)
 
 
-def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | None = None) -> None:
+def main(
+    task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | None = None
+) -> NoReturn:
     """Read the settings, do the task, and exit: 0, 2 for a user's mistake, 130 for Ctrl-C, 143 for
     SIGTERM.
 
@@ -29,24 +32,28 @@ def main(task: Callable[[S], None], kind: type[S], arguments: Sequence[str] | No
         kind: the dataclass of keys that the task takes.
         arguments: `--config FILE` and `--key value` or `--key=value`; by default the process's.
     """
+    imported()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _printing():
             if {"-h", "--help"} & set(words):
                 print(_help(task, kind))
-                return
-            flags = parse_flags(words)
-            file = flags.pop("config", None)
-            with _interruptible():
-                task(kind.load(expanded(file) if file else None, flags))
+            else:
+                flags = parse_flags(words)
+                file = flags.pop("config", None)
+                with _interruptible():
+                    task(kind.load(expanded(file) if file else None, flags))
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        end(2)
     except KeyboardInterrupt as interrupt:
         print(kind.interrupted, file=sys.stderr)
         if interrupt.args == (signal.SIGTERM,):
-            sys.exit(143)
-        sys.exit(130)
+            end(143)
+        end(130)
+    except SystemExit as asked:  # by the task, which gives a number
+        end(int(asked.code or 0))
+    end(0)
 
 
 def _help(task: Callable[[S], None], kind: type[S]) -> str:
