@@ -8,7 +8,8 @@ from tlkit.process import begin, end
 
 
 def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while libraries are imported, which takes seconds, ends as it does later."""
+    """Ctrl-C while libraries are imported, which takes seconds, ends as it does later; what nobody
+    has caught, as all else ends."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         os._exit(130)
