@@ -119,10 +119,12 @@ class Classifier:
         if not prepared:
             return np.empty((0, len(self.classes)))
         device = next(self.model.parameters()).device
-        pictures = torch.cat(list(prepared)).contiguous(memory_format=torch.channels_last)
         rows = predict_probabilities(
             self.model,
-            torch.split(pictures, BATCH),
+            (
+                some.contiguous(memory_format=torch.channels_last)
+                for some in torch.split(torch.cat(list(prepared)), BATCH)
+            ),
             device,
             self.description.temperature,
         )
