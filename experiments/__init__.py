@@ -4,7 +4,7 @@ import os
 import sys
 from types import TracebackType
 
-from tlkit.process import begin, end
+from tlkit.process import begin, end, is_entry_point
 
 
 def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -14,7 +14,8 @@ def _end(kind: type[BaseException], error: BaseException, trace: TracebackType |
         print("interrupted", file=sys.stderr)
         os._exit(130)
     sys.__excepthook__(kind, error, trace)
-    end(1)
+    if is_entry_point():
+        end(1)
 
 
 sys.excepthook = _end

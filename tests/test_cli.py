@@ -253,6 +253,43 @@ def test_an_entry_point_leaves_its_objects_to_the_system_and_nothing_else(
     assert "collects True frozen False\ntaken apart" in ends[1].stderr
 
 
+# As an entry point, whose thread sends Ctrl-C as soon as the end waits for it, and would go on.
+_WAITED_FOR = """
+import atexit, os, signal, sys, threading, time
+sys.orig_argv = ["python", "-m", "experiments.head"]
+from tlkit.process import end
+
+def go_on():
+    while threading.main_thread().is_alive():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+atexit.register(print, "at exit")
+threading.Thread(target=go_on).start()
+print("done")
+end(2)
+"""
+
+
+def test_ctrl_c_at_the_end_ends_the_waiting_for_threads_alone() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", _WAITED_FOR], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
+    assert (process.returncode, process.stdout) == (2, "done\nat exit\n")
+
+
+def test_an_error_in_a_session_that_imports_entry_points_does_not_end_it() -> None:
+    code = (
+        "import sys, experiments; "
+        "sys.excepthook(ValueError, ValueError('a bug'), None); print('alive')"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (process.stdout, process.stderr) == ("alive\n", "ValueError: a bug\n")
+
+
 @pytest.mark.parametrize(
     ("started", "ours"),
     [

@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 import threading
+from contextlib import suppress
 from typing import NoReturn
 
 
@@ -35,10 +36,13 @@ def imported() -> None:
 
 def end(status: int) -> NoReturn:
     """Exit as `multiprocessing` ends its processes: threads are waited for, what was registered
-    for the end is done, and objects are left to the system. mypy ends the same way."""
+    for the end is done, and objects are left to the system. mypy ends the same way. Ctrl-C ends
+    the waiting alone, as it does in Python's own end."""
     if is_entry_point():
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
+        with suppress(KeyboardInterrupt):
+            threading._shutdown()  # type: ignore[attr-defined]
+        with suppress(KeyboardInterrupt):
+            atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
