@@ -253,17 +253,19 @@ def test_an_entry_point_leaves_its_objects_to_the_system_and_nothing_else(
     assert "collects True frozen False\ntaken apart" in ends[1].stderr
 
 
-# As an entry point, whose thread sends Ctrl-C as soon as the end waits for it, and would go on.
+# As an entry point, whose thread sends Ctrl-C while the end waits for it, and would go on.
 _WAITED_FOR = """
 import atexit, os, signal, sys, threading, time
 sys.orig_argv = ["python", "-m", "experiments.head"]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
 from tlkit.process import end
 
 def go_on():
     while threading.main_thread().is_alive():
         time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
+    while True:  # one that comes just before the waiting does not end it
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
 
 atexit.register(print, "at exit")
 threading.Thread(target=go_on).start()
