@@ -67,7 +67,7 @@ def test_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         use_weights("~/w.pth")
     (tmp_path / "mine.yaml").write_text("seed: 7")
     found: list[Config] = []
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(found.append, Config, ["--config", "~/mine.yaml"])
     assert found == [Config(seed=7)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "mine.yaml", "w.pth"]

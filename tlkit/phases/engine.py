@@ -75,7 +75,7 @@ def start_engine(phase: Phase, epochs: int, also: Sequence[int] = ()) -> Engine:
 
 
 def _frozen_part(phase: Phase, dtype: torch.dtype, also: Sequence[int]) -> Prefix | None:
-    """None where the whole network trains."""
+    """The units below the cut, computing in `dtype`; None where the whole network trains."""
     config, network, machine = phase.config, phase.network, phase.machine
     model, depth = network.classifier.model, network.depth
     if depth is None or depth == len(units(model)):

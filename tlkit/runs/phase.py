@@ -120,12 +120,10 @@ def run_phase(
             tracker.tags({"features/decision": report.decision})
         temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
         classifier = phase.network.classifier.calibrated(temperature)
-        model, batches, kept = evaluation_inputs(phase, also=[config.unfreeze_depth])
+        model, batches, of_test = evaluation_inputs(phase, also=[config.unfreeze_depth])
         device = phase.machine.device
         outcome = evaluate(data.manifest, model, batches, device, temperature)
-        metrics = _metrics(phase.network, result, report, outcome)
-        if kept is not None:
-            metrics["features/test_hits"] = float(kept.hits)
+        metrics = _metrics(phase.network, result, report, of_test, outcome)
         # First what cannot be had again, then the figures.
         tracker.metrics(metrics)
         on_val = softmax(logits / temperature, axis=1)
@@ -164,7 +162,11 @@ def _train(
 
 
 def _metrics(
-    network: Network, result: Result, report: Report | None, outcome: Outcome
+    network: Network,
+    result: Result,
+    report: Report | None,
+    of_test: Report | None,
+    outcome: Outcome,
 ) -> dict[str, float]:
     """What is logged once, before the figures."""
     return {
@@ -175,6 +177,7 @@ def _metrics(
         "parameters/trainable": float(network.parameters(trainable=True)),
         "parameters/total": float(network.parameters(trainable=False)),
         **(report.metrics if report else {"time/prefix_seconds": 0.0}),
+        **({"features/test_hits": float(of_test.hits)} if of_test else {}),
         "time/train_seconds": result.seconds,
     }
 

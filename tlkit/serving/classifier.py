@@ -122,7 +122,7 @@ class Classifier:
         rows = predict_probabilities(
             self.model,
             (
-                some.contiguous(memory_format=torch.channels_last)
+                some.to(device, memory_format=torch.channels_last, non_blocking=True)
                 for some in torch.split(torch.cat(list(prepared)), BATCH)
             ),
             device,
