@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from test_figures import assert_legible, pictures_of, words
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from tlkit.evaluation.gradcam_check import LAST, STEPS, GradcamCheck, check_gradcam
 from tlkit.evaluation.gradcam_check_figure import gradcam_check_figure
@@ -182,6 +183,10 @@ def test_curves_begin_at_the_picture_and_the_model_is_left_alone(network: nn.Mod
     best = rows.max(dim=1).values.numpy()
     np.testing.assert_allclose(found.deletion[:, 0], best, atol=1e-6)
     np.testing.assert_allclose(found.deletion_random[:, 0], best, atol=1e-6)
+    blurred = gaussian_blur(inputs, SIDE // 4 + 1, SIDE / 16)
+    blunt = network(blurred).double().softmax(1).detach().numpy()
+    named = rows.argmax(dim=1).numpy()
+    np.testing.assert_allclose(found.insertion[:, 0], blunt[range(12), named], atol=1e-5)
     np.testing.assert_array_equal(found.insertion[:, 0], found.insertion_random[:, 0])
     assert found.removed[-1] == 0.5
     for name, value in network.state_dict().items():
