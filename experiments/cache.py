@@ -2,10 +2,12 @@
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.runs.cache import run_cache
+from tlkit.process import importing
 
 
 def task(config: Config) -> None:
+    with importing():
+        from tlkit.runs.cache import run_cache
     print(run_cache(config))
 
 

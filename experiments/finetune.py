@@ -2,14 +2,16 @@
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.deployment.ensemble import run_ensemble
 from tlkit.deployment.settings import EnsembleSettings
-from tlkit.runs.suite import run_repeats
-from tlkit.summary import report
-from tlkit.tracking.store import ui_command
+from tlkit.process import importing
 
 
 def task(config: Config) -> None:
+    with importing():
+        from tlkit.deployment.ensemble import run_ensemble
+        from tlkit.runs.suite import run_repeats
+        from tlkit.summary import report
+        from tlkit.tracking.store import ui_command
     results = run_repeats("finetune", config)
     print(report(results))
     if len(results) > 1:

@@ -2,12 +2,14 @@
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.runs.suite import run_repeats
-from tlkit.summary import report
-from tlkit.tracking.store import ui_command
+from tlkit.process import importing
 
 
 def task(config: Config) -> None:
+    with importing():
+        from tlkit.runs.suite import run_repeats
+        from tlkit.summary import report
+        from tlkit.tracking.store import ui_command
     print(report(run_repeats("head", config)))
     print(f"Look at it: {ui_command()}")
 

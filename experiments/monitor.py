@@ -4,13 +4,15 @@ import sys
 import traceback
 
 from tlkit.cli import main
-from tlkit.deployment.monitor import run_monitor
 from tlkit.deployment.settings import MonitorSettings
 from tlkit.errors import UserError
+from tlkit.process import importing
 
 
 def task(settings: MonitorSettings) -> None:
     try:
+        with importing():
+            from tlkit.deployment.monitor import run_monitor
         report = run_monitor(settings)
     except UserError:
         raise

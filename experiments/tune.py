@@ -2,12 +2,14 @@
 
 from tlkit.cli import main
 from tlkit.config import Config
-from tlkit.search.tune import run_tune
-from tlkit.summary import table
-from tlkit.tracking.store import ui_command
+from tlkit.process import importing
 
 
 def task(config: Config) -> None:
+    with importing():
+        from tlkit.search.tune import run_tune
+        from tlkit.summary import table
+        from tlkit.tracking.store import ui_command
     conclusion = run_tune(config)
     if conclusion is None:
         print("The trials are made; another process trains the best configuration.")

@@ -231,17 +231,17 @@ atexit.register(tell)
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
-    [(["--help"], 0, ""), (["--oops", "1"], 2, "error: unknown key oops")],
+    ("cache", "status", "said"), [("new", 0, ""), ("sitecustomize.py", 2, "is no folder")]
 )
 def test_an_entry_point_leaves_its_objects_to_the_system_and_nothing_else(
-    words: list[str], status: int, said: str, tmp_path: Path
+    cache: str, status: int, said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(_WATCHED)
+    own = {"PYTHONPATH": str(tmp_path), "TLKIT_CACHE": str(tmp_path / cache)}
     ends = [
         subprocess.run(
-            [sys.executable, *options, "-m", "experiments.cache", *words], cwd=ROOT, text=True,
-            capture_output=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            [sys.executable, *options, "-m", "experiments.cache"], cwd=ROOT, text=True,
+            capture_output=True, env={**os.environ, **own},
         )
         for options in ([], ["-X", "dev"])
     ]  # fmt: skip
@@ -251,6 +251,32 @@ def test_an_entry_point_leaves_its_objects_to_the_system_and_nothing_else(
         assert bool(end.stdout) == (status == 0)
     assert ends[0].stderr.endswith("collects True frozen True\n")
     assert "collects True frozen False\ntaken apart" in ends[1].stderr
+
+
+@pytest.mark.parametrize(
+    "name", [path.stem for path in sorted((ROOT / "experiments").glob("[a-z]*.py"))]
+)
+@pytest.mark.parametrize(("word", "status"), [("--help", 0), ("--oops=1", 2)])
+def test_help_and_mistakes_wait_for_no_import(name: str, word: str, status: int) -> None:
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"experiments.{name}", word], cwd=ROOT,
+        text=True, capture_output=True,
+    )  # fmt: skip
+    assert process.returncode == status
+    *_, last = process.stderr.splitlines()
+    assert last.startswith("error: unknown key oops") == (status == 2)
+    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
+    assert "tlkit.cli" in imported
+    assert not imported & {"torch", "mlflow", "numpy", "pandas", "sklearn", "optuna"}
+
+
+def test_ctrl_c_ends_the_imports_too(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    process = subprocess.run(
+        [sys.executable, "-m", "experiments.head"], cwd=ROOT, text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (130, f"{Config.interrupted}\n")
 
 
 # As an entry point, whose thread sends Ctrl-C while the end waits for it, and would go on.

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 CODE = """
 import os, sys
-import experiments.head, tlkit.deployment.export
+import tlkit.runs.suite, tlkit.deployment.export
 from mlflow.telemetry import get_telemetry_client
 told = [name for name, module in sys.modules.items() if module and "openvino_telemetry" in name]
 print(get_telemetry_client(), told, os.environ["ORT_DISABLE_TELEMETRY"])

@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 from tlkit.errors import UserError, one_line
 from tlkit.files import expanded
 from tlkit.keys import Settings
-from tlkit.process import end, imported
+from tlkit.process import end
 
 # Seconds after which an interrupt that was lost comes again: until then its object is deleted.
 _LATER = 0.1
@@ -32,7 +32,6 @@ def main(
         kind: the dataclass of keys that the task takes.
         arguments: `--config FILE` and `--key value` or `--key=value`; by default the process's.
     """
-    imported()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _printing():

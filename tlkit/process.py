@@ -1,4 +1,4 @@
-"""How the process of an entry point begins and ends: by default either takes seconds of its own.
+"""How the process of an entry point imports and ends: by default either takes seconds too many.
 
 The libraries that are imported make more than half a million objects, nearly all of which stay.
 Python would look through them again and again while they are made, with each full collection
@@ -10,7 +10,8 @@ import gc
 import os
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 
@@ -21,15 +22,17 @@ def is_entry_point() -> bool:
     return option == "-m" and name.startswith("experiments.")
 
 
-def begin() -> None:
-    """Before the imports: collect no garbage until `imported`."""
-    if is_entry_point():
-        gc.disable()
-
-
-def imported() -> None:
-    """After the imports: collect garbage, but never look through what is there now."""
-    if is_entry_point():
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around what a task imports: no garbage is collected meanwhile, nor what is there then looked
+    through later."""
+    if not is_entry_point():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
         gc.freeze()
         gc.enable()
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tlkit.evaluation.sequential import SMALLEST_DIFFERENCE
 from tlkit.keys import (
     REGISTRY_NAME,
     Settings,
@@ -16,11 +15,13 @@ from tlkit.keys import (
     required,
     share,
 )
-from tlkit.serving.request_log import LOG_FORMS, is_log
+from tlkit.serving.log_address import LOG_FORMS, is_log
 
 _REGISTERED = "runs:/RUN_ID/model, models:/NAME@ALIAS or models:/NAME/VERSION"
 _MODEL = "runs:/RUN_ID/model, models:/NAME@ALIAS, models:/NAME/VERSION or a folder"
 _TIME = "none, or a time such as 2026-11-23T08:00"
+# What `needed_trials` takes at least.
+_LEAST_DIFFERENCE = 1e-6
 
 
 def _rate(default: float, meaning: str) -> Any:
@@ -107,8 +108,8 @@ class AbtestSettings(Settings):
     difference: float = key(
         0.02, "smallest difference of the success rates that matters to you; used to say how many "
         "more outcomes are needed",
-        f"from {SMALLEST_DIFFERENCE:f} up to, not including, 1",
-        lambda value: SMALLEST_DIFFERENCE <= value < 1,
+        f"from {_LEAST_DIFFERENCE:f} up to, not including, 1",
+        lambda value: _LEAST_DIFFERENCE <= value < 1,
     )  # fmt: skip
 
 

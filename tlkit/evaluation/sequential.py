@@ -43,7 +43,7 @@ _LOG_WEIGHTS = np.log(_DENSITY / _DENSITY.sum())
 _CONTRAST = 0.9
 
 # The smallest tilts are of use to differences down to here.
-SMALLEST_DIFFERENCE = 1e-6
+_SMALLEST_DIFFERENCE = 1e-6
 
 
 class _Counts(NamedTuple):
@@ -147,8 +147,8 @@ def needed_trials(
     other = rate + difference
     if not (0 <= rate <= 1 and 0 <= other <= 1):
         raise ValueError(f"rates of {rate} and {other}: needs both in 0..1")
-    if abs(difference) < SMALLEST_DIFFERENCE:
-        raise ValueError(f"difference = {difference}: needs at least {SMALLEST_DIFFERENCE}")
+    if abs(difference) < _SMALLEST_DIFFERENCE:
+        raise ValueError(f"difference = {difference}: needs at least {_SMALLEST_DIFFERENCE}")
     if not 0.5 <= power < 1:
         raise ValueError(f"power = {power}: needs 0.5 <= power < 1")
     _check_inside(alpha=alpha, share=share)

@@ -1,7 +1,6 @@
 """What a served model was asked and said: where it is kept, and how it is opened."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,26 +10,19 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from tlkit.errors import without_password
+from tlkit.serving.log_address import LOG_FORMS, is_log
 from tlkit.serving.parquet_log import ParquetLog
 from tlkit.serving.sql_log import SqlLog
 
 # Where a server logs to, as `open_log` takes it; unset: nowhere, and for a router its default.
 LOG_VARIABLE = "TLKIT_REQUEST_LOG"
 NOWHERE = "none"
-# What addresses of logs begin with, and in words.
-_BEGIN = re.compile(r"(sqlite|postgresql)(\+\w+)?:|parquet:")
-LOG_FORMS = "sqlite:///FILE, postgresql+psycopg://USER@HOST/NAME or parquet:///FOLDER"
 # "1" where the pictures themselves are to be logged too.
 PICTURES_VARIABLE = "TLKIT_LOG_PICTURES"
 
 RequestLog = SqlLog | ParquetLog
 # What a log raises that cannot be opened, read or written.
 LOG_FAULTS = (SQLAlchemyError, ArrowException, OSError, ImportError, ValueError, TypeError)
-
-
-def is_log(address: str) -> bool:
-    """Whether a text begins as the address of a log does."""
-    return _BEGIN.match(address) is not None
 
 
 def open_log(address: str) -> RequestLog:
