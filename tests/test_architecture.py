@@ -110,6 +110,17 @@ def test_entry_points_are_short_and_nothing_imports_them() -> None:
         assert not any(name.startswith("experiments") for name in imported(path)), path
 
 
+def test_what_a_task_imports_it_imports_in_one_place() -> None:
+    """So that no garbage is collected meanwhile."""
+    for path in (ROOT / "experiments").glob("[a-z]*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        [task] = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+        [block] = (node for node in ast.walk(task) if isinstance(node, ast.With))
+        assert [ast.unparse(item) for item in block.items] == ["importing()"], path
+        within = [node for node in ast.walk(task) if isinstance(node, ast.ImportFrom)]
+        assert within == block.body, path
+
+
 def test_there_is_no_drawer_of_odds_and_ends() -> None:
     names = {path.stem for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
     assert not names & {"utils", "util", "helpers", "common", "misc"}

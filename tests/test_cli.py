@@ -119,7 +119,7 @@ def test_what_the_terminal_has_no_letters_for_is_a_question_mark() -> None:
     assert process.stdout == "b?rste.jpg\n"
 
 
-def test_ctrl_c_during_the_imports_is_one_line() -> None:
+def test_ctrl_c_before_main_begins_is_one_line() -> None:
     code = "import experiments; raise {}"
     ends = [
         subprocess.run(
@@ -267,16 +267,61 @@ def test_help_and_mistakes_wait_for_no_import(name: str, word: str, status: int)
     assert last.startswith("error: unknown key oops") == (status == 2)
     imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
     assert "tlkit.cli" in imported
-    assert not imported & {"torch", "mlflow", "numpy", "pandas", "sklearn", "optuna"}
+    heavy = {"torch", "mlflow", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "sqlalchemy"}
+    assert not imported & heavy
 
 
-def test_ctrl_c_ends_the_imports_too(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+_IMPORTED = """
+import gc, signal, sys
+print("collects", gc.isenabled(), flush=True)
+print("imported", file=sys.stderr)
+"""
+_MONITOR = ["monitor", "--model", "runs:/x/model", "--log", "sqlite:///x.db"]
+
+
+@pytest.mark.parametrize(
+    ("words", "then", "status", "said"),
+    [
+        (["head"], "signal.raise_signal(signal.SIGINT)", 130, Config.interrupted),
+        (["head"], "signal.raise_signal(signal.SIGTERM)", -signal.SIGTERM, "imported"),
+        (_MONITOR, "signal.raise_signal(signal.SIGTERM)", -signal.SIGTERM, "imported"),
+        (["head"], "raise ImportError('no torch')", 1, "ImportError: no torch"),
+        (_MONITOR, "raise ImportError('no torch')", 3, "ImportError: no torch"),  # 1 is an alarm
+    ],
+)
+def test_what_happens_while_libraries_are_imported(
+    words: list[str], then: str, status: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text(f"{_IMPORTED}\n{then}\n")
     process = subprocess.run(
-        [sys.executable, "-m", "experiments.head"], cwd=ROOT, text=True, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-m", f"experiments.{words[0]}", *words[1:]], cwd=ROOT, text=True,
+        capture_output=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
-    assert (process.returncode, process.stderr) == (130, f"{Config.interrupted}\n")
+    assert process.returncode == status
+    assert process.stdout == "collects False\n"
+    assert process.stderr.splitlines()[-1] == said
+
+
+# When the cache's folder is made, which is after the imports.
+_AT_WORK = """
+import signal, sys
+
+def hook(event, words):
+    if event == "os.mkdir" and str(words[0]).endswith("new cache"):
+        signal.raise_signal(signal.SIGTERM)
+
+sys.addaudithook(hook)
+"""
+
+
+def test_a_signal_after_the_imports_lets_an_entry_point_close(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_AT_WORK)
+    own = {"PYTHONPATH": str(tmp_path), "TLKIT_CACHE": str(tmp_path / "new cache")}
+    process = subprocess.run(
+        [sys.executable, "-m", "experiments.cache"], cwd=ROOT, text=True, capture_output=True,
+        env={**os.environ, **own},
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (143, f"{Config.interrupted}\n")
 
 
 # As an entry point, whose thread sends Ctrl-C while the end waits for it, and would go on.

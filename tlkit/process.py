@@ -8,6 +8,7 @@ later, and several times at the end (docs/LOG.md).
 import atexit
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,16 +26,17 @@ def is_entry_point() -> bool:
 @contextmanager
 def importing() -> Iterator[None]:
     """Around what a task imports: no garbage is collected meanwhile, nor what is there then looked
-    through later."""
+    through later. SIGTERM ends the process at once, for nothing is open yet, and what is imported
+    may swallow an interrupt. Where an import fails the process is at its end."""
     if not is_entry_point():
         yield
         return
     gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
+    closing = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, closing)
+    gc.freeze()
+    gc.enable()
 
 
 def end(status: int) -> NoReturn:
