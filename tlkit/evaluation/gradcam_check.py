@@ -192,7 +192,7 @@ def check_gradcam(
 
 
 def _blurred(pictures: Tensor) -> Tensor:
-    """By a Gaussian along one axis and then the other, for both at once take several times as long."""
+    """By a Gaussian along one axis, then the other: both at once take several times as long."""
     side = pictures.shape[-1]
     size = side // 4 + 1 - side // 4 % 2
     for kernel in ([size, 1], [1, size]):
