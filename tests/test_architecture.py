@@ -117,7 +117,7 @@ def test_what_a_task_imports_it_imports_in_one_place() -> None:
         [task] = (node for node in tree.body if isinstance(node, ast.FunctionDef))
         [block] = (node for node in ast.walk(task) if isinstance(node, ast.With))
         assert [ast.unparse(item) for item in block.items] == ["importing()"], path
-        within = [node for node in ast.walk(task) if isinstance(node, ast.ImportFrom)]
+        within = [node for node in ast.walk(task) if isinstance(node, ast.Import | ast.ImportFrom)]
         assert within == block.body, path
 
 

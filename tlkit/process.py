@@ -32,7 +32,8 @@ def importing() -> Iterator[None]:
         yield
         return
     gc.disable()
-    closing = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Not by default, which the first process of a container is spared.
+    closing = signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     yield
     signal.signal(signal.SIGTERM, closing)
     gc.freeze()
