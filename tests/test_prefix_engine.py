@@ -660,6 +660,25 @@ def test_gathering_ahead_changes_nothing(
     assert sum(pinned) == 2 * len(gathered)  # the outputs and their labels
 
 
+def test_pictures_go_to_a_card_from_page_locked_memory(
+    pictures: Pictures, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled, _ = stored_inputs(store, prefix_of(model_of(), 2), pictures, 1)
+    store.clear()
+    pinned: list[torch.dtype] = []  # which only a machine with a card can do
+    monkeypatch.setattr(
+        Tensor, "pin_memory", lambda some: pinned.extend([some.dtype] * len(some)) or some
+    )
+    for_gpu = replace(pictures, for_gpu=True)
+    inputs, report = stored_inputs(store, prefix_of(model_of(), 2), for_gpu, 1)
+    assert pinned == [torch.float32] * report.wanted
+    monkeypatch.undo()
+    assert torch.equal(
+        torch.cat(list(inputs.views[0].batches([[0, 1, 2]]))),
+        torch.cat(list(filled.views[0].batches([[0, 1, 2]]))),
+    )
+
+
 def test_what_was_cheap_to_derive_is_not_taken_for_cheap_to_compute(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

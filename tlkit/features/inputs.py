@@ -53,11 +53,15 @@ class Pictures:
 
     def view(self, view: int, batches: Batches) -> Iterator[Batch]:
         """Training pictures rendered as view `view`: float32 (N, 3, H, W) and int64 (N,)."""
-        return self._load(self.manifest.of("train"), OneView(self.views, view), batches)
+        return self._load(
+            self.manifest.of("train"), OneView(self.views, view), batches, pin=self.for_gpu
+        )
 
     def plain(self, split: str, batches: Batches) -> Iterator[Batch]:
         """Pictures of a split in their plain view: float32 (N, 3, H, W) and int64 (N,)."""
-        return self._load(self.manifest.of(split), OneView(self.views, None), batches)
+        return self._load(
+            self.manifest.of(split), OneView(self.views, None), batches, pin=self.for_gpu
+        )
 
     def several(
         self, split: str, views: Sequence[int | None], batches: Batches
@@ -65,20 +69,23 @@ class Pictures:
         """Pictures of a split in several views at once, None for the plain one: one float32
         (N, 3, H, W) a view, with the bits of `view` and `plain`. Each picture is read once."""
         render = SeveralViews(self.views, tuple(views))
-        for pixels, _ in self._load(self.manifest.of(split), render, batches):
-            pictures = pixels.movedim(-1, 2).unbind(1)
-            yield [self.views.preprocessing.from_bytes(one) for one in pictures]
+        for pixels, _ in self._load(self.manifest.of(split), render, batches, pin=False):
+            # Here and not on a card, where a division may have other bits than that of `view`.
+            pictures = map(self.views.preprocessing.from_bytes, pixels.movedim(-1, 2).unbind(1))
+            yield [one.pin_memory() if self.for_gpu else one for one in pictures]
 
     def _load(
         self,
         pictures: tuple[Picture, ...],
         render: OneView | SeveralViews,
         batches: Batches,
+        *,
+        pin: bool,
     ) -> Iterator[Batch]:
         dataset = PictureDataset(self.manifest.root, pictures, render, self.max_pixels)
         if self.by_threads:
-            return read_by_threads(dataset, batches, threads=self.workers, pin=self.for_gpu)
-        return loaded(loader(dataset, batches, workers=self.workers, pin=self.for_gpu))
+            return read_by_threads(dataset, batches, threads=self.workers, pin=pin)
+        return loaded(loader(dataset, batches, workers=self.workers, pin=pin))
 
 
 @dataclass(frozen=True)
