@@ -342,6 +342,11 @@ TAGS: Sequence[Left] = [
         _CACHED,
     ),
     *left(
+        ("head", "finetune"),
+        {"features/test_decision": "the same of the outputs for the test pictures"},
+        f"{_CACHED}, where not the whole network trains",
+    ),
+    *left(
         PHASES,
         {
             "tlkit.went_on_from": "id of the run of the same training that it went on from, which "

@@ -498,6 +498,8 @@ def test_what_is_frozen_is_computed_once_for_the_test_too(
     hits = [run.data.metrics.get("features/test_hits") for run in (first, again, plain)]
     assert hits == [0, test, None]
     assert by_name(experiment)["finetune"].data.metrics["features/test_hits"] == test
+    assert first.data.tags["features/test_decision"] == "store"
+    assert "features/test_decision" not in plain.data.tags
 
 
 def test_head_stores_also_the_views_that_finetune_alone_will_train_on(
@@ -569,6 +571,7 @@ def test_a_cache_that_can_only_be_read_is_enough(
         latest = runs_of(experiment)[-1]
         assert latest.data.tags["features/decision"].startswith("recompute: ")
         assert "Read-only" in latest.data.tags["features/decision"]
+        assert "Read-only" in latest.data.tags["features/test_decision"]
         assert entry("cache", "--clear", "yes") == 0
     with read_only(tmp_path / "empty"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path))

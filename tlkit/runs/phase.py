@@ -121,6 +121,8 @@ def run_phase(
         temperature = fit_temperature(logits, labels_of(data.manifest.of("val")))
         classifier = phase.network.classifier.calibrated(temperature)
         model, batches, of_test = evaluation_inputs(phase, also=[config.unfreeze_depth])
+        if of_test is not None:
+            tracker.tags({"features/test_decision": of_test.decision})
         device = phase.machine.device
         outcome = evaluate(data.manifest, model, batches, device, temperature)
         metrics = _metrics(phase.network, result, report, of_test, outcome)
