@@ -375,6 +375,7 @@ def test_one_folder_a_class_is_split_with_copies_together(tmp_path: Path) -> Non
         manifest, report = looked_at(root, seed=seed)
         assert report.dropped_duplicates == ()
         assert len(report.copies) == 10
+        assert report.kept_together == ()  # copies are no more than that
         assert report.counts["val"] == {"cat": 6, "dog": 4}
         splits = {p.path: p.split for p in manifest.pictures}
         for index in range(10):
@@ -389,7 +390,11 @@ def test_one_folder_a_class_is_split_with_near_copies_together(tmp_path: Path) -
     for seed in range(3):
         manifest, report = looked_at(root, seed=seed)
         assert report.near_duplicate_pairs == 0
-        assert report.warnings == ()
+        assert len(report.kept_together) == 80
+        assert ("cat/0.jpg", "cat/0.png") in report.kept_together
+        assert report.warnings == (
+            "groups of pictures that look alike, each drawn into one split: 80",
+        )
         assert report.counts["val"] == report.counts["test"] == {"cat": 16, "dog": 16}
         splits = {p.path: p.split for p in manifest.pictures}
         for path, split in splits.items():

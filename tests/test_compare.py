@@ -82,7 +82,7 @@ UNPROVEN = {
 
 
 COUNTS = {split: {"cat": 150, "dog": 150} for split in ("train", "val", "test")}
-AUDITED = AuditReport("pictures", 900, COUNTS, (), (), (), (), (), {}, 0, ())
+AUDITED = AuditReport("pictures", 900, COUNTS, (), (), (), (), (), (), {}, 0, ())
 
 
 def report_of(
@@ -173,6 +173,7 @@ def test_what_the_audit_found_is_listed_by_name(tmp_path: Path) -> None:
         conflicting_labels=(("train/cat/a.jpg", "train/dog/<b>.jpg"),),
         dropped_duplicates=(Dropped("train/cat/c.jpg", "train", "test/cat/d.jpg", "test"),),
         copies=(("train/cat/e.jpg", "train/cat/f.jpg"),) * 101,
+        kept_together=(("train/dog/h.jpg", "train/dog/i.jpg"),),
         mismatched_extensions={"val/dog/g.png": "extension says png, content is jpeg"},
     )
     text = report_of(runs, tmp_path / "report.html", audited=found)
@@ -183,6 +184,8 @@ def test_what_the_audit_found_is_listed_by_name(tmp_path: Path) -> None:
         "101 several times within a class",
         "<code>train/cat/e.jpg</code> = <code>train/cat/f.jpg</code>",
         "and more, in <code>data/audit.json</code>",
+        "groups that look alike, each drawn into one split: 1",
+        "<code>train/dog/h.jpg</code>, <code>train/dog/i.jpg</code>",
         "<code>val/dog/g.png</code>: extension says png, content is jpeg",
     ):
         assert said_of_it in text

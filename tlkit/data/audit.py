@@ -67,8 +67,9 @@ class AuditReport:
     """What was found. All paths are POSIX and relative to the manifest's root.
 
     `copies` are groups of the same content within one split and class, which stay;
-    `conflicting_labels` the same content under two labels. `near_duplicates` are the closest
-    MAX_LISTED of `near_duplicate_pairs`, and stay as well.
+    `conflicting_labels` the same content under two labels. `kept_together` are groups that look
+    alike and were drawn into one split for it. `near_duplicates` are the closest MAX_LISTED of
+    `near_duplicate_pairs`, and stay as well.
     """
 
     source: str
@@ -79,6 +80,7 @@ class AuditReport:
     dropped_duplicates: tuple[Dropped, ...]
     conflicting_labels: tuple[tuple[str, ...], ...]
     copies: tuple[tuple[str, ...], ...]
+    kept_together: tuple[tuple[str, ...], ...]
     mismatched_extensions: dict[str, str]
     near_duplicate_pairs: int
     near_duplicates: tuple[NearPair, ...]
@@ -147,7 +149,7 @@ def audit(
     seen, unreadable = _read_all(source, max_pixels, workers, looks)
     _refuse_unreadable(source, classes, seen, unreadable)
     kept, dropped = _without_leaks(seen)
-    kept = _with_held_out(kept, fractions, seed)
+    kept, together = _with_held_out(kept, fractions, seed)
     label_of = {name: label for label, name in enumerate(classes)}
     pictures = [
         Picture(one.file.path, label_of[one.file.label], one.split, one.sha256) for one in kept
@@ -157,7 +159,7 @@ def audit(
         left_out = len(unreadable) + len(dropped)
         _refuse_few(source, counts, split, 1, fractions, left_out, _listed(unreadable))
     drawn = fractions if any(file.split for file in source.files) else ()
-    return manifest, _report(source, manifest, drawn, seen, unreadable, kept, dropped)
+    return manifest, _report(source, manifest, drawn, seen, unreadable, kept, dropped, together)
 
 
 def _report(
@@ -168,6 +170,7 @@ def _report(
     unreadable: Sequence[tuple[SourceFile, str]],
     kept: Sequence[_Seen],
     dropped: Sequence[Dropped],
+    together: Sequence[tuple[str, ...]],
 ) -> AuditReport:
     conflicting = [
         tuple(one.file.path for one in group)
@@ -186,6 +189,7 @@ def _report(
         "pictures that are in two splits, left out of one": len(dropped),
         "pictures that are there under two labels, kept under both": len(conflicting),
         "pictures that are there more than once in a split": len(copies),
+        "groups of pictures that look alike, each drawn into one split": len(together),
         "files whose content is not what their extension says": len(mismatched),
         "pairs of pictures in different splits that look alike": pair_count,
     }
@@ -203,6 +207,7 @@ def _report(
         dropped_duplicates=tuple(dropped),
         conflicting_labels=tuple(conflicting),
         copies=tuple(copies),
+        kept_together=tuple(together),
         mismatched_extensions=mismatched,
         near_duplicate_pairs=pair_count,
         near_duplicates=tuple(near),
@@ -324,22 +329,34 @@ def _missing(source: Source, fractions: Mapping[str, float]) -> dict[str, float]
     return {split: fraction for split, fraction in fractions.items() if split not in given}
 
 
-def _with_held_out(kept: Sequence[_Seen], fractions: Mapping[str, float], seed: int) -> list[_Seen]:
+def _with_held_out(
+    kept: Sequence[_Seen], fractions: Mapping[str, float], seed: int
+) -> tuple[list[_Seen], list[tuple[str, ...]]]:
+    """The pictures with the missing splits drawn, and the paths of those that look alike, without
+    being copies, and came into one split."""
     if not fractions:
-        return list(kept)
+        return list(kept), []
     pool = [one for one in kept if one.split == "train"]
+    alike = near_groups([one.look for one in pool])
     drawn = hold_out_alike(
         [one.file.label for one in pool],
         [one.sha256 for one in pool],
-        near_groups([one.look for one in pool]),
+        alike,
         fractions,
         seed,
     )
     split_of = {one.file.path: split for one, split in zip(pool, drawn, strict=True)}
-    return [
+    split = [
         replace(one, file=replace(one.file, split=split_of.get(one.file.path, one.split)))
         for one in kept
     ]
+    together = [
+        tuple(pool[index].file.path for index in group)
+        for group in alike
+        if len({drawn[index] for index in group}) == 1
+        and len({pool[index].sha256 for index in group}) > 1
+    ]
+    return split, together
 
 
 def _refuse_few_files(source: Source, classes: Sequence[str], drawn: Collection[str]) -> None:
