@@ -178,7 +178,9 @@ def _left() -> list[str]:
         "Runs are called after their entry point, that of `mlflow run .` is `suite`; phases are "
         "`baseline`, `head` and `finetune`. `*` stands for any text. A command that works on the "
         "trials of a search that is logged under another run already leaves a run `tune-worker` "
-        "below that one, with a description and nothing else.",
+        "below that one, with a description and nothing else. The first run of an experiment "
+        "leaves three views for MLflow's list of runs in tags of the experiment, "
+        "`mlflow.sharedViewState.tlkit-*`; one that you change stays as you left it.",
         "",
         "### Metrics",
         "",

@@ -12,12 +12,13 @@ def task(config: Config) -> None:
         from tlkit.runs.suite import run_repeats
         from tlkit.summary import report
         from tlkit.tracking.store import ui_command
+        from tlkit.tracking.views import MODELS
     results = run_repeats("finetune", config)
     print(report(results))
     if len(results) > 1:
         models = ",".join(f"runs:/{result.run_id}/model" for result in results)
         print(run_ensemble(EnsembleSettings(models=models)))
-    print(f"Look at it: {ui_command()}")
+    print(f"Look at it: {ui_command(MODELS)}")
 
 
 if __name__ == "__main__":

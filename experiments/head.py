@@ -10,8 +10,9 @@ def task(config: Config) -> None:
         from tlkit.runs.suite import run_repeats
         from tlkit.summary import report
         from tlkit.tracking.store import ui_command
+        from tlkit.tracking.views import MODELS
     print(report(run_repeats("head", config)))
-    print(f"Look at it: {ui_command()}")
+    print(f"Look at it: {ui_command(MODELS)}")
 
 
 if __name__ == "__main__":

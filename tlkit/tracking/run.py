@@ -45,6 +45,7 @@ from tlkit.tracking.faults import (
 )
 from tlkit.tracking.store import set_up, store_file
 from tlkit.tracking.tags import PHASE_TAG
+from tlkit.tracking.views import offer_views
 
 # What `tlkit.serving` imports.
 SERVING_PACKAGES = (
@@ -245,13 +246,16 @@ def _begin(name: str, parent: str | None, system_metrics: bool) -> mlflow.Active
         # Of processes that first meet an SQLite store at once, all but one would fail to make it.
         with FileLock(scratch_folder() / "mlflow.lock"):
             _make_database()
-            return mlflow.start_run(
+            active = mlflow.start_run(
                 run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
                 nested=nested,
                 # A worker's process has no experiment set.
                 experiment_id=mlflow.get_run(parent).info.experiment_id if parent else None,
                 log_system_metrics=system_metrics,
             )
+            if parent is None:
+                _offer_views(active.info.experiment_id)
+            return active
     except MlflowException as error:
         reason = reason_of(error)
         deleted = re.search(r"experiment (\d+) must be .* state is deleted", reason)
@@ -264,6 +268,17 @@ def _begin(name: str, parent: str | None, system_metrics: bool) -> mlflow.Active
         raise UserError(
             f"MLflow cannot begin a run at {shown_address()}: {reason}; {way_out}"
         ) from error
+
+
+def _offer_views(experiment_id: str) -> None:
+    try:
+        offer_views(experiment_id)
+    except MlflowException as error:  # a run is worth more
+        print(
+            f"warning: experiment {experiment_id} does not take the views for MLflow's UI, whose "
+            f"columns are to be chosen by hand then: {reason_of(error)}",
+            file=sys.stderr,
+        )
 
 
 def _is_drawn(name: str | None) -> bool:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from tlkit.errors import UserError
 from tlkit.tracking.faults import shown_address, tell_waiting
+from tlkit.tracking.views import ALL_RUNS, View
 
 # Where `mlflow ui` serves it, unless it is told another port.
 _LOCAL = "http://127.0.0.1:5000"
@@ -48,9 +49,9 @@ def _is_server() -> bool:
     return urlparse(mlflow.get_tracking_uri()).scheme in ("http", "https")
 
 
-def ui_command(experiment_id: str | None = None) -> str:
+def ui_command(view: View = ALL_RUNS, experiment_id: str | None = None) -> str:
     """What to type to look at the runs of an experiment; by default, of this process's last run."""
-    page = f"open {ui_address(_runs_page(experiment_id))}"
+    page = f"open {ui_address(_runs_page(view, experiment_id))}"
     if _is_server():
         return page
     if store_file() == Path("mlflow.db").absolute():
@@ -58,14 +59,15 @@ def ui_command(experiment_id: str | None = None) -> str:
     return f"mlflow ui --backend-store-uri {shlex.quote(shown_address())}   and {page}"
 
 
-def _runs_page(experiment_id: str | None) -> str:
+def _runs_page(view: View, experiment_id: str | None) -> str:
     """Where MLflow's UI has the runs: by itself it opens on the traces of language models."""
     last = mlflow.last_active_run()
     if experiment_id is None and last is not None:
         experiment_id = last.info.experiment_id
     if experiment_id is None:
         return ""
-    return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    shown = f"workflowType=machine_learning&viewStateShareKey={view.key}"
+    return f"/#/experiments/{experiment_id}/runs?{shown}"
 
 
 def set_up() -> None:

@@ -1,0 +1,161 @@
+"""The views of the list of runs in MLflow's UI: saved with the first run, and what they show."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+
+from docs import left_by_runs as tables
+from tlkit.config import Config
+from tlkit.tracking import run as run_module
+from tlkit.tracking.run import start_run
+from tlkit.tracking.store import ui_command
+from tlkit.tracking.tags import PHASE_TAG
+from tlkit.tracking.views import ALL_RUNS, MODELS, TRIALS, View
+
+VIEWS = (ALL_RUNS, MODELS, TRIALS)
+PREFIX = "mlflow.sharedViewState."
+
+
+def offered(experiment: str) -> dict[str, str]:
+    """The tags of an experiment's views, by their keys."""
+    tags = mlflow.get_experiment(experiment).tags
+    return {
+        name.removeprefix(PREFIX): value for name, value in tags.items() if name.startswith(PREFIX)
+    }
+
+
+def state(view: View) -> dict[str, Any]:
+    """What the UI is to take up."""
+    return json.loads(json.loads(view.tag())["state"])
+
+
+def test_the_first_run_offers_views_and_the_next_leaves_them(experiment: str) -> None:
+    with start_run("any"):
+        pass
+    first = offered(experiment)
+    assert {key: json.loads(value)["name"] for key, value in first.items()} == {
+        view.key: view.name for view in VIEWS
+    }
+    changed = f"{PREFIX}{MODELS.key}"
+    mlflow.MlflowClient().set_experiment_tag(experiment, changed, "my own")
+    with start_run("any"):
+        pass
+    assert offered(experiment) == first | {MODELS.key: "my own"}
+
+
+def test_a_store_that_takes_no_views_takes_the_run(
+    experiment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("not you")
+
+    monkeypatch.setattr(run_module, "offer_views", refuse)
+    with start_run("any") as tracker:
+        tracker.metrics({"one": 1.0})
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: experiment {experiment} does not take the views ")
+    assert line.endswith("not you")
+    assert mlflow.get_run(tracker.run_id).data.metrics == {"one": 1.0}
+
+
+def test_columns_are_what_runs_log() -> None:
+    known = {
+        *(f"metrics.{left.name}" for some in tables.METRICS.values() for left in some),
+        *(f"params.{name}" for name in Config.names()),
+        *(f"tags.{left.name}" for left in tables.TAGS),
+    }
+    for view in VIEWS:
+        assert set(view.columns) <= known
+        assert view.by in (*view.columns, "attributes.start_time")
+
+
+@pytest.fixture
+def ui(tmp_path: Path) -> Iterator[str]:
+    """The address of `mlflow ui` for the tests' store."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "ui", "-p", str(port), "-w", "1"),
+            *("--backend-store-uri", mlflow.get_tracking_uri()),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=(tmp_path / "log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                if requests.get(f"{url}/health", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                time.sleep(0.5)
+            assert process.poll() is None, (tmp_path / "log").read_text()
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
+def test_mlflows_ui_opens_them(experiment: str, ui: str) -> None:
+    api = pytest.importorskip("playwright.sync_api")
+    columns = [column.partition(".") for view in VIEWS for column in view.columns]
+    metrics, params, tags = (
+        {name for kind, _, name in columns if kind == wanted}
+        for wanted in ("metrics", "params", "tags")
+    )
+
+    def log(name: str, value: float, **more: str) -> None:
+        with start_run(name, parent=suite.run_id) as tracker:
+            tracker.metrics(dict.fromkeys(metrics, value))
+            tracker.params(dict.fromkeys(params, "some"))
+            tracker.tags({**dict.fromkeys(tags, "some"), **more})
+
+    with start_run("suite") as suite:
+        for name, accuracy in (("head", 0.9), ("finetune", 0.95), ("baseline", 0.7)):
+            log(name, accuracy)
+        for number, loss in enumerate((0.3, 0.1, 0.2)):
+            log(f"trial-{number}", loss, **{PHASE_TAG: "trial"})
+    shown = {}
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for view in VIEWS:
+            page = browser.new_page(viewport={"width": 2400, "height": 900})
+            _, _, address = ui_command(view, experiment).partition("http://127.0.0.1:5000")
+            page.goto(ui + address)
+            # Their order it takes up at times only: it depends on what is loaded first.
+            page.wait_for_function(
+                "wanted => wanted.join() === Array.from("
+                "document.querySelectorAll('.ag-header-cell'), one => one.getAttribute('col-id')"
+                ").filter(id => id?.includes('.`')).sort().join()",
+                arg=sorted(id for id in state(view)["columnOrder"] if ".`" in id),
+                timeout=60_000,
+            )
+            names = page.locator(".ag-row [col-id='attributes.`Run Name`']").all_inner_texts()
+            shown[view.key] = [name.split()[-1] for name in names]  # after the colour's
+        browser.close()
+    assert shown == {
+        ALL_RUNS.key: ["suite"],  # what is below it is folded up
+        MODELS.key: ["finetune", "head", "baseline", "trial-0", "trial-2", "trial-1"],
+        TRIALS.key: ["trial-1", "trial-2", "trial-0"],
+    }
