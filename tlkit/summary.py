@@ -104,9 +104,9 @@ def of_phase(
         f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f}; "
         f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
-        # Before the rest, of which the UI shows the first lines alone.
-        + (f"![Grad-CAM]({picture})\n\n" if picture else "")
-        + f"{trained}, at its best after {epochs_up_to(epoch)}.\n\n{of_data(config, manifest)}"
+        f"{trained}, at its best after {epochs_up_to(epoch)}.\n\n{of_data(config, manifest)}"
+        # Last, for the UI shows the first lines alone, where it would be cut off at its title.
+        + (f"\n\n![Grad-CAM]({picture})" if picture else "")
     )
 
 
