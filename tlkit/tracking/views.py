@@ -1,7 +1,8 @@
 """Views of an experiment's runs for MLflow's UI, which by itself shows none of their metrics.
 
-The UI keeps a view that somebody saves as a tag of the experiment, lists it under "Views", and
-opens it where the address has its id (MLflow 3.17; an earlier one ignores the id).
+The UI keeps a view that somebody saves or shares as a tag of the experiment, and opens it where
+the address has its id; that of MLflow 3.17 also lists it under "Views". No document of MLflow says
+so: its own JavaScript does, and `tests/test_views.py` looks at it in a browser.
 """
 
 import json
@@ -17,6 +18,13 @@ _TAG = "mlflow.sharedViewState."
 # The columns that the UI always has, by its ids, and their widths in pixels.
 _FIRST = {"attributes.`Run Name`": 190, "runDateAndNestInfo": 150, "duration": 80}
 _WIDTH = 135  # pixels, for "test/accuracy_high"
+# What else the UI of MLflow 3.10 wants of a view, which it reads from the tag itself.
+_ELSE: dict[str, Any] = {
+    **{"startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs"},
+    **{"datasetsFilter": [], "runsPinned": [], "runsHidden": []},
+    **{"runsExpanded": {}, "groupsExpanded": {}, "runsVisibilityMap": {}},
+    **{"runsHiddenMode": "FIRST_10_RUNS", "autoRefreshEnabled": True},
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class View:
         """As the UI keeps it."""
         shown = [_quoted(column) for column in self.columns]
         widths = {**_FIRST, **dict.fromkeys(shown, _WIDTH)}
-        state: dict[str, Any] = {
+        state = {
             "selectedColumns": shown,
             "columnOrder": list(widths),
             "columnWidths": widths,
@@ -54,8 +62,8 @@ class View:
             "orderByAsc": self.ascending,
         }
         now = int(time.time() * 1000)
-        view = {"name": self.name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
-        return json.dumps(view)
+        saved = {"name": self.name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+        return json.dumps({**_ELSE, **state, **saved})
 
 
 def _quoted(column: str) -> str:
