@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from docs import left_by_runs as tables
 from tlkit.config import Config
 from tlkit.tracking import run as run_module
-from tlkit.tracking.run import start_run
+from tlkit.tracking.run import join, start_run
 from tlkit.tracking.store import ui_command
 from tlkit.tracking.tags import PHASE_TAG
 from tlkit.tracking.views import ALL_RUNS, MODELS, TRIALS, View
@@ -68,6 +68,48 @@ def test_a_store_that_takes_no_views_takes_the_run(
     assert line.startswith(f"warning: experiment {experiment} does not take the views ")
     assert line.endswith("not you")
     assert mlflow.get_run(tracker.run_id).data.metrics == {"one": 1.0}
+    # For a view that is not there the UI leaves the list of runs.
+    assert ui_command().endswith(f"/#/experiments/{experiment}/runs?workflowType=machine_learning")
+
+
+def test_an_interrupt_while_views_are_saved_ends_the_run_as_killed(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", interrupt)
+    with pytest.raises(KeyboardInterrupt), start_run("any"):
+        pass
+    [run] = mlflow.search_runs([experiment], output_format="list")
+    assert (run.info.status, run.data.tags[PHASE_TAG]) == ("KILLED", "any")
+
+
+def test_a_faster_process_is_no_fault(
+    experiment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = mlflow.MlflowClient.set_experiment_tag
+
+    def saved_by_another(*arguments: Any) -> None:
+        save(*arguments)
+        raise MlflowException("UNIQUE constraint failed")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", saved_by_another)
+    with start_run("any"):
+        pass
+    assert capsys.readouterr().err == ""
+    assert offered(experiment).keys() == {view.key for view in VIEWS}
+    assert ui_command().endswith(f"&viewStateShareKey={ALL_RUNS.key}")
+
+
+def test_a_search_goes_on_in_an_experiment_that_is_older_than_views(experiment: str) -> None:
+    with mlflow.start_run() as before:
+        assert offered(experiment) == {}
+    elsewhere = mlflow.create_experiment(f"{experiment} elsewhere")
+    mlflow.set_experiment(experiment_id=elsewhere)
+    with start_run("tune") as own:
+        join(own, before.info.run_id)
+    assert offered(experiment).keys() == {view.key for view in VIEWS}
 
 
 def test_columns_are_what_runs_log() -> None:

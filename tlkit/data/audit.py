@@ -68,7 +68,7 @@ class AuditReport:
 
     `copies` are groups of the same content within one split and class, which stay;
     `conflicting_labels` the same content under two labels. `kept_together` are groups that look
-    alike and were drawn into one split for it. `near_duplicates` are the closest MAX_LISTED of
+    alike and were drawn into one split. `near_duplicates` are the closest MAX_LISTED of
     `near_duplicate_pairs`, and stay as well.
     """
 

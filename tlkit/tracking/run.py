@@ -234,6 +234,8 @@ def start_run(
         if parent is not None:  # MLflow's own argument refuses any but the active run
             tracker.tags({MLFLOW_PARENT_RUN_ID: parent})
         try:
+            if parent is None:
+                _offer_views(tracker.experiment_id)
             yield tracker
         except BaseException as error:
             _end(tracker, error)
@@ -246,16 +248,13 @@ def _begin(name: str, parent: str | None, system_metrics: bool) -> mlflow.Active
         # Of processes that first meet an SQLite store at once, all but one would fail to make it.
         with FileLock(scratch_folder() / "mlflow.lock"):
             _make_database()
-            active = mlflow.start_run(
+            return mlflow.start_run(
                 run_name=None if os.environ.get("MLFLOW_RUN_ID") and not nested else name,
                 nested=nested,
                 # A worker's process has no experiment set.
                 experiment_id=mlflow.get_run(parent).info.experiment_id if parent else None,
                 log_system_metrics=system_metrics,
             )
-            if parent is None:
-                _offer_views(active.info.experiment_id)
-            return active
     except MlflowException as error:
         reason = reason_of(error)
         deleted = re.search(r"experiment (\d+) must be .* state is deleted", reason)
@@ -400,6 +399,7 @@ def join(worker: Tracker, parent_id: str) -> Tracker:
             file=sys.stderr,
         )
     tell_running(parent_id)
+    _offer_views(parent.info.experiment_id)  # a search may be older than they are
     return Tracker(parent_id, parent.info.experiment_id)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from tlkit.tracking.tags import PHASE_TAG, TRIAL_STATE_TAG
 
@@ -98,6 +99,10 @@ TRIALS = View(
 )
 
 
+# Experiments that have the views, as far as this process knows.
+_having: set[str] = set()
+
+
 def offer_views(experiment_id: str) -> None:
     """Save the views in an experiment, but for those that it has, which somebody may have changed.
 
@@ -107,5 +112,19 @@ def offer_views(experiment_id: str) -> None:
     client = mlflow.MlflowClient()
     there = client.get_experiment(experiment_id).tags
     for view in (ALL_RUNS, MODELS, TRIALS):
-        if _TAG + view.key not in there:
-            client.set_experiment_tag(experiment_id, _TAG + view.key, view.tag())
+        name = _TAG + view.key
+        if name in there:
+            continue
+        try:
+            client.set_experiment_tag(experiment_id, name, view.tag())
+        except MlflowException:
+            # A store takes a new tag once, and another process may have been faster.
+            if name not in client.get_experiment(experiment_id).tags:
+                raise
+    _having.add(experiment_id)
+
+
+def has_views(experiment_id: str) -> bool:
+    """Whether this process knows the experiment to have them: the UI leaves the list of runs for
+    a view that is not there."""
+    return experiment_id in _having
