@@ -22,7 +22,7 @@ from tlkit.tracking import run as run_module
 from tlkit.tracking.run import join, start_run
 from tlkit.tracking.store import ui_command
 from tlkit.tracking.tags import PHASE_TAG
-from tlkit.tracking.views import ALL_RUNS, MODELS, TRIALS, View
+from tlkit.tracking.views import ALL_RUNS, MODELS, TRIALS, View, has_views
 
 VIEWS = (ALL_RUNS, MODELS, TRIALS)
 PREFIX = "mlflow.sharedViewState."
@@ -41,7 +41,9 @@ def state(view: View) -> dict[str, Any]:
     return json.loads(json.loads(view.tag())["state"])
 
 
-def test_the_first_run_offers_views_and_the_next_leaves_them(experiment: str) -> None:
+def test_the_first_run_offers_views_and_the_next_leaves_them(
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with start_run("any"):
         pass
     first = offered(experiment)
@@ -53,6 +55,9 @@ def test_the_first_run_offers_views_and_the_next_leaves_them(experiment: str) ->
     with start_run("any"):
         pass
     assert offered(experiment) == first | {MODELS.key: "my own"}
+    assert has_views(experiment)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
+    assert not has_views(experiment)  # the one of that number there
 
 
 def test_a_store_that_takes_no_views_takes_the_run(

@@ -99,8 +99,8 @@ TRIALS = View(
 )
 
 
-# Experiments that have the views, as far as this process knows.
-_having: set[str] = set()
+# Experiments that have the views, as far as this process knows: store and id.
+_having: set[tuple[str, str]] = set()
 
 
 def offer_views(experiment_id: str) -> None:
@@ -121,10 +121,10 @@ def offer_views(experiment_id: str) -> None:
             # A store takes a new tag once, and another process may have been faster.
             if name not in client.get_experiment(experiment_id).tags:
                 raise
-    _having.add(experiment_id)
+    _having.add((mlflow.get_tracking_uri(), experiment_id))
 
 
 def has_views(experiment_id: str) -> bool:
     """Whether this process knows the experiment to have them: the UI leaves the list of runs for
     a view that is not there."""
-    return experiment_id in _having
+    return (mlflow.get_tracking_uri(), experiment_id) in _having
