@@ -1,10 +1,15 @@
 """What tests share: tiny pictures, a store of runs, and a place for everything that is written."""
 
+import os
 import runpy
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import torch
 from matplotlib.figure import Figure
 from mlflow.entities import Run
@@ -125,6 +131,35 @@ def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
             draw(figure, where, **options)
 
     monkeypatch.setattr(Figure, "savefig", save)
+
+
+@contextmanager
+def web_server(folder: Path, *words: str, ping: str, **variables: str) -> Iterator[str]:
+    """The address of `mlflow WORDS`, run in a folder, once it answers at `ping`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words, "-p", str(port)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        stdout=(folder / "log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                if requests.get(f"{url}{ping}", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                time.sleep(0.5)
+            assert process.poll() is None, (folder / "log").read_text()
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
 
 
 @pytest.fixture

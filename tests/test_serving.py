@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import pandas as pd
 import pytest
 import requests
 import torch
-from conftest import Trained
+from conftest import Trained, web_server
 from mlflow.pyfunc import scoring_server
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -66,41 +65,17 @@ class Server:
 @pytest.fixture(scope="module")
 def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = f"sqlite:///{folder / 'requests.db'}"
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "models", "serve", "-m", trained.model()),
-            *("--env-manager", "local", "-p", str(port)),
-        ],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
-            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-            "OMP_NUM_THREADS": "1",
-            "TLKIT_REQUEST_LOG": log,
-        },
-        stdout=(folder / "log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                if requests.get(f"{url}/ping", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.5)
-            assert process.poll() is None, (folder / "log").read_text()
+    with web_server(
+        folder,
+        *("models", "serve", "-m", trained.model(), "--env-manager", "local"),
+        ping="/ping",
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        MLFLOW_TRACKING_URI=mlflow.get_tracking_uri(),
+        MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
+        TLKIT_REQUEST_LOG=log,
+    ) as url:
         yield Server(url, log)
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
 
 
 def written(picture: bytes) -> dict[str, str]:

@@ -1,19 +1,14 @@
 """The views of the list of runs in MLflow's UI: saved with the first run, and what they show."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
-import requests
+from conftest import web_server
 from mlflow.exceptions import MlflowException
 
 from docs import left_by_runs as tables
@@ -22,7 +17,7 @@ from tlkit.tracking import run as run_module
 from tlkit.tracking.run import join, start_run
 from tlkit.tracking.store import ui_command
 from tlkit.tracking.tags import PHASE_TAG
-from tlkit.tracking.views import ALL_RUNS, MODELS, TRIALS, View, has_views
+from tlkit.tracking.views import ALL_RUNS, MODELS, TRIALS, View, has_view
 
 VIEWS = (ALL_RUNS, MODELS, TRIALS)
 PREFIX = "mlflow.sharedViewState."
@@ -55,9 +50,9 @@ def test_the_first_run_offers_views_and_the_next_leaves_them(
     with start_run("any"):
         pass
     assert offered(experiment) == first | {MODELS.key: "my own"}
-    assert has_views(experiment)
+    assert all(has_view(experiment, view) for view in VIEWS)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
-    assert not has_views(experiment)  # the one of that number there
+    assert not has_view(experiment, MODELS)  # the one of that number there
 
 
 def test_a_store_that_takes_no_views_takes_the_run(
@@ -131,33 +126,9 @@ def test_columns_are_what_runs_log() -> None:
 @pytest.fixture
 def ui(tmp_path: Path) -> Iterator[str]:
     """The address of `mlflow ui` for the tests' store."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "ui", "-p", str(port), "-w", "1"),
-            *("--backend-store-uri", mlflow.get_tracking_uri()),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=(tmp_path / "log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                if requests.get(f"{url}/health", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.5)
-            assert process.poll() is None, (tmp_path / "log").read_text()
+    store = mlflow.get_tracking_uri()
+    with web_server(tmp_path, "ui", "-w", "1", "--backend-store-uri", store, ping="/health") as url:
         yield url
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from tlkit.errors import UserError
 from tlkit.tracking.faults import shown_address, tell_waiting
-from tlkit.tracking.views import ALL_RUNS, View, has_views
+from tlkit.tracking.views import ALL_RUNS, View, has_view
 
 # Where `mlflow ui` serves it, unless it is told another port.
 _LOCAL = "http://127.0.0.1:5000"
@@ -66,7 +66,7 @@ def _runs_page(view: View, experiment_id: str | None) -> str:
         experiment_id = last.info.experiment_id
     if experiment_id is None:
         return ""
-    shown = f"&viewStateShareKey={view.key}" if has_views(experiment_id) else ""
+    shown = f"&viewStateShareKey={view.key}" if has_view(experiment_id, view) else ""
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning{shown}"
 
 

@@ -99,10 +99,6 @@ TRIALS = View(
 )
 
 
-# Experiments that have the views, as far as this process knows: store and id.
-_having: set[tuple[str, str]] = set()
-
-
 def offer_views(experiment_id: str) -> None:
     """Save the views in an experiment, but for those that it has, which somebody may have changed.
 
@@ -121,10 +117,14 @@ def offer_views(experiment_id: str) -> None:
             # A store takes a new tag once, and another process may have been faster.
             if name not in client.get_experiment(experiment_id).tags:
                 raise
-    _having.add((mlflow.get_tracking_uri(), experiment_id))
 
 
-def has_views(experiment_id: str) -> bool:
-    """Whether this process knows the experiment to have them: the UI leaves the list of runs for
-    a view that is not there."""
-    return (mlflow.get_tracking_uri(), experiment_id) in _having
+def has_view(experiment_id: str, view: View) -> bool:
+    """Whether an experiment has a view: for one that is not there the UI leaves the list of runs.
+
+    Not, where the store does not say: the list is found without a view too.
+    """
+    try:
+        return _TAG + view.key in mlflow.get_experiment(experiment_id).tags
+    except MlflowException:
+        return False
