@@ -163,6 +163,22 @@ def web_server(folder: Path, *words: str, ping: str, **variables: str) -> Iterat
 
 
 @pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """Chromium, driven by Playwright; its settings go to the test's folder."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no Chromium here")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as play:
+        environment = {**os.environ, "HOME": str(tmp_path)}
+        opened = play.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], env=environment
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
 def experiment(request: pytest.FixtureRequest) -> str:
     """An experiment of the test's own, by its id, which runs go to."""
     return mlflow.set_experiment(request.node.nodeid).experiment_id

@@ -3,11 +3,11 @@
 import csv
 import json
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -558,106 +558,92 @@ def test_a_name_cannot_break_out_of_the_page() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_the_report_in_a_browser(compared: Run, width: int, scheme: str) -> None:
-    api = pytest.importorskip("playwright.sync_api")
+def test_the_report_in_a_browser(compared: Run, browser: Any, width: int, scheme: str) -> None:
     faults: list[str] = []
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(artifact(compared, "report.html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        box = page.locator("#results figure svg").bounding_box()
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(artifact(compared, "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.locator("#results figure svg").bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= width  # the accuracies are seen without scrolling
+    # In a table that scrolls a row keeps its name.
+    table = page.locator("#differences .scroll")
+    table.evaluate("one => { one.scrollLeft = 10_000 }")
+    name = table.locator("tbody th").bounding_box()
+    assert name is not None
+    assert name["x"] >= 0
+    hints = page.locator("figure:has(> svg)").evaluate_all(
+        "all => all.map(one => [one.scrollWidth > one.clientWidth,"
+        " getComputedStyle(one, '::before').content !== 'none'])"
+    )
+    assert all(wider == told for wider, told in hints)
+    assert [True, True] in hints or width > 390
+    for picture in page.locator("img").all():
+        assert picture.evaluate("one => one.complete && one.naturalWidth > 0")
+    for shown in page.locator("img, svg").all():
+        box = shown.bounding_box()
         assert box is not None
-        assert box["x"] + box["width"] <= width  # the accuracies are seen without scrolling
-        # In a table that scrolls a row keeps its name.
-        table = page.locator("#differences .scroll")
-        table.evaluate("one => { one.scrollLeft = 10_000 }")
-        name = table.locator("tbody th").bounding_box()
-        assert name is not None
-        assert name["x"] >= 0
-        hints = page.locator("figure:has(> svg)").evaluate_all(
-            "all => all.map(one => [one.scrollWidth > one.clientWidth,"
-            " getComputedStyle(one, '::before').content !== 'none'])"
+        assert min(box["width"], box["height"]) > 20
+    for caption in page.locator("caption").all():
+        words = caption.evaluate(
+            "one => { const range = document.createRange(); range.selectNodeContents(one);"
+            " return range.getBoundingClientRect().right }"
         )
-        assert all(wider == told for wider, told in hints)
-        assert [True, True] in hints or width > 390
-        for picture in page.locator("img").all():
-            assert picture.evaluate("one => one.complete && one.naturalWidth > 0")
-        for shown in page.locator("img, svg").all():
-            box = shown.bounding_box()
-            assert box is not None
-            assert min(box["width"], box["height"]) > 20
-        for caption in page.locator("caption").all():
-            words = caption.evaluate(
-                "one => { const range = document.createRange(); range.selectNodeContents(one);"
-                " return range.getBoundingClientRect().right }"
-            )
-            assert words <= width
-        # Sorting moves rows and leaves what is copied the same.
-        table = page.locator("#results table").first
-        before = table.inner_text().split("\n")
-        heading = table.get_by_role("button", name="accuracy", exact=True)
-        heading.focus()
-        page.keyboard.press("Enter")
-        rising = table.inner_text().split("\n")
-        page.keyboard.press("Enter")
-        falling = table.inner_text().split("\n")
-        assert sorted(before) == sorted(rising) == sorted(falling)
-        cells = table.locator("tbody tr td:nth-child(2)").all_inner_texts()
-        values = [float(cell) for cell in cells]
-        assert values == sorted(values, reverse=True)
-        browser.close()
+        assert words <= width
+    # Sorting moves rows and leaves what is copied the same.
+    table = page.locator("#results table").first
+    before = table.inner_text().split("\n")
+    heading = table.get_by_role("button", name="accuracy", exact=True)
+    heading.focus()
+    page.keyboard.press("Enter")
+    rising = table.inner_text().split("\n")
+    page.keyboard.press("Enter")
+    falling = table.inner_text().split("\n")
+    assert sorted(before) == sorted(rising) == sorted(falling)
+    cells = table.locator("tbody tr td:nth-child(2)").all_inner_texts()
+    values = [float(cell) for cell in cells]
+    assert values == sorted(values, reverse=True)
     assert faults == []
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
-def test_the_report_in_mlflows_ui(tmp_path: Path) -> None:
+def test_the_report_in_mlflows_ui(browser: Any, tmp_path: Path) -> None:
     """A sandboxed blob within a page, which no link of its own may lead into."""
-    api = pytest.importorskip("playwright.sync_api")
     source = f"/data/{50 * 'pictures-of-dogs-and-cats'}"  # a name without a gap, wider than a phone
     report = report_of([with_metrics(one) for one in three_runs()], tmp_path / "r", source=source)
     faults: list[str] = []
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+    page = browser.new_page(viewport={"width": 400, "height": 900})
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.set_content('<iframe sandbox="allow-scripts" width="380" height="800"></iframe>')
+    page.evaluate(
+        "text => { document.querySelector('iframe').src ="
+        " URL.createObjectURL(new Blob([text], {type: 'text/html'})) }",
+        report,
+    )
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("heading", name="Method").wait_for(state="attached")
+    inner = page.frames[1]
+    assert inner.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    links = frame.locator("nav a")
+    assert links.count() == 10
+    for link in links.all():
+        address = link.get_attribute("href")
+        link.focus()
+        page.keyboard.press("Enter")
+        found = inner.evaluate(
+            "address => { const section = document.querySelector(address);"
+            " return [section.getBoundingClientRect().top, scrollY,"
+            " section.contains(document.activeElement)] }",
+            address,
         )
-        page = browser.new_page(viewport={"width": 400, "height": 900})
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.set_content('<iframe sandbox="allow-scripts" width="380" height="800"></iframe>')
-        page.evaluate(
-            "text => { document.querySelector('iframe').src ="
-            " URL.createObjectURL(new Blob([text], {type: 'text/html'})) }",
-            report,
-        )
-        frame = page.frame_locator("iframe")
-        frame.get_by_role("heading", name="Method").wait_for(state="attached")
-        inner = page.frames[1]
-        assert inner.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        links = frame.locator("nav a")
-        assert links.count() == 10
-        for link in links.all():
-            address = link.get_attribute("href")
-            link.focus()
-            page.keyboard.press("Enter")
-            found = inner.evaluate(
-                "address => { const section = document.querySelector(address);"
-                " return [section.getBoundingClientRect().top, scrollY,"
-                " section.contains(document.activeElement)] }",
-                address,
-            )
-            top, scrolled, focused = found
-            assert top < 800
-            assert scrolled > 0
-            assert focused
-        browser.close()
+        top, scrolled, focused = found
+        assert top < 800
+        assert scrolled > 0
+        assert focused
     assert faults == []
 
 

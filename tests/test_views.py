@@ -1,7 +1,6 @@
 """The views of the list of runs in MLflow's UI: saved with the first run, and what they show."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,9 +131,7 @@ def ui(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium here")
-def test_mlflows_ui_opens_them(experiment: str, ui: str) -> None:
-    api = pytest.importorskip("playwright.sync_api")
+def test_mlflows_ui_opens_them(experiment: str, ui: str, browser: Any) -> None:
     columns = [column.partition(".") for view in VIEWS for column in view.columns]
     metrics, params, tags = (
         {name for kind, _, name in columns if kind == wanted}
@@ -153,25 +150,20 @@ def test_mlflows_ui_opens_them(experiment: str, ui: str) -> None:
         for number, loss in enumerate((0.3, 0.1, 0.2)):
             log(f"trial-{number}", loss, **{PHASE_TAG: "trial"})
     shown = {}
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+    for view in VIEWS:
+        page = browser.new_page(viewport={"width": 2400, "height": 900})
+        _, _, address = ui_command(view, experiment).partition("http://127.0.0.1:5000")
+        page.goto(ui + address)
+        # Their order it takes up at times only: it depends on what is loaded first.
+        page.wait_for_function(
+            "wanted => wanted.join() === Array.from("
+            "document.querySelectorAll('.ag-header-cell'), one => one.getAttribute('col-id')"
+            ").filter(id => id?.includes('.`')).sort().join()",
+            arg=sorted(id for id in state(view)["columnOrder"] if ".`" in id),
+            timeout=60_000,
         )
-        for view in VIEWS:
-            page = browser.new_page(viewport={"width": 2400, "height": 900})
-            _, _, address = ui_command(view, experiment).partition("http://127.0.0.1:5000")
-            page.goto(ui + address)
-            # Their order it takes up at times only: it depends on what is loaded first.
-            page.wait_for_function(
-                "wanted => wanted.join() === Array.from("
-                "document.querySelectorAll('.ag-header-cell'), one => one.getAttribute('col-id')"
-                ").filter(id => id?.includes('.`')).sort().join()",
-                arg=sorted(id for id in state(view)["columnOrder"] if ".`" in id),
-                timeout=60_000,
-            )
-            names = page.locator(".ag-row [col-id='attributes.`Run Name`']").all_inner_texts()
-            shown[view.key] = [name.split()[-1] for name in names]  # after the colour's
-        browser.close()
+        names = page.locator(".ag-row [col-id='attributes.`Run Name`']").all_inner_texts()
+        shown[view.key] = [name.split()[-1] for name in names]  # after the colour's
     assert shown == {
         ALL_RUNS.key: ["suite"],  # what is below it is folded up
         MODELS.key: ["finetune", "head", "baseline", "trial-0", "trial-2", "trial-1"],
