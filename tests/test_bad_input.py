@@ -4,8 +4,10 @@ import errno
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,8 @@ from PIL import Image
 from safetensors import SafetensorError
 
 import tlkit.runs.phase
+from tlkit.errors import UserError
+from tlkit.files import disk_faults_told
 from tlkit.training import loop
 
 Case = Callable[[Path, MakeFolder], list[str]]
@@ -275,10 +279,25 @@ def test_a_full_disk_says_where(
     monkeypatch.setattr("tlkit.training.checkpoints.save_file", full)
     assert entry("head", *data(make_folder())) == 2
     message = capfd.readouterr().err
-    assert "no disk space left while writing" in message
-    assert "best.safetensors" in message
+    assert re.search(r"no disk space left while writing \S+best\.safetensors; free some", message)
     (run,) = mlflow.search_runs([experiment], output_format="list")
     assert run.info.status == "FAILED"
+
+
+def test_a_full_temporary_folder_is_named_in_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage._replace(free=0 if path == temporary else 2**30)
+    )
+    for written, told in ((tmp_path / "a" / "b", temporary), (temporary / "b", temporary / "b")):
+        full = pytest.raises(UserError, match=f"while writing {told}; free some")
+        with full, disk_faults_told(written):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_ctrl_c_ends_with_130_and_keeps_the_checkpoint(

@@ -1,8 +1,10 @@
 """Prediction on files: what is printed, written and logged, and that it is what was evaluated."""
 
 import csv
+import errno
 import gzip
 import json
+import logging
 import os
 import re
 import shutil
@@ -448,7 +450,10 @@ def test_memory_holds_a_few_batches_whatever_the_number(
     [
         (("--images", "x"), "model is not given"),
         (("--model", "nowhere", "--images", "."), "model nowhere: no such folder"),
-        (("--model", "runs:/0123/model", "--images", "."), "model runs:/0123/model is not at"),
+        (
+            ("--model", "runs:/0123/model", "--images", "."),
+            "model runs:/0123/model cannot be fetched",
+        ),
         (("--model", "models:/none@champion", "--images", "."), "is not at"),
         (("--model", "m", "--images", ".", "--tta", "0"), "tta=0 is not allowed"),
         (("--model", "m", "--images", ".", "--workers", "100000"), "workers=100000 is not allowed"),
@@ -465,6 +470,27 @@ def test_mistakes_are_told_in_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("by_run", [True, False])
+def test_a_full_temporary_folder_is_told(
+    trained: Trained, entry: Entry, by_run: bool, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    run = trained.runs["head"]
+    model = trained.model() if by_run else f"models:/{run.outputs.model_outputs[0].model_id}"
+    monkeypatch.setattr(shutil, "copy2", full)
+    level = logging.getLogger("mlflow.store.artifact.runs_artifact_repo").level
+    assert entry("predict", "--model", model, "--images", str(trained.pictures)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]  # there may be MLflow's progress bar above it
+    told = rf"error: model {model} .*: \S+: \[Errno 28\] No space .* \(and \d+ files more\); free"
+    assert re.match(told, line)
+    assert "point TMPDIR at another disk" in line
+    assert len(line) < 1000
+    assert logging.getLogger("mlflow.store.artifact.runs_artifact_repo").level == level
 
 
 def test_pictures_that_the_model_was_trained_on_are_counted(

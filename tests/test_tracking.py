@@ -289,7 +289,7 @@ def test_what_the_client_of_a_cloud_meets_is_told(
             tracker.artifacts(tmp_path)
     with pytest.raises(UserError, match=rf"has no artifact a \({error}\)"):
         lookup.downloaded(run_id, "a").__enter__()
-    with pytest.raises(UserError, match=f"is not at sqlite:.*: {error}"):
+    with pytest.raises(UserError, match=f"cannot be fetched from sqlite:.*: {error}"):
         lookup.local_model("models:/pets/1").__enter__()
 
 

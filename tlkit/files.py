@@ -24,6 +24,7 @@ from tlkit.errors import UserError
 PACKAGE = Path(__file__).parent
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FEW = 2**20  # bytes; a disk that has fewer is full
 
 
 def expanded(path: str | Path) -> Path:
@@ -188,6 +189,11 @@ def _number(error: BaseException) -> int | None:
     return error.errno if isinstance(error, OSError) else None
 
 
+def _free(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not be there yet."""
+    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
+
+
 @contextmanager
 def disk_faults_told(folder: Path) -> Iterator[None]:
     """Turn a full disk, one without the rights, and a path that the system does not take into a
@@ -196,9 +202,11 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         if disk_is_full(error):
+            temporary = Path(tempfile.gettempdir())  # the error itself may name no file
+            where = temporary if _free(temporary) < min(_free(folder), _FEW) else folder
             raise UserError(
-                f"no disk space left while writing {folder}; free some, "
-                "or point TLKIT_CACHE and the tracking store at another disk"
+                f"no disk space left while writing {where}; free some, "
+                "or point TLKIT_CACHE, TMPDIR and the tracking store at another disk"
             ) from error
         number = _number(error)
         if number is None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -23,6 +24,10 @@ T = TypeVar("T")
 # The packages by which MLflow reaches artifacts on S3, Google Cloud, Azure and by SFTP. Their
 # exceptions have no base in common, and MLflow hands them on as they are.
 _CLIENTS = ("boto3", "botocore", "s3transfer", "google", "azure", "paramiko", "pysftp")
+
+# How MLflow lists what it could not download, of a model a hundred files and more.
+_NOT_DOWNLOADED = re.compile(r"^##### File (.*) #####\n(.*)$", re.MULTILINE)
+_ABSENT = "No such artifact"
 
 # MLflow's codes for what is not there, and for an id that can be none.
 NO_SUCH, NO_ID = map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE))
@@ -80,6 +85,42 @@ def artifact_faults_told(tell: Callable[[Exception], str] = _not_kept) -> Iterat
         raise
 
 
+class _Unraised(logging.Handler):
+    """Keeps the errors that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.errors: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1]:
+            self.errors.append(record.exc_info[1])
+
+
+@contextlib.contextmanager
+def reasons_kept() -> Iterator[Callable[[Exception], str]]:
+    """For a download by the address runs:/, whose reasons MLflow logs for its developers and does
+    not raise: gives what tells the reason of an error that ends the block."""
+    logger = logging.getLogger("mlflow.store.artifact.runs_artifact_repo")
+    level, propagate = logger.level, logger.propagate
+    unraised = _Unraised()
+    # Or MLflow's own handler would show them.
+    logger.propagate = propagate and logger.isEnabledFor(logging.DEBUG)
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(unraised)
+
+    def tell(error: Exception) -> str:
+        reasons = [reason_of(one) for one in unraised.errors]
+        return next((why for why in reversed(reasons) if _ABSENT not in why), reason_of(error))
+
+    try:
+        yield tell
+    finally:
+        logger.removeHandler(unraised)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
 class _WaitingTold(logging.Handler):
     """Says that a server does not answer when a request is first repeated, from what urllib3 logs.
     MLflow repeats one for four minutes by default, in silence."""
@@ -122,7 +163,11 @@ def shown_address() -> str:
 def reason_of(error: BaseException) -> str:
     """On one line, without the password of the tracking store's address, nor the query, nor a full
     stop."""
-    said = line_of(error).replace(mlflow.get_tracking_uri(), shown_address())
+    said = line_of(error)
+    if failed := _NOT_DOWNLOADED.findall(str(error)):
+        (file, why), *others = failed
+        said = f"{file}: {why}" + (f" (and {len(others)} files more)" if others else "")
+    said = said.replace(mlflow.get_tracking_uri(), shown_address())
     return said.partition(" [SQL: ")[0].removesuffix(".")
 
 

@@ -1,6 +1,7 @@
 """What MLflow has: runs, their artifacts, models. Nothing is logged here."""
 
 import contextlib
+import errno
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from tlkit.tracking.faults import (
     artifact_faults_told,
     or_none,
     reason_of,
+    reasons_kept,
     shown_address,
 )
 from tlkit.tracking.store import set_up
@@ -148,6 +150,12 @@ def downloaded(run_id: str, path: str) -> Iterator[Path]:
         yield Path(local)
 
 
+def _not_fetched(address: str, why: str) -> str:
+    full = f"[Errno {errno.ENOSPC}]" in why
+    way_out = "free space, or point TMPDIR at another disk" if full else _where_else(address)
+    return f"model {address} cannot be fetched from {shown_address()}: {why}; {way_out}"
+
+
 def _where_else(address: str) -> str:
     """What to do about a model that was not found: a suite and a search have none themselves."""
     kind, _, rest = address.partition(":/")
@@ -184,11 +192,9 @@ def local_model(address: str) -> Iterator[Path]:
         )
     set_up()
     with tempfile.TemporaryDirectory(prefix="tlkit-") as folder:
-        with artifact_faults_told(
-            lambda error: (
-                f"model {address} is not at {shown_address()}: {reason_of(error)}; "
-                f"{_where_else(address)}"
-            )
+        with (
+            reasons_kept() as reason,
+            artifact_faults_told(lambda error: _not_fetched(address, reason(error))),
         ):
             local = mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=folder)
         if not any(Path(local).glob("*")):  # what MLflow gives where its folder is gone
