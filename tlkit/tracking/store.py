@@ -5,7 +5,7 @@ import os
 import shlex
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
 import mlflow
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
@@ -35,9 +35,8 @@ def store_folder() -> Path:
 
 
 def _database(uri: str) -> Path:
-    # By SQLAlchemy, to which a # is part of a name; MLflow's own address of a folder with a space
-    # has %20 in it.
-    return Path(unquote(make_url(uri).database or "")).absolute()
+    # By SQLAlchemy, which opens it: a # is part of a name, and what %20 is depends on its version.
+    return Path(make_url(uri).database or "").absolute()
 
 
 def ui_address(page: str) -> str:
