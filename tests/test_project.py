@@ -1,10 +1,20 @@
 """The files around the code: they agree with one another."""
 
+import os
 import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
+import pytest
 import yaml
+from conftest import MakeFolder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -80,3 +90,66 @@ def test_every_entry_point_runs_a_module_that_exists_with_the_parameters_it_decl
             assert (ROOT / declared["default"]).exists()
     modules = {path.stem for path in (ROOT / "experiments").glob("[a-z]*.py")}
     assert modules == {"suite" if name == "main" else name for name in content["entry_points"]}
+
+
+@pytest.fixture
+def git_address(tmp_path: Path) -> Iterator[str]:
+    """The project in a repository of its own, which git serves."""
+    programs = Path(subprocess.check_output(["git", "--exec-path"], text=True).strip())
+    if not (programs / "git-daemon").exists():
+        pytest.skip("git cannot serve here")
+    origin = tmp_path / "served" / "origin"
+    for name in ("tlkit", "experiments"):
+        shutil.copytree(ROOT / name, origin / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("MLproject", "python_env.yaml", "requirements.txt"):
+        shutil.copy(ROOT / name, origin)
+    for words in (
+        ("init", "--quiet", "--initial-branch=main"),
+        ("add", "."),
+        ("-c", "user.name=test", "-c", "user.email=test", "commit", "--quiet", "-m", "all"),
+    ):
+        subprocess.run(["git", *words], cwd=origin, check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ["--export-all", f"--base-path={origin.parent}", "--listen=127.0.0.1", f"--port={port}"]
+    served = subprocess.Popen([programs / "git-daemon", *place])
+    address = f"git://127.0.0.1:{port}/origin"
+    try:
+        while subprocess.run(["git", "ls-remote", address], capture_output=True).returncode:
+            assert served.poll() is None
+            time.sleep(0.1)
+        yield address
+    finally:
+        served.terminate()
+        served.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_a_git_address_leaves_the_runs_where_one_stands(
+    git_address: str, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    words = [git_address, "--env-manager", "local", "-e", "head", "-P", f"data={make_folder()}"]
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "run",
+            *words,
+            "-P",
+            "config=experiments/configs/smoke.yaml",
+        ],
+        cwd=here,
+        check=True,
+        env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": ""},
+    )
+    assert {file.name for file in here.iterdir()} == {"mlflow.db", "mlruns"}
+    client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")
+    [run] = client.search_runs(["0"])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "head")
+    assert list((here / "mlruns" / "0" / "models").glob("m-*/artifacts/MLmodel"))
