@@ -82,7 +82,8 @@ def test_an_ensemble_is_a_model_like_any_other(
     name = said.index[0]
     table = pd.DataFrame({"image": [(trained.pictures / name).read_bytes()]})
     answer = model.predict(table)
-    np.testing.assert_allclose(answer[columns].iloc[0], said.loc[name, columns], atol=1e-6)
+    expected = said.loc[name, columns].astype(float)
+    np.testing.assert_allclose(answer[columns].iloc[0], expected, atol=1e-6)
     assert entry("ensemble", "--models", f"{both}, runs:/{run.info.run_id}/model") == 0
 
 

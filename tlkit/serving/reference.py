@@ -71,10 +71,10 @@ def reference(
     mean = rows.mean(axis=0)
     centred = rows - mean
     # The product, (d, d), has the same directions: less work where there are more pictures.
-    _, _, directions = (
-        np.linalg.svd(centred.T @ centred, hermitian=True)
+    directions = (
+        np.linalg.eigh(centred.T @ centred).eigenvectors[:, ::-1].T
         if len(rows) > len(mean)
-        else np.linalg.svd(centred, full_matrices=False)
+        else np.linalg.svd(centred, full_matrices=False).Vh
     )
     # The sign of a direction is free; fixed, the same training gives the same file.
     largest = np.abs(directions).argmax(axis=1)

@@ -35,7 +35,7 @@ def store_folder() -> Path:
 
 
 def _database(uri: str) -> Path:
-    # By SQLAlchemy, which opens it: a # is part of a name, and what %20 is depends on its version.
+    # By SQLAlchemy, which opens it: a # is part of a name, and %20 stands for a space.
     return Path(make_url(uri).database or "").absolute()
 
 
