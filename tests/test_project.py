@@ -146,7 +146,10 @@ def test_a_git_address_leaves_the_runs_where_one_stands(
         ],
         cwd=here,
         check=True,
-        env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": ""},
+        env={
+            **{key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")},
+            "PATH": path,
+        },
     )
     assert {file.name for file in here.iterdir()} == {"mlflow.db", "mlruns"}
     client = mlflow.MlflowClient(f"sqlite:///{here}/mlflow.db")

@@ -514,7 +514,8 @@ def test_an_answer_names_what_is_wrong_first_and_does_not_echo_the_body(
     for body in (b"\xff" * 2**20, b"x" * 2**20, b'{"inputs": "' + b"x" * 2**20):
         answer = server.ask(body)
         assert answer.status_code == 400
-        assert answer.json()["message"].startswith("Invalid input. Ensure that input is")
+        told = ("Invalid input. Ensure that input is", "JSON that cannot be read: ")  # MLflow 3.11
+        assert answer.json()["message"].startswith(told)
         assert len(answer.content) < 4000
     refused = server.ask(record(b"junk")).json()["message"]
     assert refused.startswith("picture 1 of 1: not a picture")
