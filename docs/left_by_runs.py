@@ -435,7 +435,8 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
         *left(
             (*PHASES, "data"),
             {
-                "data/audit.json": "what was unreadable, copied, alike or put into two classes",
+                "data/audit.json": "what was unreadable, damaged, copied, alike or put into two "
+                "classes",
                 "data/samples.png": "some pictures, before and after augmentation",
                 "environment.json": "Python, platform, device or card, number format, threads, "
                 "versions of packages, git commit",

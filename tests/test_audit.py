@@ -4,6 +4,7 @@ import _thread
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
@@ -24,6 +26,7 @@ from tlkit.config import Config
 from tlkit.data import manifest as manifests
 from tlkit.data import near
 from tlkit.data.audit import UNREADABLE, AuditReport, audit
+from tlkit.data.damage import fault_in
 from tlkit.data.images import read_picture
 from tlkit.data.manifest import Manifest, Picture
 from tlkit.data.near import NEAR_DISTANCE, near_groups, near_hashes
@@ -193,6 +196,58 @@ def test_every_fault_is_named(tmp_path: Path) -> None:
         "wrong.jpg",
     ):
         assert name in report.to_json()
+
+
+def with_zeros(data: bytes, number: int = 200) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes(number) + data[middle + number :]
+
+
+def encoded(mode: str = "RGB", **options: Any) -> bytes:
+    file = io.BytesIO()
+    photo(0).convert(mode).save(file, **{"format": "JPEG", "quality": 95, **options})
+    return file.getvalue()
+
+
+def test_a_damaged_picture_that_can_be_decoded_is_named_and_kept(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "d", all=12)
+    broken = root / "dog" / "5.jpg"
+    broken.write_bytes(with_zeros(broken.read_bytes()))
+    read_picture(broken)
+    for _ in range(2):  # the second from what is remembered
+        manifest, report = looked_at(root)
+        assert [one.path for one in report.damaged] == ["dog/5.jpg"]
+        assert "dog/5.jpg" in {picture.path for picture in manifest.pictures}
+        lines = of_audit(report).splitlines()
+        assert f"damaged: dog/5.jpg ({report.damaged[0].reason})" in lines
+        assert any(line.endswith("may be grey or shifted, kept: 1") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (encoded(), None),
+        (encoded(progressive=True, optimize=True), None),
+        (encoded("L"), None),
+        (encoded("CMYK"), None),
+        (encoded(restart_marker_blocks=2), None),
+        (encoded() + bytes(500), None),
+        (encoded() + b"what a camera adds" * 9, None),
+        (encoded(format="MPO", save_all=True, append_images=[photo(1)]), None),
+        (encoded().replace(b"JFIF\0\x01\x01", b"JFIF\0\x09\x09"), None),  # unusual, and whole
+        (with_zeros(encoded(format="PNG")), None),  # which Pillow refuses
+        (encoded()[:-2], "Premature end of JPEG file"),
+        (with_zeros(encoded()), "premature end of data segment|extraneous bytes|bad Huffman"),
+        (with_zeros(encoded("CMYK")), "premature end of data segment|extraneous bytes|bad Huffman"),
+        (encoded(progressive=True)[:-2], "Premature end of JPEG file"),
+    ],
+)
+def test_what_is_wrong_with_a_jpeg_is_told_in_libjpegs_words(
+    data: bytes, fault: str | None
+) -> None:
+    content = "PNG" if data.startswith(b"\x89PNG") else "JPEG"
+    said = fault_in(data, content)
+    assert said is None if fault is None else re.search(fault, str(said))
 
 
 def test_report_and_manifest_repeat_for_any_number_of_workers(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from tlkit.data.audit import AuditReport, Dropped
+from tlkit.data.audit import AuditReport, Damaged, Dropped
 from tlkit.data.images import UnreadablePicture
 from tlkit.data.manifest import Manifest
 from tlkit.data.transforms import Preprocessing
@@ -82,7 +82,7 @@ UNPROVEN = {
 
 
 COUNTS = {split: {"cat": 150, "dog": 150} for split in ("train", "val", "test")}
-AUDITED = AuditReport("pictures", 900, COUNTS, (), (), (), (), (), (), {}, 0, ())
+AUDITED = AuditReport("pictures", 900, COUNTS, (), (), (), (), (), (), (), {}, 0, ())
 
 
 def report_of(
@@ -175,6 +175,7 @@ def test_what_the_audit_found_is_listed_by_name(tmp_path: Path) -> None:
         copies=(("train/cat/e.jpg", "train/cat/f.jpg"),) * 101,
         kept_together=(("train/dog/h.jpg", "train/dog/i.jpg"),),
         mismatched_extensions={"val/dog/g.png": "extension says png, content is jpeg"},
+        damaged=(Damaged("val/dog/j.jpg", "bad Huffman code"),),
     )
     text = report_of(runs, tmp_path / "report.html", audited=found)
     for said_of_it in (
@@ -187,6 +188,8 @@ def test_what_the_audit_found_is_listed_by_name(tmp_path: Path) -> None:
         "groups that look alike, each drawn into one split: 1",
         "<code>train/dog/h.jpg</code>, <code>train/dog/i.jpg</code>",
         "<code>val/dog/g.png</code>: extension says png, content is jpeg",
+        "1 damaged, and kept",
+        "<code>val/dog/j.jpg</code>: bad Huffman code",
     ):
         assert said_of_it in text
     assert "<details>" not in report_of(runs, tmp_path / "report.html")

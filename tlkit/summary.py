@@ -142,12 +142,13 @@ def of_repeats(results: Sequence[PhaseResult]) -> tuple[str, dict[str, float]]:
 
 def of_audit(report: AuditReport) -> str:
     """What the audit found, for a terminal: counts, warnings, and the first files that cannot be
-    read or have two labels."""
+    read, are damaged or have two labels."""
     lines = [report.summary]
     lines += [f"warning: {warning}" for warning in report.warnings]
     lines += _first(
         [f"unreadable: {item.path} ({item.reason})" for item in report.quarantined], "unreadable"
     )
+    lines += _first([f"damaged: {item.path} ({item.reason})" for item in report.damaged], "damaged")
     lines += _first(
         [f"two labels: {' = '.join(group)}" for group in report.conflicting_labels],
         "under two labels",

@@ -42,6 +42,14 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
+class Damaged:
+    """A picture that can be decoded, and is kept, although something in its file is wrong."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Dropped:
     """A readable picture left out of `split` because its very bytes are in `kept_in` as well."""
 
@@ -77,6 +85,7 @@ class AuditReport:
     counts: dict[str, dict[str, int]]
     warnings: tuple[str, ...]
     quarantined: tuple[Quarantined, ...]
+    damaged: tuple[Damaged, ...]
     dropped_duplicates: tuple[Dropped, ...]
     conflicting_labels: tuple[tuple[str, ...], ...]
     copies: tuple[tuple[str, ...], ...]
@@ -102,12 +111,14 @@ class AuditReport:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A readable picture. `look` is its perceptual hash, None where it is flat."""
+    """A readable picture. `look` is its perceptual hash, None where it is flat, and `damage` what
+    is wrong with it, None where nothing is."""
 
     file: SourceFile
     sha256: str
     content: str
     look: int | None
+    damage: str | None
 
     @property
     def split(self) -> str:
@@ -182,10 +193,12 @@ def _report(
         for group in _same_content(kept)
         if len({one.file.label for one in group}) == 1
     ]
+    damaged = [Damaged(one.file.path, one.damage) for one in kept if one.damage is not None]
     mismatched = {one.file.path: fault for one in kept if (fault := _extension_fault(one))}
     pair_count, near = _near_pairs(kept)
     findings = {
         "files that cannot be read, left out": len(unreadable),
+        "pictures whose file is damaged, some of which may be grey or shifted, kept": len(damaged),
         "pictures that are in two splits, left out of one": len(dropped),
         "pictures that are there under two labels, kept under both": len(conflicting),
         "pictures that are there more than once in a split": len(copies),
@@ -204,6 +217,7 @@ def _report(
             *_class_warnings(manifest.counts()),
         ),
         quarantined=tuple(Quarantined(utf8(file.path), reason) for file, reason in unreadable),
+        damaged=tuple(damaged),
         dropped_duplicates=tuple(dropped),
         conflicting_labels=tuple(conflicting),
         copies=tuple(copies),
@@ -250,7 +264,7 @@ def _see(root: Path, file: SourceFile, max_pixels: int, remembered: Looks) -> _S
     data = read_bytes(root / file.path, max_pixels)
     digest = sha256(data).hexdigest()
     look = remembered.of(data, digest)
-    return _Seen(file, digest, look.content, look.bits)
+    return _Seen(file, digest, look.content, look.bits, look.damage)
 
 
 def _refuse_unreadable(

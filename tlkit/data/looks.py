@@ -19,14 +19,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tlkit.data import images
+from tlkit.data import damage, images
 from tlkit.data.images import read_picture
 from tlkit.errors import reason
 
 FLAT = 3.0  # grey levels, standard deviation at 32x32: less holds nothing a hash could tell apart
 MAX_BYTES = 2**30  # of the file, for some eight million pictures
 _PAGE_BYTES = 4096
-_PACKAGES = ("Pillow", "ImageHash", "numpy", "scipy")
+_PACKAGES = ("Pillow", "ImageHash", "simplejpeg", "numpy", "scipy")
 _KEPT_AT_ONCE = 100
 _USELESS = (
     *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FULL),
@@ -37,10 +37,12 @@ _USELESS = (
 @dataclass(frozen=True)
 class Look:
     """Of a readable picture: `content` is its format ("JPEG", "PNG", ...), `bits` its perceptual
-    hash, 64 of them as a number, None where it is flat."""
+    hash, 64 of them as a number, None where it is flat, and `damage` what is wrong with it, None
+    where nothing is."""
 
     content: str
     bits: int | None
+    damage: str | None
 
 
 def look_at(data: bytes, max_pixels: int) -> Look:
@@ -51,7 +53,8 @@ def look_at(data: bytes, max_pixels: int) -> Look:
     if np.asarray(small).std() >= FLAT:
         lowest = imagehash.phash(small).hash  # 8x8 of the lowest frequencies of 32x32 pixels
         bits = int.from_bytes(np.packbits(lowest).tobytes())
-    return Look(picture.format or "", bits)
+    content = picture.format or ""
+    return Look(content, bits, damage.fault_in(data, content))
 
 
 class Looks:
@@ -145,7 +148,8 @@ class Looks:
 def _key(max_pixels: int) -> str:
     """Besides a file, all that a look depends on. Of our own code that is its text, so that no
     number has to be raised with a change."""
-    code = b"".join(Path(name).read_bytes() for name in (images.__file__, __file__))
+    modules = (images.__file__, damage.__file__, __file__)
+    code = b"".join(Path(name).read_bytes() for name in modules)
     versions = [version(name) for name in _PACKAGES]
     return json.dumps([max_pixels, versions, hashlib.sha256(code).hexdigest()])
 
