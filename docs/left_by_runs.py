@@ -86,6 +86,14 @@ METRICS: Mapping[str, Sequence[Left]] = {
             _CALIBRATED,
         ),
     ],
+    "Of the labels": left(
+        ("head",),
+        {
+            "labels/doubted": "training and validation pictures, of 50,000 at most, that look like "
+            "another class than their own"
+        },
+        _CACHED,
+    ),
     "Of the test pictures, read once": [
         *left(
             (*TESTED, "tune"),
@@ -443,6 +451,16 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             },
         ),
     ],
+    "Of the labels": left(
+        ("head",),
+        {
+            "label_check.csv": "path, split, label, the class that the picture looks like, and by "
+            "how much more: the doubtful labels of training and validation pictures, the most "
+            "doubtful first",
+            "label_check.png": "up to 25 of them, with their pictures",
+        },
+        _CACHED,
+    ),
     "Of training": left(
         PHASES,
         {

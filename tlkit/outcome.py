@@ -22,6 +22,7 @@ from tlkit.evaluation.canvas import save
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.gradcam_check import check_gradcam
 from tlkit.evaluation.gradcam_check_figure import gradcam_check_figure
+from tlkit.evaluation.label_check import doubts
 from tlkit.evaluation.metrics import (
     accuracy_interval,
     classification_metrics,
@@ -34,6 +35,7 @@ from tlkit.evaluation.metrics import (
 from tlkit.evaluation.tiles import (
     Tile,
     choose_indices,
+    doubted,
     gradcam_sheet,
     mistake_indices,
     mistakes,
@@ -47,6 +49,7 @@ from tlkit.serving.predict import predict_probabilities
 
 GRADCAM_TILES = 12
 MISTAKE_TILES = 24
+DOUBTED_TILES = 25
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,46 @@ def write_history(
     """Write what the contract has of the training."""
     write_json(folder / "history.json", history)
     save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
+
+
+def write_label_check(
+    folder: Path,
+    pictures: Sequence[Picture],
+    features: NDArray[np.float32],
+    classifier: Classifier,
+    manifest: Manifest,
+) -> int:
+    """Write which labels of training and validation pictures are to be doubted, and say how many.
+
+    Args:
+        features: of the pictures, (n, d), of a backbone that has not learned from them.
+    """
+    classes = manifest.classes
+    found = doubts(features, labels_of(pictures), len(classes))
+    write_csv(
+        folder / "label_check.csv",
+        ["path", "split", "label", "looks_like", "margin"],
+        (
+            [one.path, one.split, classes[one.label], classes[doubt.looks_like], doubt.margin]
+            for doubt in found
+            for one in [pictures[doubt.index]]
+        ),
+    )
+    tiles = [
+        Tile(
+            picture=np.asarray(_read(classifier, manifest.root / one.path)),
+            true=classes[one.label],
+            predicted=classes[doubt.looks_like],
+            confidence=doubt.margin,
+            path=one.path,
+        )
+        for doubt in found[:DOUBTED_TILES]
+        for one in [pictures[doubt.index]]
+    ]
+    title = "head: labels that the other pictures contradict"
+    figure = doubted(tiles, title, doubted=len(found), total=len(pictures))
+    save(figure, folder / "label_check.png")
+    return len(found)
 
 
 def write_outcome(

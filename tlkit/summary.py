@@ -86,13 +86,20 @@ def of_data(config: Config, manifest: Manifest) -> str:
 
 
 def of_phase(
-    phase: str, config: Config, manifest: Manifest, outcome: Outcome, picture: str, epoch: int
+    phase: str,
+    config: Config,
+    manifest: Manifest,
+    outcome: Outcome,
+    picture: str,
+    epoch: int,
+    doubted: int | None,
 ) -> str:
     """The description of a phase: what was trained on what, the result, and one picture.
 
     Args:
         picture: address of the picture worth seeing first, or "".
         epoch: whose weights were kept, from 0.
+        doubted: how many labels are, where they were looked at.
     """
     low, high = outcome.interval
     trained = {
@@ -104,7 +111,9 @@ def of_phase(
         f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f}; "
         f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
-        f"{trained}, at its best after {epochs_up_to(epoch)}.\n\n{of_data(config, manifest)}"
+        f"{trained}, at its best after {epochs_up_to(epoch)}."
+        + (f" Doubtful labels: {doubted} (`label_check.png`)." if doubted else "")
+        + f"\n\n{of_data(config, manifest)}"
         # Last, for the UI shows the first lines alone, where it would be cut off at its title.
         + (f"\n\n![Grad-CAM]({picture})" if picture else "")
     )

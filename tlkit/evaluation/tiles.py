@@ -134,6 +134,28 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
     return figure
 
 
+def doubted(tiles: Sequence[Tile], title: str, *, doubted: int, total: int) -> Figure:
+    """Pictures whose label the other pictures contradict, in the order given, with the label and
+    the class that they look like.
+
+    tiles: those to show; `confidence` is not. doubted: how many there are in all, of `total`.
+    """
+    if doubted == 0:
+        remark = f"no doubtful label on {total} pictures"
+    elif len(tiles) < doubted:
+        remark = f"{doubted} doubtful labels on {total} pictures, the {len(tiles)} most doubtful"
+    else:
+        remark = f"doubtful labels on {total} pictures: {doubted}, the most doubtful first"
+    grid = _Grid(len(tiles), per_row=5, pictures=1, lines=3)
+    figure = grid.figure(title, [remark], below=0.1 if tiles else 0.5)
+    for place, tile in enumerate(tiles):
+        grid.show(figure, place, [tile.picture], DIM)
+        grid.caption(figure, place, 0, "label: ", str(tile.true))
+        grid.caption(figure, place, 1, "looks like: ", tile.predicted)
+        grid.caption(figure, place, 2, "", PurePosixPath(tile.path).name, colour=DIM)
+    return figure
+
+
 def gradcam_sheet(tiles: Sequence[Tile], title: str, *, of_first: bool = False) -> Figure:
     """Each picture beside the evidence for its predicted class, in the order given.
 

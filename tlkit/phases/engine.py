@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from tlkit.data.manifest import Picture
 from tlkit.features.fill import Report, evaluation_outputs, stored_inputs
-from tlkit.features.inputs import Inputs, PictureInputs
+from tlkit.features.inputs import Inputs, Outputs, PictureInputs, StoredInputs
 from tlkit.features.prefix import Frozen, NoPrefix, Prefix
 from tlkit.features.store import Store
 from tlkit.files import cache_folder
@@ -23,6 +26,8 @@ from tlkit.phases.prepare import Phase
 from tlkit.training.batches import plain_batches
 from tlkit.training.loop import Objective
 from tlkit.training.precision import autocast
+
+_MOST_FEATURES = 50_000  # of 1,280 numbers each, a quarter of a gigabyte; three times that at once
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,36 @@ def _frozen_part(phase: Phase, dtype: torch.dtype, also: Sequence[int]) -> Prefi
     shallower = tuple(other for other in also if depth < other < len(units(model)))
     facts = {"backbone": config.backbone}
     return Prefix(model, depth, shallower, facts, machine.device, dtype)
+
+
+def frozen_features(
+    phase: Phase, engine: Engine
+) -> tuple[list[Picture], NDArray[np.float32]] | None:
+    """The features of a backbone that is frozen whole, float32 (n, d), and the pictures that they
+    are of: the training pictures, the mean of their views, and the validation pictures; of more
+    than _MOST_FEATURES so many, spread evenly. None in another phase than `head`, and with
+    `engine: plain`.
+    """
+    inputs = engine.inputs
+    if phase.name != "head" or not isinstance(inputs, StoredInputs) or not inputs.views:
+        return None
+    train, val = (phase.manifest.of(split) for split in ("train", "val"))
+    count = len(train) + len(val)
+    chosen = np.linspace(0, count - 1, min(count, _MOST_FEATURES)).astype(int).tolist()
+    of_train = [index for index in chosen if index < len(train)]
+    of_val = [index - len(train) for index in chosen if index >= len(train)]
+
+    def rows(outputs: Outputs, indices: list[int]) -> torch.Tensor:
+        batches = plain_batches(len(indices), phase.config.batch_size)
+        parts = outputs.batches([[indices[place] for place in batch] for batch in batches])
+        return torch.cat([part.float().cpu().flatten(1) for part in parts])
+
+    mean = rows(inputs.views[0], of_train)
+    for view in inputs.views[1:]:
+        mean += rows(view, of_train)
+    features = torch.cat([mean / len(inputs.views), rows(inputs.val, of_val)])
+    pictures = (*train, *val)
+    return [pictures[index] for index in chosen], features.numpy()
 
 
 def evaluation_inputs(

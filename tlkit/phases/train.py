@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tlkit.data.manifest import Picture
 from tlkit.features.fill import Report
 from tlkit.models.backbones import undecayed
 from tlkit.models.features import last_features, stacked
-from tlkit.phases.engine import Engine, start_engine, validate, validation_metrics
+from tlkit.phases.engine import (
+    Engine,
+    frozen_features,
+    start_engine,
+    validate,
+    validation_metrics,
+)
 from tlkit.phases.prepare import Phase
 from tlkit.training.batches import epoch_batches, plain_batches
 from tlkit.training.checkpoints import (
@@ -38,11 +45,13 @@ class Trained:
         report: how the outputs of the frozen part came to be, where there are any.
         validation: computes logits, float64 (pictures, classes), and the features behind them,
             float64 (pictures, d), of the best weights, in the manifest's order.
+        frozen: reads what `frozen_features` gives.
     """
 
     result: Result
     report: Report | None
     validation: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]]
+    frozen: Callable[[], tuple[list[Picture], NDArray[np.float32]] | None]
 
 
 def train_phase(
@@ -83,7 +92,7 @@ def train_phase(
             logits = [logits for logits, _ in validate(engine, validation, machine)]
         return stacked(logits).numpy(), stacked(features).numpy()
 
-    return Trained(result, engine.report, look)
+    return Trained(result, engine.report, look, partial(frozen_features, phase, engine))
 
 
 def _log_again(result: Result, log: Callable[[Mapping[str, float], int], object]) -> None:

@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from tlkit.config import Config
+from tlkit.data.manifest import Picture
 from tlkit.evaluation.calibration import fit_temperature
 from tlkit.features.fill import Report
 from tlkit.features.inputs import Pictures
 from tlkit.lineage import best_checkpoint, has_checkpoint, refuse_seen
-from tlkit.outcome import Outcome, evaluate, labels_of, write_history, write_outcome
+from tlkit.outcome import (
+    Outcome,
+    evaluate,
+    labels_of,
+    write_history,
+    write_label_check,
+    write_outcome,
+)
 from tlkit.phases.engine import evaluation_inputs
 from tlkit.phases.identity import head_settings, training_key
 from tlkit.phases.machine import machine_for
@@ -113,7 +121,7 @@ def run_phase(
             )
         else:
             elsewhere = trained.begin(name, checkpoints)
-        result, report, (logits, features) = _train(phase, tracker, checkpoints, progress)
+        result, report, (logits, features), frozen = _train(phase, tracker, checkpoints, progress)
         if progress is not None:
             elsewhere = progress.seconds
         if report is not None:
@@ -132,6 +140,9 @@ def run_phase(
         said = reference(features, on_val, _light(phase.pictures, config.batch_size))
         log_model(tracker, classifier, said, data.manifest)
         write_history(folder, name, result.history, result.best_epoch)
+        doubted = None
+        if frozen is not None:
+            doubted = write_label_check(folder, *frozen, classifier, data.manifest)
         trust = write_outcome(
             folder,
             outcome,
@@ -141,18 +152,26 @@ def run_phase(
             on_val=on_val,
             device=device,
         )
-        last = {**trust, "time/total_seconds": time.perf_counter() - started + elsewhere}
+        labels = {} if doubted is None else {"labels/doubted": float(doubted)}
+        last = {**labels, **trust, "time/total_seconds": time.perf_counter() - started + elsewhere}
         tracker.metrics(last)
         picture = tracker.artifact_link("gradcam.png") if trust else ""
-        tracker.describe(of_phase(name, config, data.manifest, outcome, picture, result.best_epoch))
+        tracker.describe(
+            of_phase(name, config, data.manifest, outcome, picture, result.best_epoch, doubted)
+        )
     return PhaseResult(name, tracker.run_id, metrics | last)
 
 
 def _train(
     phase: Phase, tracker: Tracker, checkpoints: Path, progress: Progress | None
-) -> tuple[Result, Report | None, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Train, and look at the validation pictures; what was mapped of the store, and its copy on a
-    GPU, is let go when this returns."""
+) -> tuple[
+    Result,
+    Report | None,
+    tuple[NDArray[np.float64], NDArray[np.float64]],
+    tuple[list[Picture], NDArray[np.float32]] | None,
+]:
+    """Train, look at the validation pictures, and read the features of a frozen backbone; what was
+    mapped of the store, and its copy on a GPU, is let go when this returns."""
     trained = train_phase(
         phase,
         log=tracker.metrics,
@@ -160,7 +179,7 @@ def _train(
         also=[phase.config.unfreeze_depth],
         progress=progress,
     )
-    return trained.result, trained.report, trained.validation()
+    return trained.result, trained.report, trained.validation(), trained.frozen()
 
 
 def _metrics(

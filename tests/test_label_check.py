@@ -1,0 +1,128 @@
+"""Labels that are wrong are doubted, by what was fitted without them."""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Entry, MakeFolder
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+
+from tlkit.evaluation import label_check
+from tlkit.evaluation.label_check import doubts, left_out_scores
+
+Data = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def clusters(count: int, size: int, classes: int, apart: float, seed: int = 0) -> Data:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    centres = rng.normal(size=(classes, size)) * apart
+    features = centres[labels] + rng.normal(size=(count, size)) * np.geomspace(3, 0.1, size)
+    return features.astype(np.float32), labels
+
+
+@pytest.mark.parametrize(("count", "size"), [(40, 12), (12, 40), (20, 20)])
+def test_scores_are_those_of_a_fit_without_the_picture(
+    count: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = clusters(count, size, classes=3, apart=0.3)
+    part, centred = 0.01, features - features.mean(axis=0, dtype=np.float64)
+    ridge = part * np.linalg.svd(centred, compute_uv=False)[0] ** 2
+    monkeypatch.setattr(label_check, "_RIDGES", np.array([part]))
+    monkeypatch.setattr(label_check, "_AT_ONCE", 7)
+    found = left_out_scores(features, labels, 3)
+    for index in range(count):
+        others = np.arange(count) != index
+        fitted = Ridge(alpha=ridge).fit(
+            features[others].astype(np.float64), np.eye(3)[labels[others]]
+        )
+        expected = fitted.predict(features[[index]].astype(np.float64))[0]
+        np.testing.assert_allclose(found[index], expected, atol=1e-9)
+
+
+def test_the_ridge_is_that_of_generalised_cross_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = clusters(60, 30, classes=3, apart=0.2)
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    targets = np.eye(3)[labels] - 1 / 3
+    largest = np.linalg.svd(centred, compute_uv=False)[0] ** 2
+
+    def error(part: float) -> float:
+        inverse = np.linalg.inv(centred.T @ centred + part * largest * np.eye(30))
+        hat = centred @ inverse @ centred.T
+        return float(((targets - hat @ targets) ** 2).sum() / (60 - 1 - np.trace(hat)) ** 2)
+
+    by_all = left_out_scores(features, labels, 3)
+    best = min(label_check._RIDGES, key=error)
+    assert label_check._RIDGES[0] < best < label_check._RIDGES[-1]
+    monkeypatch.setattr(label_check, "_RIDGES", np.array([best]))
+    np.testing.assert_array_equal(by_all, left_out_scores(features, labels, 3))
+
+
+def test_changed_labels_are_doubted_first() -> None:
+    features, labels = clusters(300, 40, classes=3, apart=0.7)
+    assert not doubts(features, labels, 3)
+    changed = {7: 2, 100: 0, 250: 0}
+    wrong = labels.copy()
+    for index, label in changed.items():
+        assert wrong[index] != label
+        wrong[index] = label
+    found = doubts(features, wrong, 3)
+    assert {one.index: one.looks_like for one in found} == {i: labels[i] for i in changed}
+    margins = [one.margin for one in found]
+    assert margins == sorted(margins, reverse=True)
+    assert margins[-1] > 0
+
+
+def test_nothing_is_said_of_a_class_with_one_picture_or_of_features_that_are_all_the_same() -> None:
+    features, labels = clusters(30, 5, classes=2, apart=3)
+    labels[4] = 2
+    assert 4 not in {one.index for one in doubts(features, labels, 3)}
+    same = np.ones((6, 4), dtype=np.float32)
+    assert np.isfinite(left_out_scores(same, np.array([0, 1, 0, 1, 0, 0]), 2)).all()
+
+
+def test_a_head_names_pictures_that_lie_in_the_wrong_folder(
+    entry: Entry, make_folder: MakeFolder, experiment: str
+) -> None:
+    root = make_folder()
+    moved = {"train/cat/d3.png": "train/dog/3.png", "val/dog/c2.png": "val/cat/2.png"}
+    for target, source in moved.items():
+        (root / source).rename(root / target)
+    assert entry("finetune", "--data", str(root)) == 0  # trains a head of its own first
+    runs = {
+        run.info.run_name: run for run in mlflow.search_runs([experiment], output_format="list")
+    }
+    folder = Path(mlflow.artifacts.download_artifacts(runs["head"].info.artifact_uri))
+    rows = pd.read_csv(folder / "label_check.csv")
+    assert list(rows.columns) == ["path", "split", "label", "looks_like", "margin"]
+    assert set(rows["path"][:2]) == set(moved)
+    first = rows.set_index("path").loc["train/cat/d3.png"]
+    assert (first["split"], first["label"], first["looks_like"]) == ("train", "cat", "dog")
+    assert runs["head"].data.metrics["labels/doubted"] == len(rows)
+    said = f"Doubtful labels: {len(rows)} (`label_check.png`)."
+    assert said in runs["head"].data.tags["mlflow.note.content"]
+    assert "Doubtful" not in runs["finetune"].data.tags["mlflow.note.content"]
+    assert not set(rows["split"]) & {"test"}
+    assert (folder / "label_check.png").is_file()
+    assert "labels/doubted" not in runs["finetune"].data.metrics
+
+
+def test_more_pictures_than_are_read_are_spread_evenly(
+    entry: Entry, make_folder: MakeFolder, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def counted(features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> list:
+        seen.append((features.shape[0], np.bincount(labels).tolist()))
+        return []
+
+    monkeypatch.setattr("tlkit.outcome.doubts", counted)
+    monkeypatch.setattr("tlkit.phases.engine._MOST_FEATURES", 12)
+    data = ["--data", str(make_folder())]
+    assert entry("head", *data) == 0  # 24 to train on, 12 to validate
+    assert seen == [(12, [6, 6])]
+    assert entry("head", *data, "--engine", "plain") == 0
+    assert len(seen) == 1
