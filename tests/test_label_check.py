@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from tlkit.evaluation import label_check
-from tlkit.evaluation.label_check import doubts, left_out_scores
+from tlkit.evaluation.label_check import doubts
 
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+def left_out_scores(
+    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int
+) -> NDArray[np.float64]:
+    return np.concatenate(list(label_check.left_out_scores(features, labels, classes)))
 
 
 def clusters(count: int, size: int, classes: int, apart: float, seed: int = 0) -> Data:

@@ -150,26 +150,27 @@ def write_label_check(
         features: of the pictures, (n, d), of a backbone that has not learned from them.
     """
     classes = manifest.classes
-    found = doubts(features, labels_of(pictures), len(classes))
+    found = [
+        (pictures[doubt.index], classes[doubt.looks_like], doubt.margin)
+        for doubt in doubts(features, labels_of(pictures), len(classes))
+    ]
     write_csv(
         folder / "label_check.csv",
         ["path", "split", "label", "looks_like", "margin"],
         (
-            [one.path, one.split, classes[one.label], classes[doubt.looks_like], doubt.margin]
-            for doubt in found
-            for one in [pictures[doubt.index]]
+            [one.path, one.split, classes[one.label], name, f"{margin:.9g}"]
+            for one, name, margin in found
         ),
     )
     tiles = [
         Tile(
             picture=np.asarray(_read(classifier, manifest.root / one.path)),
             true=classes[one.label],
-            predicted=classes[doubt.looks_like],
-            confidence=doubt.margin,
+            predicted=name,
+            confidence=margin,
             path=one.path,
         )
-        for doubt in found[:DOUBTED_TILES]
-        for one in [pictures[doubt.index]]
+        for one, name, margin in found[:DOUBTED_TILES]
     ]
     title = "head: labels that the other pictures contradict"
     figure = doubted(tiles, title, doubted=len(found), total=len(pictures))

@@ -1,5 +1,6 @@
 """Which labels are to be doubted: what the other pictures make of each."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,20 +37,25 @@ def doubts(features: NDArray[np.float32], labels: NDArray[np.int64], classes: in
         features: (n, d) of a frozen network, n at least 3.
         labels: (n,), of which two differ at least.
     """
-    rows = np.arange(len(labels))
-    scores = left_out_scores(features, labels, classes)
-    given = scores[rows, labels]
-    margins = np.where(np.bincount(labels)[labels] > 1, scores.max(axis=1) - given, 0)
-    order = np.argsort(-margins, kind="stable")
-    best = scores.argmax(axis=1)
-    return [Doubt(int(i), int(best[i]), float(margins[i])) for i in order if margins[i] > 0]
+    alone = np.bincount(labels)[labels] == 1
+    found, first = [], 0
+    for scores in left_out_scores(features, labels, classes):
+        rows = np.arange(len(scores))
+        margins = scores.max(axis=1) - scores[rows, labels[first + rows]]
+        best = scores.argmax(axis=1)
+        found += [
+            Doubt(first + int(row), int(best[row]), float(margins[row]))
+            for row in np.flatnonzero((margins > 0) & ~alone[first + rows])
+        ]
+        first += len(scores)
+    return sorted(found, key=lambda doubt: -doubt.margin)
 
 
 def left_out_scores(
     features: NDArray[np.float32], labels: NDArray[np.int64], classes: int
-) -> NDArray[np.float64]:
+) -> Iterator[NDArray[np.float64]]:
     """What a ridge regression of the classes, 1 and 0, that was fitted without a picture predicts
-    for it: (n, classes).
+    for it: (n, classes), some rows at a time.
 
     In one fit: the residual of a picture that is left out is its residual over 1 minus its leverage
     (Allen 1974). The ridge has the lowest error by generalised cross-validation (Golub, Heath and
@@ -58,19 +64,18 @@ def left_out_scores(
     count = len(labels)
     mean = features.mean(axis=0, dtype=np.float64)
     shares = np.bincount(labels, minlength=classes) / count
-    targets = np.eye(classes)[labels] - shares
     variances, directions = _principal(features, mean)
     towards = np.zeros((len(variances), classes))
     for part in _parts(count):
-        towards += directions.T @ ((features[part] - mean).T @ targets[part])
-    shrunk = 1 / (variances + _ridge(variances, towards, targets))
-    scores = np.empty((count, classes))
+        targets = np.eye(classes)[labels[part]] - shares
+        towards += directions.T @ ((features[part] - mean).T @ targets)
+    shrunk = 1 / (variances + _ridge(variances, towards, shares, count))
     for part in _parts(count):
+        targets = np.eye(classes)[labels[part]] - shares
         along = (features[part] - mean) @ directions
         leverage = 1 / count + along**2 @ shrunk
-        residual = targets[part] - along @ (towards * shrunk[:, None])
-        scores[part] = shares + targets[part] - residual / (1 - leverage)[:, None]
-    return scores
+        residual = targets - along @ (towards * shrunk[:, None])
+        yield shares + targets - residual / (1 - leverage)[:, None]
 
 
 def _parts(count: int) -> list[slice]:
@@ -94,15 +99,18 @@ def _principal(
 
 
 def _ridge(
-    variances: NDArray[np.float64], towards: NDArray[np.float64], targets: NDArray[np.float64]
+    variances: NDArray[np.float64],
+    towards: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    count: int,
 ) -> float:
     """The one with the lowest generalised cross-validation error, which needs no pictures."""
-    explained = (towards**2).sum(axis=1)
+    explained, total = (towards**2).sum(axis=1), count * (1 - (shares**2).sum())
 
     def error(ridge: float) -> float:
         kept = 1 / (variances + ridge)
-        residual = (targets**2).sum() - (explained * kept * (2 - variances * kept)).sum()
-        return float(residual / (len(targets) - 1 - (variances * kept).sum()) ** 2)
+        residual = total - (explained * kept * (2 - variances * kept)).sum()
+        return float(residual / (count - 1 - (variances * kept).sum()) ** 2)
 
     # Where all features are the same, any ridge gives the shares of the classes.
     return float(min((variances.max() or 1.0) * _RIDGES, key=error))
