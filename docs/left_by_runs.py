@@ -40,6 +40,7 @@ ALL = (*OF_DATA, *TRIAL, "cache", *USES)
 MODELS = (*TESTED, "route")
 
 _CACHED = "with `engine: cached`"
+_ALL_STORED = "with `engine: cached`, where the store has room for all outputs"
 _KNOWN = "where folders are called after classes"
 _KEPT = "of the default configuration, and where it was the best so far"
 _CALIBRATED = "but for a mean of several models, which is not calibrated again"
@@ -92,7 +93,7 @@ METRICS: Mapping[str, Sequence[Left]] = {
             "labels/doubted": "training and validation pictures, of 50,000 at most, that look like "
             "another class than their own"
         },
-        _CACHED,
+        _ALL_STORED,
     ),
     "Of the test pictures, read once": [
         *left(
@@ -459,7 +460,7 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             "doubtful first",
             "label_check.png": "up to 25 of them, with their pictures",
         },
-        _CACHED,
+        _ALL_STORED,
     ),
     "Of training": left(
         PHASES,

@@ -237,6 +237,10 @@ def test_a_damaged_picture_that_can_be_decoded_is_named_and_kept(tmp_path: Path)
         (encoded().replace(b"JFIF\0\x01\x01", b"JFIF\0\x09\x09"), None),  # unusual, and whole
         (with_zeros(encoded(format="PNG")), None),  # which Pillow refuses
         (encoded()[:-2], "Premature end of JPEG file"),
+        (
+            with_zeros(encoded()).replace(b"JFIF\0\x01\x01", b"JFIF\0\x09\x09"),
+            "premature end of data segment|extraneous bytes|bad Huffman",
+        ),
         (with_zeros(encoded()), "premature end of data segment|extraneous bytes|bad Huffman"),
         (with_zeros(encoded("CMYK")), "premature end of data segment|extraneous bytes|bad Huffman"),
         (encoded(progressive=True)[:-2], "Premature end of JPEG file"),

@@ -291,13 +291,31 @@ def test_a_full_temporary_folder_is_named_in_place_of_another(
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda path: usage._replace(free=0 if path == temporary else 2**30)
-    )
-    for written, told in ((tmp_path / "a" / "b", temporary), (temporary / "b", temporary / "b")):
+    elsewhere, within = tmp_path / "a" / "b", temporary / "b"
+    for free, written, told in (
+        (0, elsewhere, temporary),
+        (2**29, elsewhere, elsewhere),  # it may be a quota
+        (0, within, within),
+    ):
+        monkeypatch.setattr(
+            shutil,
+            "disk_usage",
+            lambda path, free=free: usage._replace(free=free if path == temporary else 2**30),
+        )
         full = pytest.raises(UserError, match=f"while writing {told}; free some")
         with full, disk_faults_told(written):
             raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_without_room_for_any_temporary_file_is_told(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/no/such/folder"])
+    assert entry("cache") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: no temporary file can be written (No usable temporary directory")
+    assert line.endswith("free disk space, or point TMPDIR at another disk")
 
 
 def test_ctrl_c_ends_with_130_and_keeps_the_checkpoint(

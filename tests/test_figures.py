@@ -26,6 +26,7 @@ from tlkit.evaluation.samples_figure import samples_figure
 from tlkit.evaluation.tiles import (
     Tile,
     choose_indices,
+    doubtful_labels,
     gradcam_sheet,
     mistake_indices,
     mistakes,
@@ -352,6 +353,23 @@ def test_no_mistakes_is_said() -> None:
     assert "no mistakes on 200 pictures" in words(figure)
     assert pictures_of(figure) == []
     assert_legible(figure)
+
+
+def test_doubtful_labels_stand_in_the_order_given_with_their_paths() -> None:
+    tiles = [replace(tile("cat", "dog", 0.6), path="train/cat/a.jpg"), tile("dog", "cat", 0.9)]
+    figure = doubtful_labels(tiles, "t", doubted=7, total=500)
+    seen = words(figure)
+    assert "7 doubtful labels on 500 pictures, the 2 most doubtful" in seen
+    captions = seen[seen.index("label: ") :]
+    assert captions[:4] == ["label: ", "cat", "looks like: ", "dog"]
+    assert "train/cat/a.jpg" in captions
+    assert len(pictures_of(figure)) == 2
+    assert "doubtful labels on 9 pictures: 2, the most doubtful first" in words(
+        doubtful_labels(tiles, "t", doubted=2, total=9)
+    )
+    none = doubtful_labels([], "t", doubted=0, total=200)
+    assert "no doubtful label on 200 pictures" in words(none)
+    assert_legible(none)
 
 
 def test_gradcam_sheet_shows_picture_and_overlay_and_marks_mistakes_by_a_symbol() -> None:

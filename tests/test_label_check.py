@@ -12,6 +12,10 @@ from sklearn.linear_model import Ridge
 
 from tlkit.evaluation import label_check
 from tlkit.evaluation.label_check import doubts
+from tlkit.features.inputs import StoredInputs
+from tlkit.phases import engine
+from tlkit.phases.engine import Engine
+from tlkit.phases.prepare import Phase
 
 Data = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -86,8 +90,21 @@ def test_nothing_is_said_of_a_class_with_one_picture_or_of_features_that_are_all
     features, labels = clusters(30, 5, classes=2, apart=3)
     labels[4] = 2
     assert 4 not in {one.index for one in doubts(features, labels, 3)}
-    same = np.ones((6, 4), dtype=np.float32)
-    assert np.isfinite(left_out_scores(same, np.array([0, 1, 0, 1, 0, 0]), 2)).all()
+    same = np.ones((90, 4), dtype=np.float32)
+    for counts in ((45, 45), (80, 10), (87, 3)):
+        labels = np.repeat([0, 1], counts)
+        assert np.isfinite(left_out_scores(same, labels, 2)).all()
+        assert not doubts(same, labels, 2)
+
+
+def test_pictures_of_a_rare_class_are_not_named_for_being_rare() -> None:
+    features, labels = clusters(620, 60, classes=2, apart=0.15)
+    chosen = np.sort(np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:9]]))
+    rare, features = labels[chosen] == 1, features[chosen]
+    scores = left_out_scores(features, labels[chosen], 2)
+    assert (scores.argmax(axis=1)[rare] == 0).any()
+    named = {one.index for one in doubts(features, labels[chosen], 2)}
+    assert not named & set(np.flatnonzero(rare).tolist())
 
 
 def test_a_head_names_pictures_that_lie_in_the_wrong_folder(
@@ -131,4 +148,29 @@ def test_more_pictures_than_are_read_are_spread_evenly(
     assert entry("head", *data) == 0  # 24 to train on, 12 to validate
     assert seen == [(12, [6, 6])]
     assert entry("head", *data, "--engine", "plain") == 0
+    assert entry("head", *data, "--seed", "1", "--store_gigabytes", "0") == 0
     assert len(seen) == 1
+
+
+def test_the_features_are_the_mean_of_a_pictures_views(
+    entry: Entry, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[NDArray[np.float32]] = []
+    stored: list[NDArray[np.float32]] = []
+    frozen_features = engine.frozen_features
+
+    def watched(phase: Phase, started: Engine) -> object:
+        every = list(range(24))
+        inputs = started.inputs
+        assert isinstance(inputs, StoredInputs)
+        stored.extend(next(view.batches([every])).float().numpy() for view in inputs.views)
+        pictures, features = frozen_features(phase, started) or ([], np.empty(0))
+        found.append(features[:24])
+        return pictures, features
+
+    monkeypatch.setattr("tlkit.phases.train.frozen_features", watched)
+    recipe = ("--views", "3", "--head_epochs", "3", "--augment", "recipe")
+    assert entry("head", "--data", str(make_folder()), *recipe) == 0
+    assert len(stored) == 3
+    assert np.abs(stored[0] - stored[1]).max() > 1e-3
+    np.testing.assert_allclose(found[0], np.mean(stored, axis=0), rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn, TypeVar
 
 from tlkit.errors import UserError, one_line
-from tlkit.files import expanded
+from tlkit.files import expanded, temporary_folder
 from tlkit.keys import Settings
 from tlkit.process import end
 
@@ -40,6 +40,7 @@ def main(
             else:
                 flags = parse_flags(words)
                 file = flags.pop("config", None)
+                temporary_folder()  # or a full disk would be told by whatever asks for one first
                 with _interruptible():
                     task(kind.load(expanded(file) if file else None, flags))
     except UserError as error:

@@ -189,6 +189,17 @@ def _number(error: BaseException) -> int | None:
     return error.errno if isinstance(error, OSError) else None
 
 
+def temporary_folder() -> Path:
+    """Where temporary files go. Raises UserError where none can be written."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:  # which Python looks for once, by writing
+        raise UserError(
+            f"no temporary file can be written ({error.strerror}); free disk space, or point "
+            "TMPDIR at another disk"
+        ) from error
+
+
 def _free(folder: Path) -> int:
     """Bytes free on the disk of a folder, which need not be there yet."""
     return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
@@ -202,7 +213,7 @@ def disk_faults_told(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         if disk_is_full(error):
-            temporary = Path(tempfile.gettempdir())  # the error itself may name no file
+            temporary = temporary_folder()  # the error itself may name no file
             where = temporary if _free(temporary) < min(_free(folder), _FEW) else folder
             raise UserError(
                 f"no disk space left while writing {where}; free some, "

@@ -35,7 +35,7 @@ from tlkit.evaluation.metrics import (
 from tlkit.evaluation.tiles import (
     Tile,
     choose_indices,
-    doubted,
+    doubtful_labels,
     gradcam_sheet,
     mistake_indices,
     mistakes,
@@ -173,7 +173,7 @@ def write_label_check(
         for one, name, margin in found[:DOUBTED_TILES]
     ]
     title = "head: labels that the other pictures contradict"
-    figure = doubted(tiles, title, doubted=len(found), total=len(pictures))
+    figure = doubtful_labels(tiles, title, doubted=len(found), total=len(pictures))
     save(figure, folder / "label_check.png")
     return len(found)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 # Of the ridge, in parts of the largest variance of a direction.
 _RIDGES = np.geomspace(1e-5, 1, 21)
 _AT_ONCE = 4096  # rows
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Doubt:
     Attributes:
         index: of the picture.
         looks_like: the class with the highest score.
-        margin: by how much that is above the score of its label; above 0.
+        margin: by how much more that is above the score of its label than the numbers of pictures
+            alone would have it; above 0.
     """
 
     index: int
@@ -32,20 +34,25 @@ def doubts(features: NDArray[np.float32], labels: NDArray[np.int64], classes: in
 
     Each picture is classified by least squares with a ridge, fitted to all pictures but itself. No
     network may have learned the features from these labels: it would have learned their faults.
+    What such a fit says of features without information, which is the shares of the classes without
+    the picture, is no doubt: or the pictures of a rare class would be named for being rare.
 
     Args:
         features: (n, d) of a frozen network, n at least 3.
         labels: (n,), of which two differ at least.
     """
-    alone = np.bincount(labels)[labels] == 1
+    counts = np.bincount(labels, minlength=classes)
+    others = np.array([np.delete(counts, label).max() for label in range(classes)])
+    by_shares = np.maximum(others - (counts - 1), 0) / (len(labels) - 1)
     found, first = [], 0
     for scores in left_out_scores(features, labels, classes):
-        rows = np.arange(len(scores))
-        margins = scores.max(axis=1) - scores[rows, labels[first + rows]]
+        given = labels[first : first + len(scores)]
+        own = scores[np.arange(len(scores)), given]
+        margins = scores.max(axis=1) - own - by_shares[given]
         best = scores.argmax(axis=1)
         found += [
             Doubt(first + int(row), int(best[row]), float(margins[row]))
-            for row in np.flatnonzero((margins > 0) & ~alone[first + rows])
+            for row in np.flatnonzero((margins > _ROUNDING) & (counts[given] > 1))
         ]
         first += len(scores)
     return sorted(found, key=lambda doubt: -doubt.margin)

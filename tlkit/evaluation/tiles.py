@@ -134,7 +134,7 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
     return figure
 
 
-def doubted(tiles: Sequence[Tile], title: str, *, doubted: int, total: int) -> Figure:
+def doubtful_labels(tiles: Sequence[Tile], title: str, *, doubted: int, total: int) -> Figure:
     """Pictures whose label the other pictures contradict, in the order given, with the label and
     the class that they look like.
 
@@ -152,7 +152,7 @@ def doubted(tiles: Sequence[Tile], title: str, *, doubted: int, total: int) -> F
         grid.show(figure, place, [tile.picture], DIM)
         grid.caption(figure, place, 0, "label: ", str(tile.true))
         grid.caption(figure, place, 1, "looks like: ", tile.predicted)
-        grid.caption(figure, place, 2, "", PurePosixPath(tile.path).name, colour=DIM)
+        grid.caption(figure, place, 2, "", tile.path, colour=DIM)
     return figure
 
 

@@ -27,7 +27,7 @@ from tlkit.training.batches import plain_batches
 from tlkit.training.loop import Objective
 from tlkit.training.precision import autocast
 
-_MOST_FEATURES = 50_000  # of 1,280 numbers each, a quarter of a gigabyte; three times that at once
+_MOST_FEATURES = 50_000  # of 1,280 numbers each, a quarter of a gigabyte; three times that is read
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,13 @@ def frozen_features(
 ) -> tuple[list[Picture], NDArray[np.float32]] | None:
     """The features of a backbone that is frozen whole, float32 (n, d), and the pictures that they
     are of: the training pictures, the mean of their views, and the validation pictures; of more
-    than _MOST_FEATURES so many, spread evenly. None in another phase than `head`, and with
-    `engine: plain`.
+    than _MOST_FEATURES so many, spread evenly. None in another phase than `head`, and where not all
+    of them are stored: to compute them again would take as long as an epoch.
     """
     inputs = engine.inputs
-    if phase.name != "head" or not isinstance(inputs, StoredInputs) or not inputs.views:
+    if phase.name != "head" or not isinstance(inputs, StoredInputs):
+        return None
+    if any(outputs.rows.missing for outputs in (*inputs.views, inputs.val)):
         return None
     train, val = (phase.manifest.of(split) for split in ("train", "val"))
     count = len(train) + len(val)

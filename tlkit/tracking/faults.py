@@ -100,7 +100,8 @@ class _Unraised(logging.Handler):
 @contextlib.contextmanager
 def reasons_kept() -> Iterator[Callable[[Exception], str]]:
     """For a download by the address runs:/, whose reasons MLflow logs for its developers and does
-    not raise: gives what tells the reason of an error that ends the block."""
+    not raise: gives what tells the reason of an error that ends the block. For one thread at a
+    time: it changes MLflow's logger meanwhile."""
     logger = logging.getLogger("mlflow.store.artifact.runs_artifact_repo")
     level, propagate = logger.level, logger.propagate
     unraised = _Unraised()
@@ -166,7 +167,7 @@ def reason_of(error: BaseException) -> str:
     said = line_of(error)
     if failed := _NOT_DOWNLOADED.findall(str(error)):
         (file, why), *others = failed
-        said = f"{file}: {why}" + (f" (and {len(others)} files more)" if others else "")
+        said = f"{file}: {why}" + (f" (and {len(others)} more)" if others else "")
     said = said.replace(mlflow.get_tracking_uri(), shown_address())
     return said.partition(" [SQL: ")[0].removesuffix(".")
 
