@@ -308,14 +308,19 @@ def test_a_full_temporary_folder_is_named_in_place_of_another(
 
 
 def test_a_disk_without_room_for_any_temporary_file_is_told(
-    entry: Entry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    entry: Entry,
+    make_folder: MakeFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/no/such/folder"])
-    assert entry("cache") == 2
-    [line] = capsys.readouterr().err.splitlines()
+    assert entry("head", *data(make_folder())) == 2
+    error = capsys.readouterr().err
+    line = error.splitlines()[-1]
     assert line.startswith("error: no temporary file can be written (No usable temporary directory")
     assert line.endswith("free disk space, or point TMPDIR at another disk")
+    assert "Traceback" not in error
 
 
 def test_ctrl_c_ends_with_130_and_keeps_the_checkpoint(

@@ -40,9 +40,8 @@ def main(
             else:
                 flags = parse_flags(words)
                 file = flags.pop("config", None)
-                temporary_folder()  # or a full disk would be told by whatever asks for one first
                 with _interruptible():
-                    task(kind.load(expanded(file) if file else None, flags))
+                    _do(task, kind.load(expanded(file) if file else None, flags))
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         end(2)
@@ -54,6 +53,14 @@ def main(
     except SystemExit as asked:  # by the task, which gives a number
         end(int(asked.code or 0))
     end(0)
+
+
+def _do(task: Callable[[S], None], settings: S) -> None:
+    try:
+        task(settings)
+    except FileNotFoundError:
+        temporary_folder()  # tells what Python did not find, if it was that
+        raise
 
 
 def _help(task: Callable[[S], None], kind: type[S]) -> str:
