@@ -64,7 +64,7 @@ def test_a_reference_sums_features_up_in_their_principal_directions(
     np.testing.assert_array_equal(found.embedding, found.project(features))
     largest = np.abs(found.directions).argmax(axis=0)
     assert (found.directions[largest, np.arange(DIRECTIONS)] > 0).all()
-    assert not any(tall)  # thousands of pictures would take minutes
+    assert tall == ([] if pictures > 40 else [False])  # thousands of pictures would take minutes
 
 
 @pytest.mark.parametrize("pictures", [1, 30])

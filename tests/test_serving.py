@@ -31,6 +31,7 @@ from conftest import Trained, web_server
 from mlflow.pyfunc import scoring_server
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import parse as parse_version
 from PIL import Image
 from starlette.requests import Request
 from test_documented_commands import of_document
@@ -514,7 +515,9 @@ def test_an_answer_names_what_is_wrong_first_and_does_not_echo_the_body(
     for body in (b"\xff" * 2**20, b"x" * 2**20, b'{"inputs": "' + b"x" * 2**20):
         answer = server.ask(body)
         assert answer.status_code == 400
-        told = ("Invalid input. Ensure that input is", "JSON that cannot be read: ")  # MLflow 3.11
+        told = "Invalid input. Ensure that input is"
+        if body[0] == 0xFF and parse_version(mlflow.__version__) < parse_version("3.17"):
+            told = "JSON that cannot be read: "  # by MLflow 3.11
         assert answer.json()["message"].startswith(told)
         assert len(answer.content) < 4000
     refused = server.ask(record(b"junk")).json()["message"]

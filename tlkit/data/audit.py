@@ -74,10 +74,10 @@ class NearPair:
 class AuditReport:
     """What was found. All paths are POSIX and relative to the manifest's root.
 
-    `copies` are groups of the same content within one split and class, which stay;
-    `conflicting_labels` the same content under two labels. `kept_together` are groups that look
-    alike and were drawn into one split. `near_duplicates` are the closest MAX_LISTED of
-    `near_duplicate_pairs`, and stay as well.
+    What is `damaged` can be decoded all the same, and stays. `copies` are groups of the same
+    content within one split and class, which stay; `conflicting_labels` the same content under two
+    labels. `kept_together` are groups that look alike and were drawn into one split.
+    `near_duplicates` are the closest MAX_LISTED of `near_duplicate_pairs`, and stay as well.
     """
 
     source: str

@@ -123,15 +123,9 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
         remark = f"the {len(tiles)} most confident of {wrong} mistakes on {total} pictures"
     else:
         remark = f"{wrong} mistakes on {total} pictures, the most confident first"
-    grid = _Grid(len(tiles), per_row=5, pictures=1, lines=3)
-    figure = grid.figure(title, [remark], below=0.1 if wrong else 0.5)
-    for place, tile in enumerate(sorted(tiles, key=lambda tile: -tile.confidence)):
-        grid.show(figure, place, [tile.picture], VERMILLION)
-        grid.caption(figure, place, 0, "true: ", str(tile.true))
-        grid.caption(figure, place, 1, "predicted: ", tile.predicted)
-        name = PurePosixPath(tile.path).name
-        grid.caption(figure, place, 2, f"{percent(tile.confidence)}  ", name, colour=DIM)
-    return figure
+    ordered = sorted(tiles, key=lambda tile: -tile.confidence)
+    last = [(f"{percent(tile.confidence)}  ", PurePosixPath(tile.path).name) for tile in ordered]
+    return _sheet(ordered, title, remark, VERMILLION, ("true: ", "predicted: "), last)
 
 
 def doubtful_labels(tiles: Sequence[Tile], title: str, *, doubted: int, total: int) -> Figure:
@@ -146,13 +140,26 @@ def doubtful_labels(tiles: Sequence[Tile], title: str, *, doubted: int, total: i
         remark = f"{doubted} doubtful labels on {total} pictures, the {len(tiles)} most doubtful"
     else:
         remark = f"doubtful labels on {total} pictures: {doubted}, the most doubtful first"
+    last = [("", tile.path) for tile in tiles]
+    return _sheet(tiles, title, remark, DIM, ("label: ", "looks like: "), last)
+
+
+def _sheet(
+    tiles: Sequence[Tile],
+    title: str,
+    remark: str,
+    frame: str,
+    leads: tuple[str, str],
+    last: Sequence[tuple[str, str]],
+) -> Figure:
+    """Pictures with their two classes, each after its lead, and a last line of lead and text."""
     grid = _Grid(len(tiles), per_row=5, pictures=1, lines=3)
     figure = grid.figure(title, [remark], below=0.1 if tiles else 0.5)
-    for place, tile in enumerate(tiles):
-        grid.show(figure, place, [tile.picture], DIM)
-        grid.caption(figure, place, 0, "label: ", str(tile.true))
-        grid.caption(figure, place, 1, "looks like: ", tile.predicted)
-        grid.caption(figure, place, 2, "", tile.path, colour=DIM)
+    for place, (tile, (lead, text)) in enumerate(zip(tiles, last, strict=True)):
+        grid.show(figure, place, [tile.picture], frame)
+        grid.caption(figure, place, 0, leads[0], str(tile.true))
+        grid.caption(figure, place, 1, leads[1], tile.predicted)
+        grid.caption(figure, place, 2, lead, text, colour=DIM)
     return figure
 
 

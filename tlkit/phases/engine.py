@@ -27,7 +27,7 @@ from tlkit.training.batches import plain_batches
 from tlkit.training.loop import Objective
 from tlkit.training.precision import autocast
 
-_MOST_FEATURES = 50_000  # of 1,280 numbers each, a quarter of a gigabyte; three times that is read
+_MOST_FEATURES = 50_000  # of 1,280 numbers each, a quarter of a gigabyte, thrice while it is read
 
 
 @dataclass(frozen=True)
