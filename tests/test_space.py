@@ -281,6 +281,7 @@ def test_values_that_no_trial_has_together_contradict_nothing() -> None:
     [
         ("data", "the same pictures"),
         ("seed", "the same pictures"),
+        ("groups", "the same pictures"),
         ("baseline_lr", "not the baseline"),
         ("baseline_schedule", "not the baseline"),
         ("engine", "how a trial is computed"),

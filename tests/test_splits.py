@@ -122,6 +122,7 @@ def drawn_alike(
     splits = hold_out_alike(
         [labels[index] for index in order],
         [str(index) for index in order],
+        [""] * len(order),
         [sorted(place[index] for index in group) for group in alike],
         FRACTIONS,
         seed=0,
@@ -161,7 +162,9 @@ def test_large_groups_are_divided() -> None:
 def test_a_burst_of_a_small_class_leaves_enough_to_train_on() -> None:
     contents = [str(index) for index in range(12)]
     for seed in range(30):
-        splits = hold_out_alike(["cat"] * 12, contents, [list(range(10))], FRACTIONS, seed)
+        splits = hold_out_alike(
+            ["cat"] * 12, contents, [""] * 12, [list(range(10))], FRACTIONS, seed
+        )
         counts = Counter(splits)
         assert counts["train"] >= 6, seed
         assert 0 < counts["val"] <= 4, seed
@@ -181,7 +184,7 @@ def test_a_class_whose_pictures_go_with_another_keeps_one_to_train_on() -> None:
     alike = [[0, 15], [1, 16], [2, 17]]
     # Of the seeds those that would hold out all three.
     for seed in range(60, 70):
-        splits = hold_out_alike(labels, contents, alike, FRACTIONS, seed)
+        splits = hold_out_alike(labels, contents, [""] * len(labels), alike, FRACTIONS, seed)
         assert set(splits[15:]) == {"train", "val", "test"}, seed
 
 
@@ -195,4 +198,7 @@ def test_a_class_that_would_miss_from_a_split_is_divided() -> None:
     mixed = drawn_alike(labels, [[0, 50], [1, 51, 52], [2, 53]])
     assert sorted(set(mixed[50:])) == ["test", "train", "val"]
     # Too few whatever is done: the audit tells.
-    assert hold_out_alike(["cat"] * 2, ["a", "b"], [[0, 1]], FRACTIONS, 0).count("train") == 1
+    assert (
+        hold_out_alike(["cat"] * 2, ["a", "b"], ["", ""], [[0, 1]], FRACTIONS, 0).count("train")
+        == 1
+    )

@@ -11,6 +11,7 @@ from tlkit.keys import (
     at_least,
     auto_or,
     choice,
+    is_pattern,
     key,
     positive,
     positive_share,
@@ -49,7 +50,7 @@ class Config(Settings):
     # Data
     data: str = key(
         "synthetic",
-        "synthetic, a folder, a zip or tar, torchvision:NAME or kaggle:NAME",
+        "synthetic, a folder, a zip or tar, a list (.csv), torchvision:NAME or kaggle:NAME",
         "a source of pictures",
         lambda value: value != "",
     )
@@ -58,6 +59,14 @@ class Config(Settings):
     )
     test_fraction: float = positive_share(
         0.15, "share of the pictures for the test where none is given"
+    )
+    groups: str = key(
+        "auto",
+        "what pictures belong together, as those of one patient or film: folder: the first one "
+        "below that of the class; or a regular expression whose first group, or whole match, in a "
+        "path names it; auto: the column group of a list; none",
+        "auto, none, folder or a regular expression",
+        is_pattern,
     )
     train_fraction: float = key(
         1.0,

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -42,6 +43,14 @@ REGISTRY_NAME = "a name without /, :, quotes and backticks"
 def registry_name(value: str) -> bool:
     """Whether MLflow takes this as the name of a registered model, and in a filter as well."""
     return value.strip() != "" and not set("/:'\"`") & set(value)
+
+
+def is_pattern(value: str) -> bool:
+    """Whether this is a regular expression, and not an empty one."""
+    try:
+        return re.compile(value).pattern != ""
+    except (re.error, OverflowError, RecursionError):
+        return False
 
 
 def registered(meaning: str) -> Any:

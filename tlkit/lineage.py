@@ -35,7 +35,9 @@ def has_checkpoint(run_id: str) -> bool:
 
 def refuse_seen(init_from: str, manifest: Manifest) -> None:
     """Raise UserError where the run to begin from, or one that it began from itself, has seen in
-    training or validation what `manifest` holds out: a test of it would say nothing."""
+    training or validation what `manifest` holds out: a test of it would say nothing. Of groups it
+    may be the name alone that is the same, so that is a warning."""
+    groups: set[str] = set()
     seen: dict[str, set[str]] = {"val": set(), "test": set()}
     for theirs in _manifests(init_from, manifest.root):
         trained, held_out = (
@@ -43,6 +45,7 @@ def refuse_seen(init_from: str, manifest: Manifest) -> None:
         )
         seen["val"] |= trained
         seen["test"] |= trained | held_out
+        groups |= {one.group for split in ("train", "val") for one in theirs.of(split)}
     for split, hashes in seen.items():
         pictures = manifest.of(split)
         if known := sum(picture.sha256 in hashes for picture in pictures):
@@ -51,6 +54,14 @@ def refuse_seen(init_from: str, manifest: Manifest) -> None:
                 "in training or validation; use its data, data_seed and fractions, or "
                 "init_from=auto"
             )
+    tested = {picture.group for picture in manifest.of("test")} - {""}
+    if known := len(tested & groups):
+        print(
+            f"warning: init_from={init_from} has seen, in training or validation, groups with the "
+            f"names of {known} of the {len(tested)} groups of the test; where they are the same, "
+            "its test says too much: use its data, data_seed and fractions, or init_from=auto",
+            file=sys.stderr,
+        )
 
 
 def learned_from(run_id: str) -> frozenset[str]:

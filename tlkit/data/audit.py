@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from itertools import combinations
@@ -71,12 +71,22 @@ class NearPair:
 
 
 @dataclass(frozen=True)
+class DividedGroup:
+    """A group that has pictures in more than one split, and how many in each."""
+
+    group: str
+    pictures: dict[str, int]
+
+
+@dataclass(frozen=True)
 class AuditReport:
     """What was found. All paths are POSIX and relative to the manifest's root.
 
     What is `damaged` can be decoded all the same, and stays. `copies` are groups of the same
     content within one split and class, which stay; `conflicting_labels` the same content under two
-    labels. `kept_together` are groups that look alike and were drawn into one split.
+    labels. `kept_together` are pictures that look alike and were drawn into one split. `groups` has
+    how many there are in each split, and nothing where each picture stands for itself;
+    `divided_groups` are those that the user's own splits divide.
     `near_duplicates` are the closest MAX_LISTED of `near_duplicate_pairs`, and stay as well.
     """
 
@@ -93,11 +103,17 @@ class AuditReport:
     mismatched_extensions: dict[str, str]
     near_duplicate_pairs: int
     near_duplicates: tuple[NearPair, ...]
+    groups: dict[str, int] = field(default_factory=dict)
+    divided_groups: tuple[DividedGroup, ...] = ()
 
     @property
     def summary(self) -> str:
         """The counts on one line."""
-        splits = ", ".join(f"{sum(self.counts[s].values())} {s}" for s in SPLITS)
+        splits = ", ".join(
+            f"{sum(self.counts[s].values())} {s}"
+            + (f" (of {self.groups[s]} groups)" if self.groups else "")
+            for s in SPLITS
+        )
         return (
             f"{self.files} files: {splits}; {len(self.quarantined)} unreadable, "
             f"{len(self.dropped_duplicates)} duplicates dropped, "
@@ -139,9 +155,9 @@ def audit(
 
     Unreadable files are left out. Of the same content in two splits the copy in test stays, then
     the one in val. A split that the source does not have is drawn from the training pictures
-    (`hold_out_alike`), `val_fraction` or `test_fraction` of them. `workers` threads read; the
-    result does not depend on their number, nor on `looks`, the file that remembers what an earlier
-    audit saw in the same content.
+    (`hold_out_alike`), `val_fraction` or `test_fraction` of them, no group divided. `workers`
+    threads read; the result does not depend on their number, nor on `looks`, the file that
+    remembers what an earlier audit saw in the same content.
 
     Raises UserError for fewer than two classes and for classes with too few files to be in every
     split, both before anything is read, for a class without a readable picture or missing from a
@@ -153,7 +169,7 @@ def audit(
         found = f"one class only, {classes[0]!r}" if classes else "no pictures"
         raise UserError(
             f"{source.place} has {found}; two classes or more are needed; check that each class "
-            "has a folder of its own"
+            "has a folder of its own, or in a list a name of its own"
         )
     fractions = _missing(source, {"val": val_fraction, "test": test_fraction})
     _refuse_few_files(source, classes, fractions)
@@ -161,22 +177,25 @@ def audit(
     _refuse_unreadable(source, classes, seen, unreadable)
     kept, dropped = _without_leaks(seen)
     kept, together = _with_held_out(kept, fractions, seed)
+    # Groups are whole, so what two of them share may have come into two splits.
+    kept, more = _without_leaks(kept)
+    dropped += more
     label_of = {name: label for label, name in enumerate(classes)}
     pictures = [
-        Picture(one.file.path, label_of[one.file.label], one.split, one.sha256) for one in kept
+        Picture(one.file.path, label_of[one.file.label], one.split, one.sha256, one.file.group)
+        for one in kept
     ]
     manifest = Manifest(source.root, classes, tuple(pictures))
     for split, counts in manifest.counts().items():
         left_out = len(unreadable) + len(dropped)
         _refuse_few(source, counts, split, 1, fractions, left_out, _listed(unreadable))
-    drawn = fractions if any(file.split for file in source.files) else ()
-    return manifest, _report(source, manifest, drawn, seen, unreadable, kept, dropped, together)
+    return manifest, _report(source, manifest, fractions, seen, unreadable, kept, dropped, together)
 
 
 def _report(
     source: Source,
     manifest: Manifest,
-    drawn: Iterable[str],
+    fractions: Mapping[str, float],
     seen: Sequence[_Seen],
     unreadable: Sequence[tuple[SourceFile, str]],
     kept: Sequence[_Seen],
@@ -196,6 +215,8 @@ def _report(
     damaged = [Damaged(one.file.path, one.damage) for one in kept if one.damage is not None]
     mismatched = {one.file.path: fault for one in kept if (fault := _extension_fault(one))}
     pair_count, near = _near_pairs(kept)
+    groups, divided = _groups(manifest)
+    drawn = fractions if any(file.split for file in source.files) else ()
     findings = {
         "files that cannot be read, left out": len(unreadable),
         "pictures whose file is damaged, some of which may be grey or shifted, kept": len(damaged),
@@ -203,6 +224,7 @@ def _report(
         "pictures that are there under two labels, kept under both": len(conflicting),
         "pictures that are there more than once in a split": len(copies),
         "groups of pictures that look alike, each drawn into one split": len(together),
+        "groups with pictures in two splits or three, kept there": len(divided),
         "files whose content is not what their extension says": len(mismatched),
         "pairs of pictures in different splits that look alike": pair_count,
     }
@@ -215,6 +237,7 @@ def _report(
             *(f"{split} is missing and was drawn from train" for split in drawn),
             *(f"{what}: {number}" for what, number in findings.items() if number),
             *_class_warnings(manifest.counts()),
+            *(_group_warnings(manifest, fractions) if groups else ()),
         ),
         quarantined=tuple(Quarantined(utf8(file.path), reason) for file, reason in unreadable),
         damaged=tuple(damaged),
@@ -225,6 +248,8 @@ def _report(
         mismatched_extensions=mismatched,
         near_duplicate_pairs=pair_count,
         near_duplicates=tuple(near),
+        groups=groups,
+        divided_groups=tuple(divided),
     )
 
 
@@ -347,7 +372,7 @@ def _with_held_out(
     kept: Sequence[_Seen], fractions: Mapping[str, float], seed: int
 ) -> tuple[list[_Seen], list[tuple[str, ...]]]:
     """The pictures with the missing splits drawn, and the paths of those that look alike, without
-    being copies, and came into one split."""
+    being copies or of one group, and came into one split."""
     if not fractions:
         return list(kept), []
     pool = [one for one in kept if one.split == "train"]
@@ -355,6 +380,7 @@ def _with_held_out(
     drawn = hold_out_alike(
         [one.file.label for one in pool],
         [one.sha256 for one in pool],
+        [one.file.group for one in pool],
         alike,
         fractions,
         seed,
@@ -369,13 +395,18 @@ def _with_held_out(
         for group in alike
         if len({drawn[index] for index in group}) == 1
         and len({pool[index].sha256 for index in group}) > 1
+        and len({pool[index].file.group or index for index in group}) > 1
     ]
     return split, together
 
 
 def _refuse_few_files(source: Source, classes: Sequence[str], drawn: Collection[str]) -> None:
-    """What is known before anything is read: how many files there are to split."""
-    given = Counter((file.split or "train", file.label) for file in source.files)
+    """What is known before anything is read: how many files or groups there are to split."""
+    apart = {
+        (file.split or "train", file.label, file.group or index)
+        for index, file in enumerate(source.files)
+    }
+    given = Counter((split, label) for split, label, _ in apart)
     for split in SPLITS:
         if split not in drawn:
             least = 1 + len(drawn) if split == "train" else 1
@@ -394,17 +425,19 @@ def _refuse_few(
 ) -> None:
     few = [label for label, number in counts.items() if number < least]
     if few:
+        grouped = any(file.group for file in source.files)
+        what, ones = ("groups of pictures", "groups") if grouped else ("pictures", "ones")
         without = f", {left_out} unreadable or doubled files left out" if left_out else ""
         raise UserError(
-            f"{source.place}: {split} has too few pictures of {_some(few, counts)}: "
+            f"{source.place}: {split} has too few {what} of {_some(few, counts)}: "
             f"{counts[few[0]]} of {few[0]!r}, where {least} would be the least{without}; every "
-            f"class must be in every split; {_way_out(split, few, counts, drawn)}",
+            f"class must be in every split; {_way_out(split, few, counts, drawn, ones)}",
             artifacts,
         )
 
 
 def _way_out(
-    split: str, few: Collection[str], classes: Iterable[str], drawn: Collection[str]
+    split: str, few: Collection[str], classes: Iterable[str], drawn: Collection[str], ones: str
 ) -> str:
     ways: dict[str, Callable[[str], str]] = {
         "Unicode NFD, as macOS has it, and NFC": partial(normalize, "NFC"),
@@ -422,7 +455,7 @@ def _way_out(
                 )
     if split in drawn or (split == "train" and drawn):
         places = ("train", *drawn)
-        return f"add more: a class needs {len(places)} different ones, for {', '.join(places)}"
+        return f"add more: a class needs {len(places)} different {ones}, for {', '.join(places)}"
     if split != "train":
         return f"add some, or remove the {split} folder to have {split} drawn from train"
     return "add some, or remove the class from the other splits"
@@ -444,6 +477,46 @@ def _class_warnings(counts: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
             f"strong imbalance: {largest} training pictures of {most!r} and {smallest} of "
             f"{least!r}; look at balanced accuracy, and try class_weights=balanced"
         )
+
+
+def _group_warnings(manifest: Manifest, fractions: Mapping[str, float]) -> Iterator[str]:
+    """Of classes whose groups are so few or so large that a split has one alone, or that a drawn
+    one has another share than was asked for."""
+    counts = manifest.counts()
+    for split, fraction in fractions.items():
+        for label, number in counts[split].items():
+            total = sum(counts[drawn][label] for drawn in ("train", *fractions))
+            if abs(number - fraction * total) > max(1, fraction * total / 2):
+                yield (
+                    f"{split} has {number} of {total} pictures of {label!r}, {number / total:.0%} "
+                    f"where {fraction:.0%} was asked for, because groups stay whole"
+                )
+    for split in SPLITS:
+        groups: defaultdict[str, set[str]] = defaultdict(set)
+        for picture in manifest.of(split):
+            groups[manifest.classes[picture.label]].add(picture.group or picture.path)
+        single = [name for name, of_class in groups.items() if len(of_class) == 1]
+        if single := [name for name in single if counts[split][name] > 1]:
+            yield f"{split} has one group only of {_some(sorted(single), manifest.classes)}"
+
+
+def _groups(manifest: Manifest) -> tuple[dict[str, int], list[DividedGroup]]:
+    """How many each split has, with pictures that stand for themselves, and those in several."""
+    if not any(picture.group for picture in manifest.pictures):
+        return {}, []
+    split_of: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    numbers = Counter(picture.split for picture in manifest.pictures if not picture.group)
+    for picture in manifest.pictures:
+        if picture.group:
+            split_of[picture.group][picture.split] += 1
+    for pictures in split_of.values():
+        numbers.update(pictures.keys())
+    divided = [
+        DividedGroup(group, dict(pictures))
+        for group, pictures in sorted(split_of.items())
+        if len(pictures) > 1
+    ]
+    return {split: numbers[split] for split in SPLITS}, divided
 
 
 def _extension_fault(one: _Seen) -> str | None:

@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from tlkit.data.archives import extract, is_archive
-from tlkit.data.sources import leads_back, visible_entries
+from tlkit.data.sources import SourceFile, leads_back, visible_entries
 from tlkit.errors import UserError
 from tlkit.files import expanded
 
@@ -26,6 +26,18 @@ class Given:
     root: Path
     names: tuple[str, ...]
     above: int = 0
+
+    def files(self, classes: tuple[str, ...]) -> tuple[SourceFile, ...]:
+        """Each with its class, "" where none is known, and the first folder below that of it."""
+        return tuple(self._file(name, classes) for name in self.names)
+
+    def _file(self, name: str, classes: tuple[str, ...]) -> SourceFile:
+        label = self.label(name, classes)
+        if label is None:
+            return SourceFile(name, "", None)
+        folders = [self.root.name, *Path(name).parent.parts[self.above :]]
+        place = len(folders) - folders[::-1].index(classes[label])
+        return SourceFile(name, classes[label], None, folders[place] if folders[place:] else "")
 
     def label(self, name: str, classes: tuple[str, ...]) -> int | None:
         """The class that the nearest folder around a file is called after, within the given."""

@@ -12,16 +12,19 @@ from tlkit.files import write_csv
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("path", "split", "label", "class", "sha256")
+_GROUP = "group"  # a column more, where there are any
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`path` is POSIX and relative to the manifest's root; `label` is an index into its classes."""
+    """`path` is POSIX and relative to the manifest's root; `label` is an index into its classes;
+    `group` names what it belongs to with others, "" where it stands for itself."""
 
     path: str
     label: int
     split: str
     sha256: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,23 +58,27 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """32 hex characters over classes and (path, label, split, sha256), whatever the root."""
-        rows = [(p.path, p.label, p.split, p.sha256) for p in self.pictures]
+        """32 hex characters over classes and (path, label, split, sha256), and the group of those
+        that have one, whatever the root."""
+        rows = [
+            (p.path, p.label, p.split, p.sha256, *([p.group] if p.group else []))
+            for p in self.pictures
+        ]
         text = json.dumps([self.classes, rows], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def thinned(self, fraction: float, seed: int) -> "Manifest":
-        """With that share of the training pictures of each class, rounded, at least one; of the
-        same seed a smaller share lies within a larger one. An epoch goes over them more often, so
-        that it keeps about its length: what differs is what there is to learn from, not how long
-        is learned."""
+        """With that share of the training pictures of each class, rounded, at least one, and group
+        by group; of the same seed a smaller share lies within a larger one. An epoch goes over them
+        more often, so that it keeps about its length: what differs is what there is to learn from,
+        not how long is learned."""
         kept = [picture for picture in self.pictures if picture.split != "train"]
         of_class: list[list[Picture]] = [[] for _ in self.classes]
         for picture in self.of("train"):
             of_class[picture.label].append(picture)
         for members in of_class:
             # By content, so that neither names nor other pictures change who is drawn.
-            members.sort(key=lambda p: hashlib.sha256(f"{seed} {p.sha256}".encode()).digest())
+            members.sort(key=lambda p: [_drawn(seed, p.group or p.sha256), _drawn(seed, p.sha256)])
             kept += members[: max(1, round(fraction * len(members)))]
         thinned = replace(self, pictures=tuple(kept))
         return replace(thinned, passes=round(len(self.of("train")) / len(thinned.of("train"))))
@@ -85,8 +92,16 @@ class Manifest:
 
     def write(self, csv_path: Path) -> None:
         """Write as CSV (UTF-8) with a header, one line a picture."""
-        rows = ((p.path, p.split, p.label, self.classes[p.label], p.sha256) for p in self.pictures)
-        write_csv(csv_path, _COLUMNS, rows)
+        grouped = any(p.group for p in self.pictures)
+        rows = (
+            (p.path, p.split, p.label, self.classes[p.label], p.sha256, *([p.group] * grouped))
+            for p in self.pictures
+        )
+        write_csv(csv_path, (*_COLUMNS, *([_GROUP] * grouped)), rows)
+
+
+def _drawn(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
 def read(csv_path: Path, root: Path) -> Manifest:
@@ -110,4 +125,6 @@ def _picture(row: dict[str, str], classes: Sequence[str]) -> Picture:
     label = int(row["label"])
     if classes[label] != row["class"]:
         raise ValueError(f"label {label} has two names, {classes[label]!r} and {row['class']!r}")
-    return Picture(path=row["path"], label=label, split=row["split"], sha256=row["sha256"])
+    return Picture(
+        row["path"], label, split=row["split"], sha256=row["sha256"], group=row.get(_GROUP) or ""
+    )

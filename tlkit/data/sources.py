@@ -13,6 +13,8 @@ from tlkit.data.archives import SUFFIXES as ARCHIVE_SUFFIXES
 from tlkit.data.archives import extract, is_archive
 from tlkit.data.downloads import kaggle_archive, torchvision_folder
 from tlkit.data.images import SUFFIXES
+from tlkit.data.listed import SUFFIX as LIST_SUFFIX
+from tlkit.data.listed import read_list
 from tlkit.data.synthetic import VERSION, make_synthetic
 from tlkit.errors import UserError
 from tlkit.files import disk_faults_told, expanded, utf8
@@ -34,12 +36,22 @@ _LITTER = {"__macosx", "thumbs.db", "desktop.ini"}
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that should be a picture: `path` POSIX and relative to the root, `label` a class name,
-    `split` "train", "val", "test", or None where it is still to be drawn."""
+    """A file that should be a picture.
+
+    Attributes:
+        path: POSIX and relative to the root.
+        label: a class name.
+        split: "train", "val", "test", or None where it is still to be drawn.
+        folder: the first one below that of its class, or of a picture in a list the one that it
+            lies in; "" where there is none.
+        group: what it belongs to with others, "" where it stands for itself.
+    """
 
     path: str
     label: str
     split: str | None
+    folder: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,9 +69,9 @@ class Source:
 def open_source(data: str, cache: Path, seed: int) -> Source:
     """Find the labelled files that `data` names.
 
-    `data` is "synthetic", a folder or an archive in one of LAYOUTS, "torchvision:NAME" or
-    "kaggle:COMPETITION". What has to be made, unpacked or downloaded goes under `cache`, once;
-    a folder of the user is only read. `seed` draws the synthetic pictures.
+    `data` is "synthetic", a folder or an archive in one of LAYOUTS, a list (`read_list`),
+    "torchvision:NAME" or "kaggle:COMPETITION". What has to be made, unpacked or downloaded goes
+    under `cache`, once; a folder of the user is only read. `seed` draws the synthetic pictures.
 
     Raises UserError where there is no such thing, or no labelled files in it.
     """
@@ -81,13 +93,34 @@ def _open_path(data: str, cache: Path) -> Source:
         return _read_layout(path, path.resolve().name)
     if data and path.is_file() and is_archive(path):
         return _read_archive(path, path.name.split(".")[0], cache)
-    fault = "is neither a folder nor an archive" if data and path.exists() else "is not there"
+    if data and path.is_file() and path.suffix.lower() == LIST_SUFFIX:
+        return _of_list(path)
+    there = data and path.exists()
+    fault = "is neither a folder nor an archive nor a list" if there else "is not there"
     if data and not path.is_absolute():
         fault += f" (seen from {utf8(str(Path.cwd()))})"
     raise UserError(
         f"data={data} {fault}; allowed are synthetic, a folder, an archive "
-        f"({', '.join(ARCHIVE_SUFFIXES)}), torchvision:NAME and kaggle:COMPETITION; check the path"
+        f"({', '.join(ARCHIVE_SUFFIXES)}), a list ({LIST_SUFFIX}), torchvision:NAME and "
+        "kaggle:COMPETITION; check the path"
     )
+
+
+def _of_list(path: Path) -> Source:
+    root = path.parent
+    _refuse_no_utf8(root)
+    files = [
+        SourceFile(
+            path=row["path"],
+            label=row["class"],
+            split=row["split"] or None,
+            folder=row["path"].rpartition("/")[0],
+            group=row["group"],
+        )
+        for row in read_list(path, SPLIT_FOLDERS)
+    ]
+    files.sort(key=lambda file: file.path)
+    return Source(path.stem, root, str(path), tuple(files))
 
 
 def _read_archive(archive: Path, name: str, cache: Path) -> Source:
@@ -101,10 +134,7 @@ def _read_archive(archive: Path, name: str, cache: Path) -> Source:
 
 def _read_layout(root: Path, name: str) -> Source:
     root = _unwrapped(root)
-    # MLflow keeps names as UTF-8; that of the folder "." is in its whole path alone.
-    for path in (str(root), str(root.resolve())):
-        if path != (shown := utf8(path)):
-            raise UserError(f"the path {shown!r} of the data is not UTF-8; rename the folder")
+    _refuse_no_utf8(root)
     folders, beside = visible_entries(root)
     splits = [folder for folder in folders if folder.lower() in SPLIT_FOLDERS]
     files: list[SourceFile] = []
@@ -119,10 +149,19 @@ def _read_layout(root: Path, name: str) -> Source:
         files += _read_classes(root, root, None, splits, warnings)
         unused, why = splits, "there is no train/ beside it"
     warnings += [f"the folder {utf8(folder)}/ is not used: {why}" for folder in unused]
+    lists = [name for name in beside if name.lower().endswith(LIST_SUFFIX)]
+    labels = {file.label for file in files}
+    if lists and len(labels) == 1:
+        raise UserError(
+            f"{root} has one class only, {labels.pop()!r}, and a list beside it; pass the list, "
+            f"data={root / lists[0]}, if it names the classes"
+        )
     if not files:
         hint = "check the path"
         if packed := [name for name in beside if name.lower().endswith(ARCHIVE_SUFFIXES)]:
             hint = f"pass the archive, data={root / packed[0]}"
+        elif lists:
+            hint = f"pass the list of them, data={root / lists[0]},"
         elif unused:
             hint = (
                 f"not used are {_some(unused)}: {why}; where {_some(splits)} is a class and no "
@@ -196,10 +235,16 @@ def _read_classes(
                 f"the class name {label!r} in {root} has a carriage return; rename the folder"
             )
     return [
-        SourceFile((inside / file).as_posix(), label, split)
+        SourceFile((inside / file).as_posix(), label, split, _first_folder(file))
         for label, files in classes.items()
         for file in files
     ]
+
+
+def _first_folder(file: str) -> str:
+    """Of CLASS/FOLDER/.../1.jpg the first after that of the class; "" where there is none."""
+    parts = Path(file).parts
+    return parts[1] if len(parts) > 2 else ""
 
 
 def _some(names: Sequence[str]) -> str:
@@ -256,6 +301,13 @@ def visible_entries(folder: Path) -> tuple[list[str], list[str]]:
                 is_folder = Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
                 (folders if is_folder else files).append(entry.name)
     return sorted(folders), sorted(files)
+
+
+def _refuse_no_utf8(root: Path) -> None:
+    """MLflow keeps names as UTF-8; that of the folder "." is in its whole path alone."""
+    for path in (str(root), str(root.resolve())):
+        if path != (shown := utf8(path)):
+            raise UserError(f"the path {shown!r} of the data is not UTF-8; rename the folder")
 
 
 def _refuse_doubles(root: Path, folders: list[str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from tlkit.config import Config
 from tlkit.data.audit import AuditReport, audit
+from tlkit.data.groups import with_groups
 from tlkit.data.manifest import Manifest
 from tlkit.data.sources import open_source
 from tlkit.errors import UserError
@@ -30,8 +31,9 @@ class Data:
 
 def prepare_data(config: Config) -> Data:
     """Find, audit and split the pictures that the configuration names; say what was found."""
+    source = open_source(config.data, cache_folder() / "data", config.pictures_seed)
     manifest, report = audit(
-        open_source(config.data, cache_folder() / "data", config.pictures_seed),
+        with_groups(source, config.groups),
         seed=config.pictures_seed,
         max_pixels=config.max_pixels,
         val_fraction=config.val_fraction,

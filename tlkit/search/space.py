@@ -44,6 +44,7 @@ _REFUSED = {
             "data",
             "val_fraction",
             "test_fraction",
+            "groups",
             "train_fraction",
             "max_pixels",
             "seed",

@@ -1,0 +1,74 @@
+"""Which pictures belong together, as those of one patient or one film."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from tlkit.data.sources import Source, SourceFile
+from tlkit.errors import UserError
+from tlkit.files import utf8
+
+
+def with_groups(source: Source, groups: str) -> Source:
+    """The files with the group that the key `groups` gives each, "" where it stands for itself; and
+    a warning where nothing was said of folders that look like groups.
+
+    Args:
+        groups: "auto", the column `group` of a list; "none"; "folder", the first folder below that
+            of the class, or in a list that of the picture; or a regular expression, searched in
+            the path, whose first group that matched, or where it has none whole match, is the name.
+
+    Raises:
+        UserError: no file has a group by it.
+    """
+    name_of = _RULES.get(groups) or _by_match(re.compile(groups))
+    files = tuple(replace(file, group=name_of(file)) for file in source.files)
+    alone = [file.path for file in files if not file.group]
+    warnings: list[str] = []
+    if groups == "auto" and len(alone) == len(files):
+        warnings += _maybe_groups(files)
+    elif groups != "none" and len(alone) == len(files):
+        raise UserError(
+            f"groups={groups} names no group for any of the {len(files)} files of {source.place}, "
+            f"such as {utf8(alone[0])}; expected is folder (CLASS/GROUP/1.jpg), or a regular "
+            "expression that is found in the paths; change it, or leave it out"
+        )
+    elif groups != "none" and alone:
+        warnings.append(
+            f"groups={groups} names no group for {len(alone)} of {len(files)} files, each of which "
+            f"stands for itself, such as {utf8(alone[0])}"
+        )
+    return replace(source, files=files, warnings=(*source.warnings, *warnings))
+
+
+def _maybe_groups(files: Sequence[SourceFile]) -> Iterator[str]:
+    folders = Counter(file.folder for file in files if file.folder)
+    # One or two, as in CLASS/images/1.jpg, are no groups, nor are the classes' folders in a list.
+    most = max(2, len({file.label for file in files}))
+    if len(folders) > most and folders.total() >= 2 * len(folders):
+        some = ", ".join(sorted(folders)[:3])
+        yield (
+            f"the pictures lie in {len(folders)} folders ({utf8(some)}, ...); where those of one "
+            "belong together, as those of a patient or a film, set groups=folder, or the test may "
+            "know them from training; else groups=none"
+        )
+
+
+def _by_match(pattern: re.Pattern[str]) -> Callable[[SourceFile], str]:
+    def name_of(file: SourceFile) -> str:
+        match = pattern.search(file.path)
+        if not match:
+            return ""
+        if not pattern.groups:
+            return match[0]
+        return next((part for part in match.groups() if part is not None), "")
+
+    return name_of
+
+
+_RULES: dict[str, Callable[[SourceFile], str]] = {
+    "auto": lambda file: file.group,
+    "none": lambda file: "",
+    "folder": lambda file: file.folder,
+}
