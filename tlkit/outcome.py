@@ -19,6 +19,7 @@ from tlkit.data.manifest import Manifest, Picture
 from tlkit.evaluation.calibration import coverage, rescale
 from tlkit.evaluation.calibration_figure import calibration_figure
 from tlkit.evaluation.canvas import save
+from tlkit.evaluation.clusters import effective_size, group_numbers
 from tlkit.evaluation.figures import confusion_matrix, curves
 from tlkit.evaluation.gradcam_check import check_gradcam
 from tlkit.evaluation.gradcam_check_figure import gradcam_check_figure
@@ -77,6 +78,8 @@ class Outcome:
         temperature, it, and loss and ece also uncalibrated."""
         values = classification_metrics(self.probabilities, self.labels)
         values["accuracy_low"], values["accuracy_high"] = self.interval
+        if self._groups is not None:
+            values["groups"] = float(self._groups.max() + 1)
         found = {f"test/{name}": value for name, value in values.items()}
         if self.temperature is None:
             return found
@@ -87,15 +90,29 @@ class Outcome:
             "test/ece_uncalibrated": expected_calibration_error(before, self.labels),
         }
 
+    @cached_property
+    def right(self) -> NDArray[np.bool_]:
+        """Which pictures were classified right, bool (N,)."""
+        right: NDArray[np.bool_] = self.probabilities.argmax(axis=1) == self.labels
+        return right
+
     @property
     def correct(self) -> int:
         """How many pictures were classified right."""
-        return int((self.probabilities.argmax(axis=1) == self.labels).sum())
+        return int(self.right.sum())
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of the accuracy."""
-        return accuracy_interval(self.correct, len(self.labels))
+        groups, right = self._groups, self.right.astype(np.float64)
+        effective = None if groups is None else effective_size(right, groups)
+        return accuracy_interval(self.correct, len(self.labels), effective=effective)
+
+    @cached_property
+    def _groups(self) -> NDArray[np.int64] | None:
+        """None where each picture stands for itself."""
+        names = [picture.group for picture in self.pictures]
+        return group_numbers(names) if any(names) else None
 
 
 def evaluate(
@@ -150,9 +167,10 @@ def write_label_check(
         features: of the pictures, (n, d), of a backbone that has not learned from them.
     """
     classes = manifest.classes
+    groups = group_numbers([picture.group for picture in pictures])
     found = [
         (pictures[doubt.index], classes[doubt.looks_like], doubt.margin)
-        for doubt in doubts(features, labels_of(pictures), len(classes))
+        for doubt in doubts(features, labels_of(pictures), len(classes), groups)
     ]
     write_csv(
         folder / "label_check.csv",

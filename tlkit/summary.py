@@ -102,6 +102,8 @@ def of_phase(
         doubted: how many labels are, where they were looked at.
     """
     low, high = outcome.interval
+    groups = outcome.metrics.get("test/groups")
+    in_groups = f", in {groups:.0f} groups" if groups else ""
     trained = {
         "baseline": "A small CNN, from scratch",
         "head": f"A linear head on the frozen `{config.backbone}`",
@@ -110,7 +112,7 @@ def of_phase(
     return (
         f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f}; "
-        f"{outcome.correct} of {len(outcome.labels)} pictures right).\n\n"
+        f"{outcome.correct} of {len(outcome.labels)} pictures right{in_groups}).\n\n"
         f"{trained}, at its best after {epochs_up_to(epoch)}."
         + (f" Doubtful labels: {doubted} (`label_check.png`)." if doubted else "")
         + f"\n\n{of_data(config, manifest)}"

@@ -32,8 +32,8 @@ class Verdict:
 
 
 def decide(found: PairedComparison, confidence: float) -> Verdict:
-    """Champion where the candidate is better with that confidence (exact one-sided McNemar test on
-    the pictures that only one of the two got right); refused where it is worse with that
+    """Champion where the candidate is better with that confidence (exact one-sided test on the
+    pictures that only one of the two got right); refused where it is worse with that
     confidence; else, a tie included, challenger, for live traffic to tell.
 
     Args:
@@ -116,7 +116,9 @@ def _judge(settings: PromoteSettings, tracker: Tracker) -> str:
 def _compared(
     both: Shared, confidence: float, versions: Mapping[str, str | None], tracker: Tracker
 ) -> Verdict:
-    found = compare_paired(both.candidate, both.reference, confidence=_two_sided(confidence))
+    found = compare_paired(
+        both.candidate, both.reference, both.groups, confidence=_two_sided(confidence)
+    )
     facts = asdict(found) | {"pictures": len(both.names), "left_out": both.left_out}
     tracker.metrics({f"promote/{name}": float(value) for name, value in facts.items()})
     with tracker.folder() as folder:

@@ -1,7 +1,7 @@
 """What runs said of their test pictures, for a comparison on those that they share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tlkit.data.manifest import read
 from tlkit.errors import UserError
+from tlkit.evaluation.clusters import group_numbers
 from tlkit.tracking.lookup import downloaded
 
 _NAMES = ("path", "label", "predicted")
@@ -17,10 +18,12 @@ _NAMES = ("path", "label", "predicted")
 
 @dataclass(frozen=True)
 class Tested:
-    """The test pictures of a run, by the sha256 of their content: true and predicted class."""
+    """The test pictures of a run, by the sha256 of their content: true and predicted class, and
+    the group of those that have one."""
 
     run_id: str
     said: dict[str, tuple[str, str]]
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 def tested(run_id: str) -> Tested:
@@ -30,9 +33,13 @@ def tested(run_id: str) -> Tested:
         UserError: no such run, or one that left neither.
     """
     with downloaded(run_id, "data/manifest.csv") as path:
-        hashes = {picture.path: picture.sha256 for picture in read(path, Path()).of("test")}
+        test = {picture.path: picture for picture in read(path, Path()).of("test")}
     rows = predictions(run_id, _NAMES).itertuples(index=False)
-    return Tested(run_id, {hashes[row.path]: (row.label, row.predicted) for row in rows})
+    return Tested(
+        run_id,
+        {test[row.path].sha256: (row.label, row.predicted) for row in rows},
+        {picture.sha256: picture.group for picture in test.values() if picture.group},
+    )
 
 
 def predictions(run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -59,12 +66,14 @@ class Shared:
         names: sha256 of each picture.
         candidate: bool (n,), whether the first run was right.
         reference: bool (n,), whether the second one was.
+        groups: int64 (n,), by the first run's groups, or the second's where it has none.
         left_out: how many test pictures only one of them has.
     """
 
     names: tuple[str, ...]
     candidate: NDArray[np.bool_]
     reference: NDArray[np.bool_]
+    groups: NDArray[np.int64]
     left_out: int
 
 
@@ -89,9 +98,11 @@ def shared(candidate: Tested, reference: Tested) -> Shared:
     def right(of: Tested) -> NDArray[np.bool_]:
         return np.array([of.said[name][0] == of.said[name][1] for name in names])
 
+    groups = candidate.groups or reference.groups
     return Shared(
         names,
         right(candidate),
         right(reference),
+        group_numbers([groups.get(name, "") for name in names]),
         len(set(candidate.said) ^ set(reference.said)),
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from scipy.stats import t as student
 
+from tlkit.evaluation.clusters import effective_size, sign_flip_p_values
 from tlkit.evaluation.metrics import accuracy_interval
 
 
@@ -18,8 +18,9 @@ class PairedComparison:
 
     difference: the candidate's accuracy minus the reference's, in -1..1.
     low, high: confidence interval of the difference (Newcombe 1998).
-    p_value: McNemar's exact test of "both are right equally often", two-sided.
+    p_value: exact test of "both are right equally often", two-sided.
     p_better: the same test of "the candidate is right no more often", one-sided.
+    groups: how many the pictures fall into; as many as pictures where each stands for itself.
     only_candidate, only_reference, both, neither: how many pictures each got right.
     """
 
@@ -28,6 +29,7 @@ class PairedComparison:
     high: float
     p_value: float
     p_better: float
+    groups: int
     only_candidate: int
     only_reference: int
     both: int
@@ -35,32 +37,47 @@ class PairedComparison:
 
 
 def compare_paired(
-    candidate: NDArray[np.bool_], reference: NDArray[np.bool_], *, confidence: float = 0.95
+    candidate: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
+    groups: NDArray[np.int64] | None = None,
+    *,
+    confidence: float = 0.95,
 ) -> PairedComparison:
     """Two classifiers on the same n >= 1 pictures.
 
-    candidate, reference: bool (n,), whether each was right. The tests are exact (McNemar 1947, with
-    the binomial distribution of the pictures that one of the two got right); both p-values are 1
-    where there is none.
+    The test is McNemar's (1947) in its exact form, with the binomial distribution of the pictures
+    that one of the two got right; of pictures that belong together it flips the signs of groups
+    (`sign_flip_p_values`). Both p-values are 1 where there is no such picture. The interval is of
+    so many pictures as tell as much (`effective_size`).
+
+    Args:
+        candidate: bool (n,), whether it was right.
+        reference: the same.
+        groups: int64 (n,), as by `group_numbers`; None: each picture stands for itself.
     """
     _check(candidate, reference)
+    if groups is None:
+        groups = np.arange(len(candidate))
+    if groups.shape != candidate.shape:
+        raise ValueError(f"groups have shape {groups.shape}: needs {candidate.shape}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}: needs 0 < confidence < 1")
     only_candidate = int(np.sum(candidate & ~reference))
     only_reference = int(np.sum(reference & ~candidate))
     both, neither = int(np.sum(candidate & reference)), int(np.sum(~(candidate | reference)))
-    low, high = _difference_interval(only_candidate, only_reference, both, neither, confidence)
-    discordant = only_candidate + only_reference
-    p_value = p_better = 1.0
-    if discordant:
-        p_value = float(binomtest(only_candidate, discordant).pvalue)
-        p_better = float(binomtest(only_candidate, discordant, alternative="greater").pvalue)
+    differences = candidate.astype(np.int64) - reference
+    size = effective_size(differences.astype(np.float64), groups, confidence)
+    low, high = _difference_interval(
+        only_candidate, only_reference, both, neither, confidence, size
+    )
+    p_value, p_better = sign_flip_p_values(differences, groups)
     return PairedComparison(
         difference=(only_candidate - only_reference) / len(candidate),
         low=low,
         high=high,
         p_value=p_value,
         p_better=p_better,
+        groups=int(groups.max()) + 1,
         only_candidate=only_candidate,
         only_reference=only_reference,
         both=both,
@@ -69,22 +86,30 @@ def compare_paired(
 
 
 def _difference_interval(
-    only_candidate: int, only_reference: int, both: int, neither: int, confidence: float
+    only_candidate: int,
+    only_reference: int,
+    both: int,
+    neither: int,
+    confidence: float,
+    effective: float,
 ) -> tuple[float, float]:
-    """Newcombe's paired score interval (1998, method 10), within -1..1.
+    """Newcombe's paired score interval (1998, method 10), within -1..1, of `effective` pictures.
 
     It puts together Wilson's intervals of the two accuracies, and holds what it promises where few
     pictures differ, or none: a bootstrap of the pictures then has hardly any width.
     """
+    if not effective:
+        return -1.0, 1.0
     n = only_candidate + only_reference + both + neither
     right, other_right = both + only_candidate, both + only_reference
     accuracy, other = right / n, other_right / n
-    low, high = accuracy_interval(right, n, confidence)
-    other_low, other_high = accuracy_interval(other_right, n, confidence)
+    low, high = accuracy_interval(right, n, confidence, effective=effective)
+    other_low, other_high = accuracy_interval(other_right, n, confidence, effective=effective)
     # Correlation of the answers, with the paper's correction for continuity where they agree.
     covariance: float = both * neither - only_candidate * only_reference
     if covariance > 0:
-        covariance = max(covariance - n / 2, 0)
+        # n / 2 for counts that sum to `effective`, in terms of those that sum to n.
+        covariance = max(covariance - n**2 / (2 * effective), 0)
     spread = math.sqrt(right * (n - right) * other_right * (n - other_right))
     phi = covariance / spread if spread else 0.0
 

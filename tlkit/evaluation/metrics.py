@@ -6,12 +6,13 @@ predicted class is the most probable one, the first of equals.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import norm
 from sklearn.metrics import (
     classification_report,
     confusion_matrix,
@@ -45,12 +46,21 @@ def classification_metrics(
     }
 
 
-def accuracy_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of an accuracy of `correct` out of `total`, both ends in 0..1."""
+def accuracy_interval(
+    correct: int, total: int, confidence: float = 0.95, *, effective: float | None = None
+) -> tuple[float, float]:
+    """Wilson score interval of an accuracy of `correct` out of `total`, both ends in 0..1.
+
+    `effective` is how many independent pictures tell as much as these, 0..total; None: all do.
+    """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"{correct} correct of {total}: needs 0 <= correct <= total, total >= 1")
-    interval = binomtest(correct, total).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    n = total if effective is None else effective
+    share, z = correct / total, float(norm.ppf((1 + confidence) / 2))
+    middle = (n * share + z**2 / 2) / (n + z**2)
+    reach = z * math.sqrt(n * share * (1 - share) + z**2 / 4) / (n + z**2)
+    # At 0 and 1 the ends are those, but for rounding.
+    return (middle - reach if correct else 0.0), (middle + reach if correct < total else 1.0)
 
 
 def confusion(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tlkit.deployment.models import load_models
+from tlkit.evaluation.clusters import group_numbers
 from tlkit.evidence.costs import costs_of, machine
 from tlkit.evidence.gathered import Gathered, choose_runs, gather
 from tlkit.evidence.page import Report, write_report
@@ -35,7 +36,9 @@ def run_compare(settings: CompareSettings) -> str:
         config, data = data_of(run_ids)
         log_dataset(tracker, config, data)
         runs = gather(chosen)
-        pairs = compare_all(runs)
+        group_of = {picture.path: picture.group for picture in data.manifest.of("test")}
+        groups = group_numbers([group_of[path] for path in runs[0].paths])
+        pairs = compare_all(runs, groups)
         models = [load_models(f"runs:/{run_id}/model") for run_id in run_ids]
         paths = runs[0].paths[: settings.timed]
         files = [(data.manifest.root / path).read_bytes() for path in paths]

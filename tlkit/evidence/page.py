@@ -82,6 +82,7 @@ class Confused:
 
 def write_report(report: Report, path: Path) -> None:
     """Render the page."""
+    groups = report.pairs[0].found.groups
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -100,6 +101,7 @@ def write_report(report: Report, path: Path) -> None:
         confusions=_confusions(report),
         many_classes=MANY_CLASSES,
         checked=sorted({len(one.check["deletion"]) for one in report.runs if one.check}),
+        groups=groups if groups < len(report.runs[0].labels) else None,
         rule=RULE,
         tries=TRIES,
         fewest_in_bin=FEWEST_IN_BIN,

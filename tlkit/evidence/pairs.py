@@ -19,7 +19,7 @@ class Pair:
     """Two of the runs: what speaks for `candidate` is positive.
 
     Attributes:
-        p_holm: McNemar's p-value, corrected for the number of pairs (Holm 1979).
+        p_holm: p-value of the exact test, corrected for the number of pairs (Holm 1979).
         agreement: share of the test pictures that both put into the same class.
         kappa: Cohen's, agreement beyond chance; nan where both know one class only.
     """
@@ -37,10 +37,13 @@ class Pair:
         return self.p_holm <= SIGNIFICANCE
 
 
-def compare_all(runs: Sequence[Gathered]) -> list[Pair]:
-    """Every two of the runs, the later one as the candidate."""
+def compare_all(runs: Sequence[Gathered], groups: NDArray[np.int64] | None = None) -> list[Pair]:
+    """Every two of the runs, the later one as the candidate.
+
+    groups: of the test pictures, int64 (n,); None: each stands for itself.
+    """
     twos = list(combinations(runs, 2))
-    found = [compare_paired(b.right, a.right) for a, b in twos]
+    found = [compare_paired(b.right, a.right, groups) for a, b in twos]
     adjusted = holm([each.p_value for each in found])
     return [
         Pair(
