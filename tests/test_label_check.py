@@ -1,5 +1,6 @@
 """Labels that are wrong are doubted, by what was fitted without them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 from tlkit.evaluation import label_check
-from tlkit.evaluation.label_check import doubts
+from tlkit.evaluation.label_check import Doubt
 from tlkit.features.inputs import StoredInputs
 from tlkit.phases import engine
 from tlkit.phases.engine import Engine
@@ -23,7 +24,19 @@ Data = tuple[NDArray[np.float32], NDArray[np.int64]]
 def left_out_scores(
     features: NDArray[np.float32], labels: NDArray[np.int64], classes: int
 ) -> NDArray[np.float64]:
-    return np.concatenate(list(label_check.left_out_scores(features, labels, classes)))
+    alone = np.arange(len(labels))
+    return in_order(label_check.left_out_scores(features, labels, classes, alone))
+
+
+def in_order(parts: Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> NDArray[np.float64]:
+    rows, scores = zip(*parts, strict=True)
+    found = np.concatenate(scores)
+    return found[np.argsort(np.concatenate(rows))]
+
+
+def doubts(features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> list[Doubt]:
+    """Where each picture stands for itself."""
+    return label_check.doubts(features, labels, classes, np.arange(len(labels)))
 
 
 def clusters(count: int, size: int, classes: int, apart: float, seed: int = 0) -> Data:
@@ -51,6 +64,42 @@ def test_scores_are_those_of_a_fit_without_the_picture(
         )
         expected = fitted.predict(features[[index]].astype(np.float64))[0]
         np.testing.assert_allclose(found[index], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("count", "size"), [(40, 12), (12, 40)])
+def test_scores_are_those_of_a_fit_without_the_pictures_group(
+    count: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = clusters(count, size, classes=3, apart=0.3)
+    sizes = [1, 3] * (count // 4)
+    groups = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    monkeypatch.setattr(label_check, "_RIDGES", np.array([0.01]))
+    monkeypatch.setattr(label_check, "_AT_ONCE", 7)
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    ridge = 0.01 * np.linalg.svd(centred, compute_uv=False)[0] ** 2
+    found = in_order(label_check.left_out_scores(features, labels, 3, groups))
+    for group in set(groups):
+        own = groups == group
+        fitted = Ridge(alpha=ridge).fit(features[~own].astype(np.float64), np.eye(3)[labels[~own]])
+        expected = fitted.predict(features[own].astype(np.float64))
+        np.testing.assert_allclose(found[own], expected, atol=1e-9)
+
+
+def test_a_film_with_a_wrong_label_is_doubted_as_a_whole() -> None:
+    rng = np.random.default_rng(2)
+    labels, groups = np.repeat(np.arange(30) % 2, 10), np.repeat(np.arange(30), 10)
+    films = clusters(30, 40, classes=2, apart=2)[0] + rng.normal(size=(30, 40))
+    features = (films[groups] + 0.1 * rng.normal(size=(300, 40))).astype(np.float32)
+    wrong = np.where(groups == 4, 1, labels)
+    assert not {one.index for one in doubts(features, wrong, 2)} & set(range(40, 50))
+    found = {one.index for one in label_check.doubts(features, wrong, 2, groups)}
+    assert found == set(range(40, 50))
+    # Of a class in one group, or of a single group, nothing can be said.
+    alone = np.where(groups == 4, 2, labels)
+    assert not {one.index for one in label_check.doubts(features, alone, 3, groups)} & set(
+        range(40, 50)
+    )
+    assert not label_check.doubts(features, labels, 2, np.zeros(300, dtype=np.int64))
 
 
 def test_the_ridge_is_that_of_generalised_cross_validation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +187,9 @@ def test_more_pictures_than_are_read_are_spread_evenly(
 ) -> None:
     seen = []
 
-    def counted(features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> list:
+    def counted(
+        features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, groups: object
+    ) -> list[Doubt]:
         seen.append((features.shape[0], np.bincount(labels).tolist()))
         return []
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 # Of the ridge, in parts of the largest variance of a direction.
 _RIDGES = np.geomspace(1e-5, 1, 21)
 _AT_ONCE = 4096  # rows
+# About so many pictures choose the ridge where they belong together: each of the 21 is computed.
+_MOST_CHOOSING = 5000
 _ROUNDING = 1e-6
 
 
@@ -28,45 +30,61 @@ class Doubt:
     margin: float
 
 
-def doubts(features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> list[Doubt]:
-    """The doubtful labels, the most doubtful first, equals by index; of a class with one picture
+def doubts(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    groups: NDArray[np.int64],
+) -> list[Doubt]:
+    """The doubtful labels, the most doubtful first, equals by index; of a class in one group alone
     nothing can be said.
 
-    Each picture is classified by least squares with a ridge, fitted to all pictures but itself. No
-    network may have learned the features from these labels: it would have learned their faults.
-    What such a fit says of features without information, which is the shares of the classes without
-    the picture, is no doubt: or the pictures of a rare class would be named for being rare.
+    Each picture is classified by least squares with a ridge, fitted to all pictures but those of
+    its group. No network may have learned the features from these labels: it would have learned
+    their faults. What such a fit says of features without information, which is the shares of the
+    classes without the group, is no doubt: or the pictures of a rare class would be named for being
+    rare.
 
     Args:
         features: (n, d) of a frozen network, n at least 3.
         labels: (n,), of which two differ at least.
+        groups: (n,), as by `group_numbers`.
     """
+    if not groups.any():
+        return []  # of one group without the rest there is nothing to say
     counts = np.bincount(labels, minlength=classes)
-    others = np.array([np.delete(counts, label).max() for label in range(classes)])
-    by_shares = np.maximum(others - (counts - 1), 0) / (len(labels) - 1)
-    found, first = [], 0
-    for scores in left_out_scores(features, labels, classes):
-        given = labels[first : first + len(scores)]
-        own = scores[np.arange(len(scores)), given]
-        margins = scores.max(axis=1) - own - by_shares[given]
+    found = []
+    for rows, scores in left_out_scores(features, labels, classes, groups):
+        given, each = labels[rows], np.arange(len(rows))
+        numbers, group = np.unique(groups[rows], return_inverse=True)
+        of_group = np.zeros((len(numbers), classes), dtype=np.int64)
+        np.add.at(of_group, (group, given), 1)
+        others = counts - of_group[group]
+        alike = others[each, given]
+        others[each, given] = 0
+        by_shares = np.maximum(others.max(axis=1) - alike, 0) / (others.sum(axis=1) + alike)
+        margins = scores.max(axis=1) - scores[each, given] - by_shares
         best = scores.argmax(axis=1)
         found += [
-            Doubt(first + int(row), int(best[row]), float(margins[row]))
-            for row in np.flatnonzero((margins > _ROUNDING) & (counts[given] > 1))
+            Doubt(int(rows[row]), int(best[row]), float(margins[row]))
+            for row in np.flatnonzero((margins > _ROUNDING) & (alike > 0))
         ]
-        first += len(scores)
-    return sorted(found, key=lambda doubt: -doubt.margin)
+    return sorted(found, key=lambda doubt: (-doubt.margin, doubt.index))
 
 
 def left_out_scores(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int
-) -> Iterator[NDArray[np.float64]]:
-    """What a ridge regression of the classes, 1 and 0, that was fitted without a picture predicts
-    for it: (n, classes), some rows at a time.
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: int,
+    groups: NDArray[np.int64],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """What a ridge regression of the classes, 1 and 0, that was fitted without a picture's group
+    predicts for it: some indices of pictures and (so many, classes), group by group.
 
-    In one fit: the residual of a picture that is left out is its residual over 1 minus its leverage
-    (Allen 1974). The ridge has the lowest error by generalised cross-validation (Golub, Heath and
-    Wahba 1979); the intercept has none.
+    In one fit: the residuals of a group that is left out are the inverse of 1 minus its block of
+    the hat matrix times its residuals (Allen 1974, of one picture). The ridge has the lowest error
+    by generalised cross-validation (Golub, Heath and Wahba 1979), or where pictures belong together
+    that of these predictions; the intercept has none.
     """
     count = len(labels)
     mean = features.mean(axis=0, dtype=np.float64)
@@ -76,13 +94,84 @@ def left_out_scores(
     for part in _parts(count):
         targets = np.eye(classes)[labels[part]] - shares
         towards += directions.T @ ((features[part] - mean).T @ targets)
-    shrunk = 1 / (variances + _ridge(variances, towards, shares, count))
-    for part in _parts(count):
-        targets = np.eye(classes)[labels[part]] - shares
-        along = (features[part] - mean) @ directions
-        leverage = 1 / count + along**2 @ shrunk
-        residual = targets - along @ (towards * shrunk[:, None])
-        yield shares + targets - residual / (1 - leverage)[:, None]
+    ridges = _RIDGES * (variances.max() or 1.0)  # where all features are the same any one will do
+    fit = _Fit(variances, towards, count)
+    if groups.max() + 1 == count:
+        ridge = _ridge(fit, shares, ridges)
+    else:
+        errors = np.zeros(len(ridges))
+        chosen = np.flatnonzero(groups % -(-count // _MOST_CHOOSING) == 0)
+        for rows in (chosen[part] for part in _whole_groups(groups[chosen])):
+            targets = np.eye(classes)[labels[rows]] - shares
+            along = (features[rows] - mean) @ directions
+            for i, one in enumerate(ridges):
+                errors[i] += (_left_out(fit, one, along, targets, groups[rows]) ** 2).sum()
+        ridge = float(ridges[errors.argmin()])
+    for rows in _whole_groups(groups):
+        targets = np.eye(classes)[labels[rows]] - shares
+        along = (features[rows] - mean) @ directions
+        yield rows, shares + targets - _left_out(fit, ridge, along, targets, groups[rows])
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What a ridge regression of `count` centred rows needs to know of them.
+
+    Attributes:
+        variances: the sums of squares along the principal directions, (r,).
+        towards: what the targets sum up to along them, (r, classes).
+    """
+
+    variances: NDArray[np.float64]
+    towards: NDArray[np.float64]
+    count: int
+
+
+def _left_out(
+    fit: _Fit,
+    ridge: float,
+    along: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    groups: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """The residuals (n, classes) of whole groups, each fitted without it.
+
+    Args:
+        along: centred features in principal directions, (n, r).
+        targets: centred, (n, classes).
+        groups: (n,), those of a group in a row.
+    """
+    shrunk = 1 / (fit.variances + ridge)
+    residual: NDArray[np.float64] = targets - along @ (fit.towards * shrunk[:, None])
+    leverage = 1 / fit.count + along**2 @ shrunk
+    ends = np.flatnonzero(np.diff(groups)) + 1
+    for first, last in zip([0, *ends], [*ends, len(groups)], strict=True):
+        if last - first > 1:
+            own = np.insert(along[first:last] * np.sqrt(shrunk), 0, fit.count**-0.5, axis=1)
+            residual[first:last] = _without_block(own, residual[first:last])
+        else:
+            residual[first] /= 1 - leverage[first]
+    return residual
+
+
+def _without_block(own: NDArray[np.float64], residual: NDArray[np.float64]) -> NDArray[np.floating]:
+    """The inverse of 1 - own own' times the residuals, by the smaller of both its sides."""
+    rows, size = own.shape
+    if rows <= size:
+        return np.linalg.solve(np.eye(rows) - own @ own.T, residual)
+    return residual + own @ np.linalg.solve(np.eye(size) - own.T @ own, own.T @ residual)
+
+
+def _whole_groups(groups: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Indices, those of a group together, _AT_ONCE at a time or one group that is larger."""
+    order = np.argsort(groups, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(groups[order])) + 1, len(order))
+    begin = 0
+    while begin < len(order):
+        fitting = ends[(ends > begin) & (ends <= begin + _AT_ONCE)]
+        end = int(fitting[-1] if len(fitting) else ends[ends > begin][0])
+        yield order[begin:end]
+        begin = end
 
 
 def _parts(count: int) -> list[slice]:
@@ -105,19 +194,13 @@ def _principal(
     return variances.clip(min=0), directions
 
 
-def _ridge(
-    variances: NDArray[np.float64],
-    towards: NDArray[np.float64],
-    shares: NDArray[np.float64],
-    count: int,
-) -> float:
+def _ridge(fit: _Fit, shares: NDArray[np.float64], ridges: NDArray[np.float64]) -> float:
     """The one with the lowest generalised cross-validation error, which needs no pictures."""
-    explained, total = (towards**2).sum(axis=1), count * (1 - (shares**2).sum())
+    explained, total = (fit.towards**2).sum(axis=1), fit.count * (1 - (shares**2).sum())
 
     def error(ridge: float) -> float:
-        kept = 1 / (variances + ridge)
-        residual = total - (explained * kept * (2 - variances * kept)).sum()
-        return float(residual / (count - 1 - (variances * kept).sum()) ** 2)
+        kept = 1 / (fit.variances + ridge)
+        residual = total - (explained * kept * (2 - fit.variances * kept)).sum()
+        return float(residual / (fit.count - 1 - (fit.variances * kept).sum()) ** 2)
 
-    # Where all features are the same, any ridge gives the shares of the classes.
-    return float(min((variances.max() or 1.0) * _RIDGES, key=error))
+    return float(min(ridges, key=error))
