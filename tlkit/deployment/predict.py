@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from tlkit.data.given import Given, find_pictures
+from tlkit.data.groups import with_groups
 from tlkit.data.images import read_picture
+from tlkit.data.sources import Source
 from tlkit.deployment.models import find_and_log, load_models, separate
 from tlkit.deployment.settings import PredictSettings
 from tlkit.deployment.tally import Tally, counted
-from tlkit.errors import UserError
+from tlkit.errors import UserError, printable_line
 from tlkit.evaluation.canvas import save
 from tlkit.evaluation.figures import confusion_matrix
 from tlkit.evaluation.tiles import Tile, gradcam_sheet, overlay
@@ -100,6 +103,10 @@ def _classify(
         np.zeros((len(classes),) * 2, dtype=np.int64),
         seen=0 if learned else None,
     )
+    source = Source("", given.root, settings.images, given.files(classes))
+    source = with_groups(source, settings.groups)
+    for warning in source.warnings:
+        print(f"warning: {printable_line(warning)}", file=sys.stderr)
     paths = (given.root / name for name in given.names)
     workers = available_cores() if settings.workers == "auto" else int(settings.workers)
     stream = classify_files(ensemble, paths, views=settings.tta, workers=workers)
@@ -111,11 +118,12 @@ def _classify(
         _files(folder, classes) as write,
         tqdm(stream, total=len(given.names), desc="predict", unit="picture", disable=None) as bar,
     ):
-        for name, prediction in zip(given.names, bar, strict=True):
+        for one, prediction in zip(source.files, bar, strict=True):
+            name = one.path
             label, shown = given.label(name, classes), utf8(name)
             if shown != name:  # it could be written into none of the files
                 prediction = Prediction(prediction.path, None, "its name is not UTF-8")
-            named = tally.add(shown, prediction, label)
+            named = tally.add(shown, prediction, label, one.group)
             if tally.seen is not None and named is not None and label is not None:
                 with prediction.path.open("rb") as file:
                     tally.seen += hashlib.file_digest(file, "sha256").hexdigest() in learned

@@ -9,6 +9,7 @@ from tlkit.keys import (
     at_least,
     auto_or,
     choice,
+    is_pattern,
     key,
     registered,
     registry_name,
@@ -43,6 +44,13 @@ class PredictSettings(Settings):
         "views that are averaged, augmented as in training; 1: the picture as it is",
     )
     abstain: float = share(0.0, "confidence below which no class is named")
+    groups: str = key(
+        "none",
+        "what pictures in folders called after a class belong together: folder: the first one "
+        "below that of the class; or a regular expression, as in training",
+        "none, folder or a regular expression",
+        is_pattern,
+    )
     gradcam: bool = key(False, "true: an overlay for each picture, and a sheet of the first ones")
     workers: int | str = auto_or("auto", 1, "threads that decode; auto: one a core", 1024)
 

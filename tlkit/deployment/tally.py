@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlkit.errors import printable_line
+from tlkit.evaluation.clusters import effective_size, group_numbers
 from tlkit.evaluation.metrics import accuracy_interval, metrics_of_confusion
 from tlkit.serving.stream import Prediction
 from tlkit.summary import columns
@@ -26,6 +27,7 @@ class Tally:
         answered_right: how many of these were classified right.
         log_loss: their summed negative log-likelihood, in nats.
         seen: how many of them a model was trained or validated on; None where that is not known.
+        of_groups: of each group of them how many were wrong and right; "" where none is named.
     """
 
     classes: Sequence[str]
@@ -38,14 +40,18 @@ class Tally:
     answered_right: int = 0
     log_loss: float = 0.0
     seen: int | None = None
+    of_groups: dict[str, list[int]] = field(default_factory=dict)
     first: list[tuple[str, str, str]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
-    def add(self, name: str, prediction: Prediction, label: int | None) -> str | None:
+    def add(
+        self, name: str, prediction: Prediction, label: int | None, group: str = ""
+    ) -> str | None:
         """Count a picture; returns the class that is named, "" for abstained, None for unreadable.
 
         Args:
             label: its class, where that is known.
+            group: what it belongs to with others, "" where it stands for itself.
         """
         row = prediction.probabilities
         if row is None:
@@ -63,6 +69,7 @@ class Tally:
             self.answered_known += bool(named)
             self.answered_right += bool(named) and label == best
             self.confusion[label, best] += 1
+            self.of_groups.setdefault(group, [0, 0])[label == best] += 1
             self.log_loss -= float(np.log(max(row[label], np.finfo(np.float64).eps)))
         return named
 
@@ -76,6 +83,27 @@ class Tally:
         """How many of those were classified right, abstained or not."""
         return int(np.trace(self.confusion))
 
+    @property
+    def groups(self) -> int:
+        """How many groups these fall into, of which one that is not named stands for itself."""
+        return len(self.of_groups.keys() - {""}) + sum(self.of_groups.get("", ()))
+
+    @property
+    def _grouped(self) -> bool:
+        return self.groups < self.known
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy of those whose class is known."""
+        if not self._grouped:
+            return accuracy_interval(self.right, self.known)
+        right, names = [], []
+        for group, counts in self.of_groups.items():
+            right += [0.0] * counts[0] + [1.0] * counts[1]
+            names += [group] * sum(counts)
+        effective = effective_size(np.array(right), group_numbers(names))
+        return accuracy_interval(self.right, self.known, effective=effective)
+
     def metrics(self) -> dict[str, float]:
         """`predict/...`: counts, and what can be said where classes are known."""
         values = {
@@ -84,10 +112,12 @@ class Tally:
             "abstained": float(self.abstained),
         }
         if self.known:
-            low, high = accuracy_interval(self.right, self.known)
+            low, high = self.interval
             values |= metrics_of_confusion(self.confusion)
             values |= {"accuracy_low": low, "accuracy_high": high}
             values["loss"] = self.log_loss / self.known
+            if self._grouped:
+                values["groups"] = float(self.groups)
             if self.seen is not None:
                 values["seen"] = float(self.seen)
             if self.answered_known < self.known:
@@ -117,10 +147,11 @@ class Tally:
                 f"{self.abstain:g} and are left without a class."
             )
         if self.known:
-            low, high = accuracy_interval(self.right, self.known)
+            low, high = self.interval
+            in_groups = f", in {self.groups:,} groups" if self._grouped else ""
             said.append(
                 f"Accuracy {self.right / self.known:.3f} (95 % interval {low:.3f} to {high:.3f}) "
-                f"on the {counted(self.known)} in folders called after a class."
+                f"on the {counted(self.known)} in folders called after a class{in_groups}."
             )
         if 0 < self.answered_known < self.known:
             said.append(
