@@ -44,6 +44,7 @@ _ALL_STORED = "with `engine: cached`, where the store has room for all outputs"
 _KNOWN = "where folders are called after classes"
 _KEPT = "of the default configuration, and where it was the best so far"
 _CALIBRATED = "but for a mean of several models, which is not calibrated again"
+_GROUPED = "where `groups` or a list puts pictures into groups"
 _CHAMPION = "where there is a champion"
 _OUTCOMES = "where both have outcomes"
 
@@ -101,10 +102,19 @@ METRICS: Mapping[str, Sequence[Left]] = {
             {
                 "test/accuracy": "share classified right; in `tune`, these four are those of "
                 "`tlkit.best_run`",
-                "test/accuracy_low": "lower end of its 95 % interval (Wilson)",
+                "test/accuracy_low": "lower end of its 95 % interval (Wilson); of pictures in "
+                "groups that of so many independent ones as tell as much",
                 "test/accuracy_high": "upper end",
                 "test/f1": "mean over the classes, weighted by their frequency",
             },
+        ),
+        *left(
+            TESTED,
+            {
+                "test/groups": "how many groups they fall into; a picture without one stands for "
+                "itself"
+            },
+            _GROUPED,
         ),
         *left(
             TESTED,
@@ -228,7 +238,8 @@ METRICS: Mapping[str, Sequence[Left]] = {
             "difference/*": "test accuracy, candidate minus reference",
             "difference_low/*": "lower end of its 95 % interval (Newcombe, paired)",
             "difference_high/*": "upper end",
-            "p_holm/*": "exact McNemar test, corrected for the number of pairs after Holm",
+            "p_holm/*": "exact McNemar test, or of pictures in groups their signs flipped, "
+            "corrected for the number of pairs after Holm",
         },
     ),
     "Of predictions": [
@@ -244,7 +255,7 @@ METRICS: Mapping[str, Sequence[Left]] = {
             ("predict",),
             {
                 "predict/accuracy": "share classified right",
-                "predict/accuracy_low": "lower end of its 95 % interval (Wilson)",
+                "predict/accuracy_low": "as `test/accuracy_low`",
                 "predict/accuracy_high": "upper end",
                 "predict/balanced_accuracy": "as `test/balanced_accuracy`",
                 "predict/precision": "as `test/precision`",
@@ -255,6 +266,11 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "from, was trained or validated on; none where the run that left it is not known",
             },
             _KNOWN,
+        ),
+        *left(
+            ("predict",),
+            {"predict/groups": "how many groups the pictures of a known class fall into"},
+            f"{_KNOWN} and `groups` puts pictures together",
         ),
         *left(
             ("predict",),
@@ -272,7 +288,10 @@ METRICS: Mapping[str, Sequence[Left]] = {
             "promote/low": "lower end of its interval (Newcombe, paired), which holds "
             "with `confidence` by itself",
             "promote/high": "upper end, likewise",
-            "promote/p_value": "exact McNemar test, two-sided",
+            "promote/p_value": "exact McNemar test, or of pictures in groups their signs flipped, "
+            "two-sided",
+            "promote/groups": "how many groups they fall into; as many as pictures where each "
+            "stands for itself",
             "promote/p_better": "the same, one-sided, for a better candidate",
             "promote/only_candidate": "pictures that it alone got right",
             "promote/only_reference": "pictures that the champion alone got right",
@@ -438,14 +457,15 @@ ARTIFACTS: Mapping[str, Sequence[Left]] = {
             (*TESTED, "data"),
             {
                 "config.yaml": "every key as it was given or is by default; `-P config=` reads it",
-                "data/manifest.csv": "path, label, split and sha256 of every picture",
+                "data/manifest.csv": "path, label, split and sha256 of every picture, "
+                "and its group where there are groups",
             },
         ),
         *left(
             (*PHASES, "data"),
             {
                 "data/audit.json": "what was unreadable, damaged, copied, alike or put into two "
-                "classes",
+                "classes, and which groups are in two splits",
                 "data/samples.png": "some pictures, before and after augmentation",
                 "environment.json": "Python, platform, device or card, number format, threads, "
                 "versions of packages, git commit",

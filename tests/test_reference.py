@@ -142,6 +142,7 @@ def everything(tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch)
     run("ensemble", "--models", f"{finetune},{again}", "--average", "weights")
     run("compare")
     run("cache")
+    run("baseline", *data, "--groups", r"\w+\.png")
 
     def trained_already(phase: str, *_: object, **__: object) -> PhaseResult:
         return PhaseResult(phase, ids[phase], trained[phase].data.metrics)
@@ -156,6 +157,7 @@ def everything(tmp_path: Path, experiment: str, monkeypatch: pytest.MonkeyPatch)
     two = ("--trials", "4", "--search", "{backbone_lr: [0.001, 0.002]}")
     run("tune", *from_head, *study, *two)
     some = ("--gradcam", "true", "--abstain", str(middle_confidence(ids["head"])))
+    some += ("--groups", r"\w+\.png")
     run("predict", "--model", head, "--images", test, *some)
     for candidate in (baseline, head):
         run("promote", "--name", NAME, "--candidate", candidate)
