@@ -1,6 +1,7 @@
 """Pictures that belong together: never divided over splits, and not counted as independent."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -87,13 +88,28 @@ def test_folders_that_may_be_groups_are_warned_of_unless_something_was_said() ->
     films = source_of([f"{c}/film{n}/{i}.jpg" for c in "ab" for n in range(3) for i in range(2)])
     [warning] = with_groups(films, "auto").warnings
     assert "the pictures lie in 3 folders (film0, film1, film2, ...)" in warning
-    assert "groups=folder" in warning
+    assert "give -P 'groups=folder';" in warning
     assert not with_groups(films, "none").warnings
     assert not with_groups(films, "folder").warnings
     wrapped = source_of([f"{label}/images/{i}.jpg" for label in "ab" for i in range(9)])
     assert not with_groups(wrapped, "auto").warnings
     named = source_of([f"a/{i}/1.jpg" for i in range(9)])  # one picture each
     assert not with_groups(named, "auto").warnings
+    # A rule by the names, that can be given as it is told.
+    frames = [f"{label}/film{n}_{i:03d}.jpg" for label in "ab" for n in range(9) for i in range(4)]
+    [warning] = with_groups(source_of(frames), "auto").warnings
+    assert "have names with 9 beginnings (film0, film1, film2, ...)" in warning
+    [rule] = re.findall("give -P 'groups=(.*?)';", warning)
+    assert {file.group for file in with_groups(source_of(frames), rule).files} == {
+        f"film{n}" for n in range(9)
+    }
+    for alone in ("{}.jpg", "IMG_{:04d}.jpg", "{:04d}_1.jpg", "a_big_cat_{}.jpg"):
+        names = [
+            f"{label}/{alone.format(n + 9 * c)}" for c, label in enumerate("ab") for n in range(9)
+        ]
+        assert not with_groups(source_of(names), "auto").warnings
+    by_class = [f"{label}/n{ord(label)}_{i}.jpg" for label in "abcd" for i in range(9)]
+    assert not with_groups(source_of(by_class), "auto").warnings
     of_classes = source_of([f"{label}/{label}/{i}.jpg" for label in "abcd" for i in range(9)])
     assert not with_groups(of_classes, "auto").warnings
 

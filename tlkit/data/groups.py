@@ -2,17 +2,22 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tlkit.data.sources import Source, SourceFile
 from tlkit.errors import UserError
 from tlkit.files import utf8
 
+# Of names such as patient7_left.jpg or film12-0003.png what stands before the first separator that
+# follows a number.
+_BEGINNING = "([A-Za-z]*[-_ ]?[0-9]+)[-_ ][^/]*$"
+_GUESSES = {"folder": "lie in {} folders", _BEGINNING: "have names with {} beginnings"}
+
 
 def with_groups(source: Source, groups: str) -> Source:
     """The files with the group that the key `groups` gives each, "" where it stands for itself; and
-    a warning where nothing was said of folders that look like groups.
+    a warning where nothing was said of folders or names that look like groups.
 
     Args:
         groups: "auto", the column `group` of a list; "none"; "folder", the first folder below that
@@ -22,8 +27,7 @@ def with_groups(source: Source, groups: str) -> Source:
     Raises:
         UserError: no file has a group by it.
     """
-    name_of = _RULES.get(groups) or _by_match(re.compile(groups))
-    files = tuple(replace(file, group=name_of(file)) for file in source.files)
+    files = tuple(replace(file, group=_rule(groups)(file)) for file in source.files)
     alone = [file.path for file in files if not file.group]
     warnings: list[str] = []
     if groups == "auto" and len(alone) == len(files):
@@ -42,17 +46,25 @@ def with_groups(source: Source, groups: str) -> Source:
     return replace(source, files=files, warnings=(*source.warnings, *warnings))
 
 
-def _maybe_groups(files: Sequence[SourceFile]) -> Iterator[str]:
-    folders = Counter(file.folder for file in files if file.folder)
-    # One or two, as in CLASS/images/1.jpg, are no groups, nor are the classes' folders in a list.
-    most = max(2, len({file.label for file in files}))
-    if len(folders) > most and folders.total() >= 2 * len(folders):
-        some = ", ".join(sorted(folders)[:3])
-        yield (
-            f"the pictures lie in {len(folders)} folders ({utf8(some)}, ...); where those of one "
-            "belong together, as those of a patient or a film, set groups=folder, or the test may "
-            "know them from training; else groups=none"
-        )
+def _maybe_groups(files: Sequence[SourceFile]) -> list[str]:
+    """What to ask, of folders or else of names."""
+    classes = len({file.label for file in files})
+    for groups, seen in _GUESSES.items():
+        found = Counter(map(_rule(groups), files))
+        found.pop("", None)
+        # One or two, as in CLASS/images/1.jpg, are no groups, nor is what tells classes apart.
+        if len(found) > max(2, classes) and found.total() >= max(2 * len(found), len(files) / 2):
+            some = utf8(", ".join(sorted(found)[:3]))
+            return [
+                f"the pictures {seen.format(len(found))} ({some}, ...); where those of one belong "
+                "together, as those of a patient or a film, the test may know them from training: "
+                f"give -P 'groups={groups}'; else -P groups=none"
+            ]
+    return []
+
+
+def _rule(groups: str) -> Callable[[SourceFile], str]:
+    return _RULES.get(groups) or _by_match(re.compile(groups))
 
 
 def _by_match(pattern: re.Pattern[str]) -> Callable[[SourceFile], str]:
