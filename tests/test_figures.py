@@ -367,6 +367,10 @@ def test_doubtful_labels_stand_in_the_order_given_with_their_paths() -> None:
     assert "doubtful labels on 9 pictures: 2, the most doubtful first" in words(
         doubtful_labels(tiles, "t", doubted=2, total=9)
     )
+    some = words(doubtful_labels(tiles, "t", doubted=20, total=90, groups=3))
+    assert "doubtful labels on 90 pictures: 20, one shown of 2 of 3 groups" in some
+    every = words(doubtful_labels(tiles, "t", doubted=20, total=90, groups=2))
+    assert "doubtful labels on 90 pictures: 20, one shown of 2 groups" in every
     none = doubtful_labels([], "t", doubted=0, total=200)
     assert "no doubtful label on 200 pictures" in words(none)
     assert_legible(none)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Entry, Trained, make_pictures
+from matplotlib.figure import Figure
 from mlflow.entities import Run
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,7 +30,9 @@ from tlkit.deployment.tested import Tested, shared
 from tlkit.errors import UserError
 from tlkit.evaluation.clusters import effective_size, group_numbers, sign_flip_p_values
 from tlkit.evaluation.comparison import _difference_interval, compare_paired
+from tlkit.evaluation.label_check import Doubt
 from tlkit.evaluation.metrics import accuracy_interval
+from tlkit.evaluation.tiles import Tile, doubtful_labels
 
 FRACTIONS = {"val": 0.2, "test": 0.2}
 
@@ -641,16 +644,27 @@ def test_labels_are_doubted_without_the_pictures_group(
     tmp_path: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
+    shown: list[list[str]] = []
 
-    def watched(features: object, labels: object, classes: int, groups: NDArray[np.int64]) -> list:
+    def watched(
+        features: object, labels: object, classes: int, groups: NDArray[np.int64]
+    ) -> list[Doubt]:
         seen.append(np.bincount(groups).tolist())
-        return []
+        return [Doubt(index, 0, 1 - index / 100) for index in range(10)]
+
+    def sheet(tiles: list[Tile], title: str, **counts: int) -> Figure:
+        shown.append([tile.path for tile in tiles])
+        return doubtful_labels(tiles, title, **counts)
 
     monkeypatch.setattr("tlkit.outcome.doubts", watched)
+    monkeypatch.setattr("tlkit.outcome.doubtful_labels", sheet)
     root = films(tmp_path / "films", films_a_class=5)
     assert entry("head", "--data", str(root), "--groups", "folder") == 0
     assert entry("head", "--data", str(root), "--groups", "none") == 0
     assert seen == [[4] * 8, [1] * len(seen[1])]
+    assert [path.split("/")[2] for path in shown[0]] == ["0.png"] * 3  # the first of each film
+    assert len({path.split("/")[1] for path in shown[0]}) == 3
+    assert len(shown[1]) == 10
 
 
 def test_a_run_to_begin_from_that_knows_a_group_of_the_test_is_warned_of(

@@ -168,10 +168,11 @@ def write_label_check(
     """
     classes = manifest.classes
     groups = group_numbers([picture.group for picture in pictures])
-    found = [
-        (pictures[doubt.index], classes[doubt.looks_like], doubt.margin)
-        for doubt in doubts(features, labels_of(pictures), len(classes), groups)
-    ]
+    doubted = doubts(features, labels_of(pictures), len(classes), groups)
+    found = [(pictures[doubt.index], classes[doubt.looks_like], doubt.margin) for doubt in doubted]
+    # Frames of one film need not be seen one by one: of each group the most doubtful.
+    first = {groups[doubt.index]: place for place, doubt in reversed(list(enumerate(doubted)))}
+    shown = sorted(first.values())[:DOUBTED_TILES]
     write_csv(
         folder / "label_check.csv",
         ["path", "split", "label", "looks_like", "margin"],
@@ -188,10 +189,13 @@ def write_label_check(
             confidence=margin,
             path=one.path,
         )
-        for one, name, margin in found[:DOUBTED_TILES]
+        for one, name, margin in (found[place] for place in shown)
     ]
+    of_groups = len(first) if any(picture.group for picture in pictures) else None
     title = "head: labels that the other pictures contradict"
-    figure = doubtful_labels(tiles, title, doubted=len(found), total=len(pictures))
+    figure = doubtful_labels(
+        tiles, title, doubted=len(found), total=len(pictures), groups=of_groups
+    )
     save(figure, folder / "label_check.png")
     return len(found)
 

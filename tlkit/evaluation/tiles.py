@@ -128,14 +128,25 @@ def mistakes(tiles: Sequence[Tile], title: str, *, wrong: int, total: int) -> Fi
     return _sheet(ordered, title, remark, VERMILLION, ("true: ", "predicted: "), last)
 
 
-def doubtful_labels(tiles: Sequence[Tile], title: str, *, doubted: int, total: int) -> Figure:
+def doubtful_labels(
+    tiles: Sequence[Tile], title: str, *, doubted: int, total: int, groups: int | None = None
+) -> Figure:
     """Pictures whose label the other pictures contradict, in the order given, with the label and
     the class that they look like.
 
-    tiles: those to show; `confidence` is not. doubted: how many there are in all, of `total`.
+    Args:
+        tiles: those to show; `confidence` is not.
+        doubted: how many there are in all, of `total`.
+        groups: how many groups these are of, where they belong together and one tile is shown of
+            each.
     """
     if doubted == 0:
         remark = f"no doubtful label on {total} pictures"
+    elif groups is not None:
+        some = f"{len(tiles)} of " if len(tiles) < groups else ""
+        remark = (
+            f"doubtful labels on {total} pictures: {doubted}, one shown of {some}{groups} groups"
+        )
     elif len(tiles) < doubted:
         remark = f"{doubted} doubtful labels on {total} pictures, the {len(tiles)} most doubtful"
     else:
