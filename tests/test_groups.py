@@ -22,10 +22,12 @@ from scipy.stats import t as student
 
 from tlkit.config import Config
 from tlkit.data.audit import AuditReport, audit
+from tlkit.data.given import find_pictures
 from tlkit.data.groups import with_groups
 from tlkit.data.manifest import Manifest, Picture, read
 from tlkit.data.sources import Source, SourceFile, open_source
 from tlkit.data.splits import hold_out, hold_out_alike
+from tlkit.deployment.tally import Tally
 from tlkit.deployment.tested import Tested, shared
 from tlkit.errors import UserError
 from tlkit.evaluation.clusters import effective_size, group_numbers, sign_flip_p_values
@@ -33,6 +35,7 @@ from tlkit.evaluation.comparison import _difference_interval, compare_paired
 from tlkit.evaluation.label_check import Doubt
 from tlkit.evaluation.metrics import accuracy_interval
 from tlkit.evaluation.tiles import Tile, doubtful_labels
+from tlkit.serving.stream import Prediction
 
 FRACTIONS = {"val": 0.2, "test": 0.2}
 
@@ -88,12 +91,18 @@ def test_what_is_no_pattern_is_told_with_the_other_mistakes() -> None:
 
 
 def test_folders_that_may_be_groups_are_warned_of_unless_something_was_said() -> None:
-    films = source_of([f"{c}/film{n}/{i}.jpg" for c in "ab" for n in range(3) for i in range(2)])
-    [warning] = with_groups(films, "auto").warnings
-    assert "the pictures lie in 3 folders (film0, film1, film2, ...)" in warning
+    films = source_of([f"{c}/film{n}/{i}.jpg" for c in "ab" for n in range(7) for i in range(2)])
+    films = replace(films, warnings=("of the source",))
+    kept, warning = with_groups(films, "auto").warnings
+    assert kept == "of the source"
+    assert "the pictures lie in 7 folders (film0, film1, film2, ...)" in warning
     assert "give -P 'groups=folder';" in warning
-    assert not with_groups(films, "none").warnings
-    assert not with_groups(films, "folder").warnings
+    assert with_groups(films, "none").warnings == ("of the source",)
+    assert with_groups(films, "folder").warnings == ("of the source",)
+    some = source_of([f"{c}/film{n}/{i}.jpg" for c in "ab" for n in range(6) for i in range(2)])
+    assert not with_groups(some, "auto").warnings  # may be train/a, val/a, test/a, ... of a list
+    few = source_of([*(file.path for file in films.files), *(f"a/{i}.jpg" for i in range(29))])
+    assert not with_groups(few, "auto").warnings
     wrapped = source_of([f"{label}/images/{i}.jpg" for label in "ab" for i in range(9)])
     assert not with_groups(wrapped, "auto").warnings
     named = source_of([f"a/{i}/1.jpg" for i in range(9)])  # one picture each
@@ -106,11 +115,16 @@ def test_folders_that_may_be_groups_are_warned_of_unless_something_was_said() ->
     assert {file.group for file in with_groups(source_of(frames), rule).files} == {
         f"film{n}" for n in range(9)
     }
-    for alone in ("{}.jpg", "IMG_{:04d}.jpg", "{:04d}_1.jpg", "a_big_cat_{}.jpg"):
+    for alone in (
+        "{}.jpg", "IMG_{:04d}.jpg", "{:04d}_1.jpg", "a_big_cat_{}.jpg", "who_scan0_{}.jpg",
+        "Abyssinian {}.jpg",
+    ):  # fmt: skip
         names = [
             f"{label}/{alone.format(n + 9 * c)}" for c, label in enumerate("ab") for n in range(9)
         ]
         assert not with_groups(source_of(names), "auto").warnings
+    once_a_class = [f"{label}/{n:04d}_{label}.jpg" for label in "abcd" for n in range(20)]
+    assert not with_groups(source_of(once_a_class), "auto").warnings
     by_class = [f"{label}/n{ord(label)}_{i}.jpg" for label in "abcd" for i in range(9)]
     assert not with_groups(source_of(by_class), "auto").warnings
     of_classes = source_of([f"{label}/{label}/{i}.jpg" for label in "abcd" for i in range(9)])
@@ -142,11 +156,37 @@ def test_a_list_names_class_split_and_group(tmp_path: Path) -> None:
     by_column = with_groups(source, "auto")
     assert [file.group for file in by_column.files] == ["p 1", "", "p 2"]
     [warning] = by_column.warnings
-    assert (
-        "names no group for 1 of 3 files, each of which stands for itself, such as b/2" in warning
+    assert warning == (
+        "the column group of the list names no group for 1 of 3 files, each of which stands for "
+        "itself, such as b/2.jpg"
     )
     assert [file.group for file in with_groups(source, "none").files] == ["", "", ""]
     assert [file.group for file in with_groups(source, "folder").files] == ["a", "b", "c"]
+
+
+def test_columns_may_stand_apart_by_tabs_and_rows_may_be_short(tmp_path: Path) -> None:
+    source = listed(
+        tmp_path / "all.csv", "image\t class \tgroup\na, b.jpg\tcat\n\t\t\n2.jpg\tdog\tp"
+    )
+    assert [(f.path, f.label, f.group) for f in source.files] == [
+        ("2.jpg", "dog", "p"), ("a, b.jpg", "cat", "")
+    ]  # fmt: skip
+
+
+def test_folders_that_all_classes_have_are_taken_where_they_are_said_to_be_groups(
+    tmp_path: Path,
+) -> None:
+    for label in ("cat", "dog"):
+        for film in range(3):
+            (tmp_path / label / str(film)).mkdir(parents=True)
+            (tmp_path / label / str(film) / "1.jpg").touch()
+    with pytest.raises(UserError, match=r"all hold the folders 0, 1, 2.* give -P groups=folder"):
+        open_source(str(tmp_path), tmp_path, seed=0)
+    source = open_source(str(tmp_path), tmp_path, seed=0, grouped=True)
+    named = [file.group for file in with_groups(source, "folder").files]
+    assert named == ["0", "1", "2", "0", "1", "2"]
+    by_class = [file.group for file in with_groups(source, "[^/]+/[^/]+(?=/[^/]*$)").files]
+    assert by_class == ["cat/0", "cat/1", "cat/2", "dog/0", "dog/1", "dog/2"]
 
 
 def test_paths_in_a_list_may_lead_through_a_link_to_its_folder(tmp_path: Path) -> None:
@@ -276,6 +316,29 @@ def test_a_group_that_comes_nearer_to_the_share_is_taken_though_it_does_not_fit(
         assert sorted((counts["val"], counts["test"])) == [100, 101]
 
 
+def test_of_groups_that_do_not_fit_the_one_that_comes_nearest_is_taken() -> None:
+    sizes = {"a": 60, "b": 40, "c": 33, "d": 300, "e": 300}
+    groups = [name for name, size in sizes.items() for _ in range(size)]
+    share = 30 / len(groups)
+    for seed in range(10):
+        splits = hold_out(["cat"] * len(groups), groups, {"test": share}, seed)
+        assert by(groups, splits)["c"] == ["test"] * 33
+        assert Counter(splits)["test"] == 33
+
+
+def test_near_copies_stay_together_where_another_order_is_tried() -> None:
+    # Only where both share a split with what has class b can b be in each split.
+    labels = [*"aaaaaa", "b", "b", "b", *"aa"]
+    groups = [*"111222", "1", "2", "3", "", ""]
+    contents = [str(index) for index in range(len(labels))]
+    for seed in range(30):
+        splits = hold_out_alike(labels, contents, groups, [[9, 10]], FRACTIONS, seed)
+        assert splits[9] == splits[10]
+        assert {split for label, split in zip(labels, splits, strict=True) if label == "b"} == {
+            "train", "val", "test"
+        }  # fmt: skip
+
+
 def test_a_split_without_a_class_is_avoided_where_it_can_be() -> None:
     rng = np.random.default_rng(3)
     possible = found = 0
@@ -401,7 +464,10 @@ def test_groups_that_the_users_splits_divide_are_told(tmp_path: Path) -> None:
     assert [(one.group, one.pictures) for one in report.divided_groups] == [
         ("0", divided), ("1", divided)
     ]  # fmt: skip
-    assert "groups with pictures in two splits or three, kept there: 2" in report.warnings
+    assert report.warnings == (
+        "groups with pictures in two splits or three, kept there, so that the test is of known "
+        "ones: 2",
+    )
     assert len(manifest.pictures) == 16
 
 
@@ -417,7 +483,10 @@ def test_too_few_groups_are_told_before_anything_is_read(tmp_path: Path) -> None
 def test_large_groups_are_told_where_a_split_has_another_share(tmp_path: Path) -> None:
     _, report = looked_at(films(tmp_path / "films", films_a_class=3, frames=3), "folder")
     told = [warning for warning in report.warnings if "because groups stay whole" in warning]
-    assert "test has one group only of 2 of 2 classes ('cat', 'dog')" in report.warnings
+    assert (
+        "test has one group only of 2 of 2 classes ('cat', 'dog'), which tells little of "
+        in (report.warnings[-1])
+    )
     assert told == [
         f"{split} has 3 of 9 pictures of '{label}', 33% where 20% was asked for, because groups "
         "stay whole"
@@ -453,6 +522,13 @@ def test_a_share_of_the_training_pictures_is_of_whole_groups() -> None:
     assert len(few) == 8
     fewer = {picture.path for picture in manifest.thinned(0.2, seed=0).pictures}
     assert fewer < {picture.path for picture in manifest.thinned(0.4, seed=0).pictures}
+
+
+def test_without_groups_a_digest_is_what_it_was_before_there_were_any() -> None:
+    pictures = (
+        Picture("a/1.png", 0, "train", "0" * 64), Picture("b/2.png", 1, "test", "1" * 64)
+    )  # fmt: skip
+    assert Manifest(Path(), ("cat", "dog"), pictures).digest == "2603b96167649692396b94e6fa301a9d"
 
 
 # ---- what they tell
@@ -500,6 +576,13 @@ def test_effective_size_at_its_ends() -> None:
     assert effective_size(np.ones(200), np.zeros(200, dtype=np.int64)) == 0
     assert accuracy_interval(150, 200, effective=0) == (0, 1)
     assert accuracy_interval(150, 200, effective=200) == accuracy_interval(150, 200)
+
+
+def test_values_without_any_spread_within_or_between_groups_are_taken_as_alike() -> None:
+    groups = np.repeat(np.arange(20), 10)
+    # The 1 / 2 alone decides where no group tells, and half of a group's values are a tie.
+    half = (np.arange(200) < 100).astype(float)
+    assert effective_size(half, groups) == effective_size(1 - half, groups)
 
 
 def drawn(rng: np.random.Generator, groups: NDArray[np.int64], rate: float) -> NDArray[np.float64]:
@@ -587,6 +670,40 @@ def test_runs_with_and_without_groups_are_compared_by_those_that_one_has() -> No
     for two in ((with_them, without), (without, with_them)):
         assert shared(*two).groups.tolist() == [0, 0, 1, 1, 2, 2]
     assert shared(without, without).groups.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_group_of_a_picture_to_predict_is_the_first_folder_below_that_of_its_class(
+    tmp_path: Path,
+) -> None:
+    names = ["1.jpg", "cat/1.jpg", "cat/p1/left/1.jpg", "old/dog/p2/1.jpg", "cat/dog/p3/1.jpg"]
+    for name in names:
+        (tmp_path / "dog" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "dog" / name).touch()
+    given = find_pictures(str(tmp_path / "dog"), tmp_path)
+    found = {file.path: (file.label, file.folder) for file in given.files(("cat", "dog"))}
+    assert found == {
+        "1.jpg": ("dog", ""),
+        "cat/1.jpg": ("cat", ""),
+        "cat/p1/left/1.jpg": ("cat", "p1"),
+        "old/dog/p2/1.jpg": ("dog", "p2"),
+        "cat/dog/p3/1.jpg": ("dog", "p3"),
+    }
+    assert {file.label for file in given.files(("cow", "pig"))} == {""}
+
+
+def test_a_tally_counts_as_the_pictures_one_by_one_would() -> None:
+    rng = np.random.default_rng(4)
+    names = [f"film{number}" if number < 9 else "" for number in rng.integers(0, 12, size=150)]
+    right = (rng.random(150) < 0.8) & np.array([name != "film3" for name in names])
+    tally = Tally(("cat", "dog"), 0.0, np.zeros((2, 2), dtype=np.int64))
+    for name, hit in zip(names, right, strict=True):
+        row = np.array([0.9, 0.1]) if hit else np.array([0.1, 0.9])
+        tally.add("1.png", Prediction(Path(), row, ""), 0, name)
+    groups = group_numbers(names)
+    assert tally.groups == groups.max() + 1 < 150
+    effective = effective_size(right.astype(float), groups)
+    expected = accuracy_interval(int(right.sum()), 150, effective=effective)
+    assert tally.interval == pytest.approx(expected)
 
 
 # ---- runs

@@ -85,6 +85,25 @@ def test_scores_are_those_of_a_fit_without_the_pictures_group(
         np.testing.assert_allclose(found[own], expected, atol=1e-9)
 
 
+def test_the_ridge_of_groups_is_that_of_the_lowest_error_without_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels = clusters(60, 30, classes=3, apart=0.5)
+    groups = np.arange(60) // 4
+    parts = np.array([1e-5, 1e-3, 0.03, 0.3])
+    monkeypatch.setattr(label_check, "_AT_ONCE", 7)
+
+    def scores(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        monkeypatch.setattr(label_check, "_RIDGES", of)
+        return in_order(label_check.left_out_scores(features, labels, 3, groups))
+
+    each = [scores(np.array([part])) for part in parts]
+    errors = [float(((np.eye(3)[labels] - one) ** 2).sum()) for one in each]
+    best = int(np.argmin(errors))
+    assert 0 < best < len(parts) - 1
+    np.testing.assert_array_equal(scores(parts), each[best])
+
+
 def test_a_film_with_a_wrong_label_is_doubted_as_a_whole() -> None:
     rng = np.random.default_rng(2)
     labels, groups = np.repeat(np.arange(30) % 2, 10), np.repeat(np.arange(30), 10)

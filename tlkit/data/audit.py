@@ -224,7 +224,8 @@ def _report(
         "pictures that are there under two labels, kept under both": len(conflicting),
         "pictures that are there more than once in a split": len(copies),
         "groups of pictures that look alike, each drawn into one split": len(together),
-        "groups with pictures in two splits or three, kept there": len(divided),
+        "groups with pictures in two splits or three, kept there, so that the test is of known "
+        "ones": len(divided),
         "files whose content is not what their extension says": len(mismatched),
         "pairs of pictures in different splits that look alike": pair_count,
     }
@@ -497,7 +498,10 @@ def _group_warnings(manifest: Manifest, fractions: Mapping[str, float]) -> Itera
             groups[manifest.classes[picture.label]].add(picture.group or picture.path)
         single = [name for name, of_class in groups.items() if len(of_class) == 1]
         if single := [name for name in single if counts[split][name] > 1]:
-            yield f"{split} has one group only of {_some(sorted(single), manifest.classes)}"
+            yield (
+                f"{split} has one group only of {_some(sorted(single), manifest.classes)}, which "
+                "tells little of others; more groups are needed"
+            )
 
 
 def _groups(manifest: Manifest) -> tuple[dict[str, int], list[DividedGroup]]:

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from tlkit.data.manifest import SPLITS
 from tlkit.data.sources import Source, SourceFile
 from tlkit.errors import UserError
 from tlkit.files import utf8
 
 # Of names such as patient7_left.jpg or film12-0003.png what stands before the first separator that
 # follows a number.
-_BEGINNING = "([A-Za-z]*[-_ ]?[0-9]+)[-_ ][^/]*$"
+_BEGINNING = "(?:^|/)([A-Za-z]*[-_ ]?[0-9]+)[-_ ][^/]*$"
 _GUESSES = {"folder": "lie in {} folders", _BEGINNING: "have names with {} beginnings"}
 
 
@@ -27,7 +28,8 @@ def with_groups(source: Source, groups: str) -> Source:
     Raises:
         UserError: no file has a group by it.
     """
-    files = tuple(replace(file, group=_rule(groups)(file)) for file in source.files)
+    name_of = _rule(groups)
+    files = tuple(replace(file, group=name_of(file)) for file in source.files)
     alone = [file.path for file in files if not file.group]
     warnings: list[str] = []
     if groups == "auto" and len(alone) == len(files):
@@ -39,24 +41,28 @@ def with_groups(source: Source, groups: str) -> Source:
             "expression that is found in the paths; change it, or leave it out"
         )
     elif groups != "none" and alone:
+        rule = "the column group of the list" if groups == "auto" else f"groups={groups}"
         warnings.append(
-            f"groups={groups} names no group for {len(alone)} of {len(files)} files, each of which "
-            f"stands for itself, such as {utf8(alone[0])}"
+            f"{rule} names no group for {len(alone)} of {len(files)} files, each of which stands "
+            f"for itself, such as {utf8(alone[0])}"
         )
     return replace(source, files=files, warnings=(*source.warnings, *warnings))
 
 
 def _maybe_groups(files: Sequence[SourceFile]) -> list[str]:
     """What to ask, of folders or else of names."""
-    classes = len({file.label for file in files})
+    labels = [file.label for file in files]
     for groups, seen in _GUESSES.items():
-        found = Counter(map(_rule(groups), files))
-        found.pop("", None)
-        # One or two, as in CLASS/images/1.jpg, are no groups, nor is what tells classes apart.
-        if len(found) > max(2, classes) and found.total() >= max(2 * len(found), len(files) / 2):
-            some = utf8(", ".join(sorted(found)[:3]))
+        named = zip(map(_rule(groups), files), labels, strict=True)
+        found = Counter((name, label) for name, label in named if name)
+        names = sorted({name for name, _ in found})
+        # What tells classes or a class's splits apart is no group, nor is a number that each class
+        # has once.
+        most = max(2, len(SPLITS) * len(set(labels)))
+        if len(names) > most and found.total() >= max(2 * len(found), len(files) / 2):
+            some = utf8(", ".join(names[:3]))
             return [
-                f"the pictures {seen.format(len(found))} ({some}, ...); where those of one belong "
+                f"the pictures {seen.format(len(names))} ({some}, ...); where those of one belong "
                 "together, as those of a patient or a film, the test may know them from training: "
                 f"give -P 'groups={groups}'; else -P groups=none"
             ]

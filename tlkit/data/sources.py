@@ -66,15 +66,24 @@ class Source:
     warnings: tuple[str, ...] = ()
 
 
-def open_source(data: str, cache: Path, seed: int) -> Source:
+def open_source(data: str, cache: Path, seed: int, *, grouped: bool = False) -> Source:
     """Find the labelled files that `data` names.
 
     `data` is "synthetic", a folder or an archive in one of LAYOUTS, a list (`read_list`),
     "torchvision:NAME" or "kaggle:COMPETITION". What has to be made, unpacked or downloaded goes
     under `cache`, once; a folder of the user is only read. `seed` draws the synthetic pictures.
+    `grouped` tells that folders below those of the classes are groups.
 
-    Raises UserError where there is no such thing, or no labelled files in it.
+    Raises UserError where there is no such thing, or no labelled files in it, or where the folders
+    seem to be splits by another name, and are not said to be groups.
     """
+    source = _opened(data, cache, seed)
+    if not grouped:
+        _refuse_hidden_splits(source)
+    return source
+
+
+def _opened(data: str, cache: Path, seed: int) -> Source:
     kind, _, name = data.partition(":")
     with disk_faults_told(cache):
         if data == "synthetic":
@@ -220,8 +229,6 @@ def _read_classes(
             f"({_some(empty)}); every class needs pictures in every split; add some, or remove "
             "what is no class"
         )
-    elif split is None:
-        _refuse_hidden_splits(folder, list(classes))
     if names and classes:
         where = "the top folder" if folder == root else f"{folder.relative_to(root).as_posix()}/"
         some = f"{len(names)} ({_some(names)})"
@@ -317,15 +324,21 @@ def _refuse_doubles(root: Path, folders: list[str]) -> None:
             raise UserError(f"{root} has {' and '.join(same)} for one split; keep one of them")
 
 
-def _refuse_hidden_splits(folder: Path, classes: list[str]) -> None:
+def _refuse_hidden_splits(source: Source) -> None:
     """Folders that all hold the same folders, two or more, and no files are splits by another name.
     One alone, as in CLASS/images/1.jpg, is no class: there would be nothing to tell it from."""
-    inner = [visible_entries(folder / name) for name in classes]
-    if len(inner) > 1 and not any(files for _, files in inner):
-        shared = set.intersection(*(set(folders) for folders, _ in inner))
-        if len(shared) > 1:
-            raise UserError(
-                f"the folders {_some(classes)} of {folder} all hold the folders "
-                f"{_some(sorted(shared))}; expected are {LAYOUTS}; if they are splits, call them "
-                "train, val and test, if they are classes, put them into a folder train"
-            )
+    inner: dict[str, set[str]] = {}
+    for file in source.files:
+        # Of a list it is the whole folder of a picture, and of one in a split its class is known.
+        if file.split is None and file.path.startswith(f"{file.label}/{file.folder}/"):
+            inner.setdefault(file.label, set()).add(file.folder)
+        else:
+            return
+    shared = set.intersection(*inner.values()) if len(inner) > 1 else set()
+    if len(shared) > 1:
+        raise UserError(
+            f"the folders {_some(sorted(inner))} of {source.place} all hold the folders "
+            f"{_some(sorted(shared))}; expected are {LAYOUTS}; if they are splits, call them "
+            "train, val and test, if they are classes, put them into a folder train, and if what "
+            "they hold are groups, as patients, give -P groups=folder"
+        )

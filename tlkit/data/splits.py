@@ -29,9 +29,9 @@ def hold_out_alike(
     `alike` are sets of indices that look alike, with no index in two. One that is larger, with all
     that is not to be divided from it, than MAX_TOGETHER and than SHARE_TOGETHER of the smallest
     class in it is divided as far as that allows, and so are those of a class of which a split would
-    otherwise have none, or a held-out one more than twice its share. Where none look alike the
-    splits are those of `hold_out`. Where groups leave a split without a class, other orders are
-    tried.
+    otherwise have none, or a held-out one more than twice its share. Where groups leave a split
+    without a class, other orders are tried. Where none are alike, nor in groups, the splits are
+    those of `hold_out`.
     """
     sizes = Counter(labels)
     copies = [
@@ -54,7 +54,7 @@ def hold_out_alike(
         uneven = {
             label
             for label, size in sizes.items()
-            for split, fraction in {"train": 1.0, **fractions}.items()
+            for split, fraction in {"train": 1.0, **fractions}.items()  # of train not none
             if not 0 < found[label, split] <= 2 * _share(fraction, size)
         }
         divided = {name for label, name in zip(labels, names, strict=True) if label in uneven}

@@ -49,7 +49,7 @@ class PredictSettings(Settings):
         "what pictures in folders called after a class belong together: folder: the first one "
         "below that of the class; or a regular expression, as in training",
         "none, folder or a regular expression",
-        is_pattern,
+        lambda value: value != "auto" and is_pattern(value),
     )
     gradcam: bool = key(False, "true: an overlay for each picture, and a sheet of the first ones")
     workers: int | str = auto_or("auto", 1, "threads that decode; auto: one a core", 1024)

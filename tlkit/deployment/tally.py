@@ -1,4 +1,4 @@
-"""What is kept of predictions while they stream by: no more for more pictures."""
+"""What is kept of predictions while they stream by: no more for more pictures of a group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

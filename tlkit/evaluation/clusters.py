@@ -35,7 +35,7 @@ def effective_size(
     simulations). A single group tells nothing of others: 0.
 
     Args:
-        values: float (n,), n >= 1.
+        values: float (n,), n >= 1; of any range, as 0 and 1, or -1 to 1.
         groups: a number for each, from 0 on, without gaps.
     """
     n, sizes = len(values), np.bincount(groups)

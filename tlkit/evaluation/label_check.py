@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 # Of the ridge, in parts of the largest variance of a direction.
 _RIDGES = np.geomspace(1e-5, 1, 21)
 _AT_ONCE = 4096  # rows
-# About so many pictures choose the ridge where they belong together: each of the 21 is computed.
+# Where pictures belong together, about so many choose the ridge, and more where groups are large:
+# each of the 21 is computed.
 _MOST_CHOOSING = 5000
 _ROUNDING = 1e-6
 

@@ -31,7 +31,12 @@ class Data:
 
 def prepare_data(config: Config) -> Data:
     """Find, audit and split the pictures that the configuration names; say what was found."""
-    source = open_source(config.data, cache_folder() / "data", config.pictures_seed)
+    source = open_source(
+        config.data,
+        cache_folder() / "data",
+        config.pictures_seed,
+        grouped=config.groups not in ("auto", "none"),
+    )
     manifest, report = audit(
         with_groups(source, config.groups),
         seed=config.pictures_seed,
@@ -66,7 +71,7 @@ def data_of(run_ids: Sequence[str]) -> tuple[Config, Data]:
         )
         raise UserError(
             f"the models were trained on {len(one_of)} sets of pictures ({sets}); one set wanted, "
-            "so that none was trained on another's test pictures"
+            "with the same splits and groups, so that none was trained on another's test pictures"
         )
     with downloaded(run_ids[0], "config.yaml") as path:
         config = Config.load(path, {})
