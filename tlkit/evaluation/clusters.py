@@ -66,7 +66,8 @@ def _correlation(
     within = float(((values - means[groups]) ** 2).sum()) / (n - count)
     usual_size = (n - mean_size) / (count - 1)
     spread = between + (usual_size - 1) * within
-    return min(max((between - within) / spread, 0.0), 1.0) if spread else 1.0
+    # All values are equal where there is no spread.
+    return min(max((between - within) / spread, 0.0), 1.0) if spread else 0.0
 
 
 def sign_flip_p_values(
