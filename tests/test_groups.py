@@ -578,11 +578,11 @@ def test_effective_size_at_its_ends() -> None:
     assert accuracy_interval(150, 200, effective=200) == accuracy_interval(150, 200)
 
 
-def test_values_without_any_spread_within_or_between_groups_are_taken_as_alike() -> None:
+def test_the_order_of_the_pictures_does_not_matter_where_as_many_are_right_as_wrong() -> None:
     groups = np.repeat(np.arange(20), 10)
-    # The 1 / 2 alone decides where no group tells, and half of a group's values are a tie.
-    half = (np.arange(200) < 100).astype(float)
-    assert effective_size(half, groups) == effective_size(1 - half, groups)
+    right = np.concatenate([np.ones(50), np.tile([1.0, 0.0, 0.0], 50)])  # 20 groups and 15
+    assert right.sum() == 100
+    assert effective_size(right[::-1], groups[::-1]) == pytest.approx(effective_size(right, groups))
 
 
 def drawn(rng: np.random.Generator, groups: NDArray[np.int64], rate: float) -> NDArray[np.float64]:

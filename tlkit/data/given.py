@@ -32,17 +32,20 @@ class Given:
         return tuple(self._file(name, classes) for name in self.names)
 
     def _file(self, name: str, classes: tuple[str, ...]) -> SourceFile:
-        label = self.label(name, classes)
+        label, inside = self.label(name, classes), self._around(name)
         if label is None:
             return SourceFile(name, "", None)
-        folders = [self.root.name, *Path(name).parent.parts[self.above :]]
-        place = len(folders) - folders[::-1].index(classes[label])
-        return SourceFile(name, classes[label], None, folders[place] if folders[place:] else "")
+        place = inside.index(classes[label])
+        return SourceFile(name, classes[label], None, inside[place - 1] if place else "")
 
     def label(self, name: str, classes: tuple[str, ...]) -> int | None:
         """The class that the nearest folder around a file is called after, within the given."""
-        folders = [*reversed(Path(name).parent.parts[self.above :]), self.root.name]
-        return next((classes.index(folder) for folder in folders if folder in classes), None)
+        around = self._around(name)
+        return next((classes.index(folder) for folder in around if folder in classes), None)
+
+    def _around(self, name: str) -> list[str]:
+        """The folders around a file, the nearest first, within the given."""
+        return [*reversed(Path(name).parent.parts[self.above :]), self.root.name]
 
 
 def find_pictures(images: str, cache: Path) -> Given:

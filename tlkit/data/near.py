@@ -37,16 +37,16 @@ def near_groups(looks: Sequence[int | None]) -> list[list[int]]:
         pairs.append(np.stack([row[apart], column[apart]]) + start)
         waiting += pairs[-1].shape[1]
         if waiting > _PAIRS:  # not after each block: joining looks at all hashes
-            group, pairs, waiting = _joined(group, pairs), [], 0
+            group, pairs, waiting = joined(group, pairs), [], 0
     if pairs:
-        group = _joined(group, pairs)
+        group = joined(group, pairs)
     members: dict[int, list[int]] = {}
     for index, number in zip(indices, group[place].tolist(), strict=True):
         members.setdefault(number, []).append(index)
     return [found for found in members.values() if len(found) > 1]
 
 
-def _joined(group: NDArray[np.int64], pairs: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+def joined(group: NDArray[np.int64], pairs: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     """The numbers of the groups, int64 (n,), after those of each pair (indices, two rows) became
     one."""
     one, other = group[np.concatenate(pairs, axis=1)]

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from tlkit.data.near import joined
 
 # Pictures that look alike stay together up to so many, and up to this share of their class:
 # what is larger (flat drawings, a film) is no picture saved again, and would fill a split.
@@ -178,10 +178,10 @@ def _sharing(names: Iterable[str | int]) -> list[list[int]]:
 def _connected(count: int, sets: Iterable[Sequence[int]]) -> list[int]:
     """A number for each of `count` indices, the same for those that a chain of sets connects."""
     pairs = [(indices[0], other) for indices in sets for other in indices[1:]]
-    one, other = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(count, count))
-    labels: list[int] = connected_components(graph, directed=False)[1].tolist()
-    return labels
+    numbers: list[int] = joined(
+        np.arange(count), [np.array(pairs, dtype=np.int64).reshape(-1, 2).T]
+    ).tolist()
+    return numbers
 
 
 def _named(numbers: Sequence[int], contents: Sequence[str], groups: Sequence[str]) -> list[str]:

@@ -96,14 +96,14 @@ def _classify(
 ) -> Tally:
     """Write a line a picture as it comes, and keep the counts."""
     classes = ensemble.classes
-    learned = _learned(given, classes, models)
+    source = Source("", given.root, settings.images, given.files(classes))
+    learned = _learned(source, models)
     tally = Tally(
         classes,
         settings.abstain,
         np.zeros((len(classes),) * 2, dtype=np.int64),
         seen=0 if learned else None,
     )
-    source = Source("", given.root, settings.images, given.files(classes))
     source = with_groups(source, settings.groups)
     for warning in source.warnings:
         print(f"warning: {printable_line(warning)}", file=sys.stderr)
@@ -120,7 +120,8 @@ def _classify(
     ):
         for one, prediction in zip(source.files, bar, strict=True):
             name = one.path
-            label, shown = given.label(name, classes), utf8(name)
+            label = classes.index(one.label) if one.label else None
+            shown = utf8(name)
             if shown != name:  # it could be written into none of the files
                 prediction = Prediction(prediction.path, None, "its name is not UTF-8")
             named = tally.add(shown, prediction, label, one.group)
@@ -147,11 +148,9 @@ def _classify(
     return tally
 
 
-def _learned(
-    given: Given, classes: tuple[str, ...], models: Sequence[StoredModel]
-) -> frozenset[str]:
+def _learned(source: Source, models: Sequence[StoredModel]) -> frozenset[str]:
     """What any of the models is known to have learned from; not asked for without a known class."""
-    if all(given.label(name, classes) is None for name in given.names):
+    if not any(file.label for file in source.files):
         return frozenset()
     return frozenset().union(*(learned_from(model.run_id) for model in models if model.run_id))
 
