@@ -24,6 +24,7 @@ from tlkit.config import Config
 from tlkit.errors import UserError
 from tlkit.runs.prepare import prepare_data
 from tlkit.search.trial import train_trial
+from tlkit.training.loop import CRITERION
 
 RECIPE = {
     "backbone": "resnet50",
@@ -114,7 +115,7 @@ def sweep(arguments: dict[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - started)
         losses.append(score.loss)
         print(f"{base.engine}: depth {config.unfreeze_depth}, {seconds[-1]:.0f} s, "
-              f"val/loss {score.loss:.4f}", file=sys.stderr)  # fmt: skip
+              f"{CRITERION} {score.loss:.4f}", file=sys.stderr)  # fmt: skip
     return {"seconds": seconds, "losses": losses}
 
 

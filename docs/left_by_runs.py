@@ -57,7 +57,9 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "dropout, label smoothing and class weights",
                 "train/accuracy": "share of the same that was classified right",
                 "val/loss": "cross-entropy of the validation pictures, without smoothing, class "
-                "weights or temperature; the lowest one chooses the epoch",
+                "weights or temperature",
+                "val/calibrated_loss": "the same after the temperature that fits these pictures; "
+                "the lowest one chooses the epoch",
                 "val/accuracy": "share of the validation pictures classified right",
                 "lr/head": "learning rate at the beginning of the epoch, of the head; in "
                 "`baseline`, of the whole network",
@@ -77,7 +79,10 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "best trial so far (the step is the number of trials made)"
             },
         ),
-        *left((*TRAINED, "tune"), {"val/best_loss": "validation loss of the same"}),
+        *left(
+            (*TRAINED, "tune"),
+            {"val/best_calibrated_loss": "validation loss of the same, with their temperature"},
+        ),
         *left(TRAINED, {"val/best_epoch": "which epoch that was, from 0"}),
         *left(
             TESTED,

@@ -24,7 +24,7 @@ ALLOWED = {
     "process": set(),
     "heat_maps": {"evaluation", "features", "models"},
     "outcome": {"data", "evaluation", "features", "heat_maps", "models", "serving", "training"},
-    "phases": {"config", "data", "features", "models", "serving", "training"},
+    "phases": {"config", "data", "evaluation", "features", "models", "serving", "training"},
     "summary": {"config", "data", "evaluation", "features", "outcome"},
     "lineage": {"data", "tracking"},
     "environment": {"phases", "tracking"},

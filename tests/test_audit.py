@@ -172,6 +172,7 @@ def test_every_fault_is_named(tmp_path: Path) -> None:
         "train/cat/moving.jpg": "extension says jpg, content is gif"
     }
     assert report.near_duplicate_pairs == 1
+    assert "pairs of pictures in different splits that look alike: 1" in report.warnings
     (pair,) = report.near_duplicates
     assert (pair.path, pair.other) == ("train/dog/7.jpg", "test/dog/small.jpg")
     assert pair.distance <= NEAR_DISTANCE
@@ -470,6 +471,8 @@ def test_a_class_of_pictures_that_are_all_alike_is_split_and_told(tmp_path: Path
     _, report = looked_at(root)
     assert report.counts["val"] == report.counts["test"] == {"cat": 4, "dog": 4}
     assert report.near_duplicate_pairs >= 4 * 4 + 2 * 4 * 12
+    told = "pairs of pictures in different splits that look alike, too many to stay together"
+    assert any(warning.startswith(f"{told}: ") for warning in report.warnings)
 
 
 def test_one_picture_and_imbalance_are_warned_of(tmp_path: Path) -> None:

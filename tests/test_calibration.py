@@ -6,9 +6,11 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import log_loss
 
 from tlkit.evaluation.calibration import (
     HIGHEST,
+    calibrated_loss,
     coverage,
     fit_temperature,
     reliability,
@@ -66,6 +68,18 @@ def test_rescaling_undoes_itself() -> None:
     logits, _ = overconfident(50)
     before = softmax(logits, axis=1)
     np.testing.assert_allclose(rescale(rescale(before, 2.5), 1 / 2.5), before, atol=1e-12)
+
+
+def test_a_confidence_that_a_temperature_takes_back_costs_nothing() -> None:
+    logits, labels = overconfident(factor=1.0)
+    assert calibrated_loss(logits, labels) == pytest.approx(log_loss(labels, softmax(logits, 1)))
+    for factor in (0.3, 3.0, 10.0):
+        # In float64, over a fine grid of temperatures.
+        temperatures = factor * np.linspace(0.8, 1.2, 401)
+        losses = [log_loss(labels, softmax(factor * logits / t, 1)) for t in temperatures]
+        found = calibrated_loss(factor * logits, labels)
+        assert found == pytest.approx(min(losses), abs=1e-7)
+        assert found < log_loss(labels, softmax(factor * logits, 1)) - 0.05
 
 
 def test_without_a_mistake_nothing_is_fitted_and_without_a_clue_the_bound_is() -> None:

@@ -323,7 +323,7 @@ def small_training(inputs: str = "") -> progress.Training:
 def after(epochs: int) -> loop.Result:
     result = loop.Result([], 0, 0.0)
     for _ in range(epochs):
-        result = result.after({"val/loss": 1.0 / (1 + len(result.history))}, 1.0)
+        result = result.after({loop.CRITERION: 1.0 / (1 + len(result.history))}, 1.0)
     return result
 
 

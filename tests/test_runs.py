@@ -73,7 +73,11 @@ ONCE = (
     "time/train_seconds",
     "time/total_seconds",
 )
-PER_EPOCH = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr/head")
+PER_EPOCH = (
+    *("train/loss", "train/accuracy"),
+    *("val/loss", "val/calibrated_loss", "val/accuracy"),
+    "lr/head",
+)
 EPOCHS = {"baseline": 1, "head": 2, "finetune": 1}
 
 
@@ -134,7 +138,7 @@ def test_each_phase_trains_by_its_own_rates(suite: tuple[dict[str, Run], Path]) 
     rates = {phase: run.data.metrics for phase, run in suite[0].items()}
     assert rates["baseline"]["lr/head"] == Config().baseline_lr == 0.001
     assert rates["head"]["lr/head"] == rates["finetune"]["lr/head"] == 0.01
-    assert rates["finetune"]["lr/backbone"] == Config().backbone_lr == 1e-5
+    assert rates["finetune"]["lr/backbone"] == Config().backbone_lr == 1e-4
 
 
 def test_classes_count_in_inverse_to_their_size_where_that_is_wanted(
@@ -195,16 +199,17 @@ def test_the_description_tells_the_result_and_shows_a_picture(
 def test_metrics_and_description_are_those_of_the_best_epoch_and_not_of_the_last(
     make_folder: MakeFolder, entry: Entry, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = iter([(3.0, 0.25), (1.0, 0.5), (2.0, 0.75)])
+    # The loss without temperature says another epoch.
+    said = iter([(0.5, 3.0, 0.25), (2.0, 1.0, 0.5), (4.0, 2.0, 0.75)])
     monkeypatch.setattr(
         "tlkit.phases.train.validation_metrics",
-        lambda *_: dict(zip(("val/loss", "val/accuracy"), next(said), strict=True)),
+        lambda *_: dict(zip(PER_EPOCH[2:5], next(said), strict=True)),
     )
     assert entry("head", "--data", str(make_folder()), "--head_epochs", "3") == 0
     run = by_name(experiment)["head"]
-    names = ("val/best_loss", "val/best_accuracy", "val/best_epoch")
+    names = ("val/best_calibrated_loss", "val/best_accuracy", "val/best_epoch")
     assert [run.data.metrics[name] for name in names] == [1.0, 0.5, 1]
-    assert run.data.metrics["val/loss"] == 2.0
+    assert run.data.metrics["val/loss"] == 4.0
     assert "at its best after 2 epochs.\n" in run.data.tags["mlflow.note.content"]
 
 
@@ -302,7 +307,7 @@ def test_cached_and_plain_engines_agree(
     first = pd.read_csv(artifacts(cached) / "predictions.csv")[columns]
     second = pd.read_csv(artifacts(plain) / "predictions.csv")[columns]
     np.testing.assert_allclose(first, second, rtol=0, atol=1e-4)
-    for name in ("test/loss", "val/best_loss", "train/loss"):
+    for name in ("test/loss", "val/best_calibrated_loss", "train/loss"):
         assert cached.data.metrics[name] == pytest.approx(plain.data.metrics[name], abs=1e-4)
     assert (
         plain.data.metrics["time/prefix_seconds"] == 0 < cached.data.metrics["time/prefix_seconds"]
@@ -452,9 +457,9 @@ def test_a_network_with_three_dimensional_convolutions_trains(
 @pytest.mark.parametrize(
     "arguments",
     [
-        "schedule=cosine label_smoothing=0.1 class_weights=balanced accumulate=2 batch_size=5 "
+        "head_schedule=cosine label_smoothing=0.1 class_weights=balanced accumulate=2 batch_size=5 "
         "augment=trivial",
-        "precision=bf16 early_stopping=1 augment=none unfreeze_depth=0",
+        "precision=bf16 finetune_schedule=plateau early_stopping=1 augment=none unfreeze_depth=0",
     ],
 )
 def test_each_option_trains(arguments: str, make_folder: MakeFolder, entry: Entry) -> None:
@@ -598,7 +603,7 @@ def test_what_was_begun_from_stays_in_what_is_begun_from_next(
         latest = named(experiment, "finetune")[-1]
         assert entry("finetune", *recipe, *still, "--init_from", latest.info.run_id) == 0
     deep, second, third = (
-        one.data.metrics["val/best_loss"] for one in named(experiment, "finetune")
+        one.data.metrics["val/best_calibrated_loss"] for one in named(experiment, "finetune")
     )
     assert second == pytest.approx(deep, abs=1e-4)
     assert third == pytest.approx(deep, abs=1e-4)

@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
 from tlkit.search.figures import write_figures
+from tlkit.training.loop import CRITERION
 
 
 def test_the_ticks_of_a_narrow_range_are_slanted(
@@ -32,7 +33,7 @@ def test_the_ticks_of_a_narrow_range_are_slanted(
         slants[path.name] = {label.get_rotation() for label in labels if label.get_text()}
 
     monkeypatch.setattr(plt, "savefig", saved)
-    captions = write_figures(study, tmp_path, ["val/loss"])
+    captions = write_figures(study, tmp_path, [CRITERION])
     assert set(captions) == set(slants) == {path.name for path in tmp_path.iterdir()}
     assert slants["slice.png"] == {40.0}
 
@@ -76,7 +77,7 @@ def test_losses_of_a_wide_range_alone_are_on_a_logarithmic_axis_with_plain_numbe
                 intermediate_values={0: loss},
             )
         )
-    drawn = drawn_of(study, tmp_path, ["val/loss"], monkeypatch)
+    drawn = drawn_of(study, tmp_path, [CRITERION], monkeypatch)
     for name in ("optimization_history", "intermediate_values", "slice"):
         axis = drawn[name][0].yaxis
         assert axis.get_scale() == scale
@@ -96,7 +97,7 @@ def test_a_key_of_whole_numbers_has_whole_ticks(
         study.add_trial(
             create_trial(params={"unfreeze_depth": depth}, distributions=whole, value=depth + 1)
         )
-    drawn = drawn_of(study, tmp_path, ["val/loss"], monkeypatch)
+    drawn = drawn_of(study, tmp_path, [CRITERION], monkeypatch)
     assert labels(drawn["slice"][0].xaxis) == ["0", "1", "2", "3"]
     none = ["None"] if missing else []
     assert labels(drawn["parallel_coordinate"][2].yaxis) == [*none, "0", "1", "2", "3"]
@@ -130,6 +131,6 @@ def test_trials_on_the_front_have_their_numbers(
     study = optuna.create_study(directions=["minimize", "minimize"])
     for values in ((1.0, 3.0), (2.0, 4.0), (3.0, 1.0)):
         study.add_trial(create_trial(values=values))
-    drawn = drawn_of(study, tmp_path, ["val/loss", "latency (s)"], monkeypatch)
+    drawn = drawn_of(study, tmp_path, [CRITERION, "latency (s)"], monkeypatch)
     told = {text.get_text(): text.xy for text in drawn["pareto_front"][0].texts}  # type: ignore[attr-defined]
     assert told == {"0": (1.0, 3.0), "2": (3.0, 1.0)}

@@ -11,11 +11,14 @@ from conftest import SMOKE, make_pictures
 from safetensors.torch import load_file
 
 from tlkit.config import Config
+from tlkit.evaluation.calibration import calibrated_loss
+from tlkit.phases.engine import start_engine, validation_metrics
 from tlkit.phases.identity import HEAD_KEYS
 from tlkit.phases.machine import machine_for
 from tlkit.phases.prepare import prepare_phase
 from tlkit.phases.train import train_phase
 from tlkit.runs.prepare import prepare_data
+from tlkit.training.loop import CRITERION
 
 USUAL = {
     **{"precision": "fp32", "batch_size": 8, "dropout": 0.1, "views": 2, "augment": "recipe"},
@@ -31,14 +34,15 @@ OTHERWISE: dict[tuple[str, str], dict[str, Any]] = {
     ("head", ""): {
         **{"head_lr": 0.02, "head_epochs": 3, "dropout": 0.5, "weight_decay": 0.5, "views": 1},
         **{"label_smoothing": 0.2, "class_weights": "balanced", "batch_size": 7, "accumulate": 2},
-        **{"schedule": "cosine", "seed": 1, "data_seed": 1, "augment": "none"},
+        **{"head_schedule": "cosine", "seed": 1, "data_seed": 1, "augment": "none"},
         **{"image_size": 96, "backbone": "test_efficientnet", "train_fraction": 0.6},
     },
-    ("head", "schedule=cosine"): {"warmup_epochs": 0},
+    ("head", "head_schedule=cosine"): {"warmup_epochs": 0},
     ("head", "head_lr=5 head_epochs=6"): {"early_stopping": 1},
     ("finetune", ""): {
         **{"backbone_lr": 0.003, "head_lr": 0.02, "finetune_epochs": 3, "unfreeze_depth": 1},
         **{"batch_norm": "moving", "weight_decay": 0.5, "dropout": 0.5},
+        **{"finetune_schedule": "plateau", "warmup_epochs": 0},
     },
 }
 Train = Callable[..., dict[str, torch.Tensor]]
@@ -86,7 +90,7 @@ def test_each_setting_changes_what_is_trained(phase: str, set_too: str, train: T
 @pytest.mark.parametrize(
     ("phase", "diverging"),
     [
-        ("head", {"head_lr": 5, "head_epochs": 6, "schedule": "cosine"}),
+        ("head", {"head_lr": 5, "head_epochs": 6, "head_schedule": "cosine"}),
         # The default of the head and of finetune is another.
         ("baseline", {"baseline_lr": 0.5, "baseline_epochs": 6, "baseline_schedule": "cosine"}),
     ],
@@ -96,7 +100,7 @@ def test_a_cosine_is_not_stopped_early(phase: str, diverging: dict[str, Any], tr
 
 
 def test_a_cosine_counts_the_last_step_of_too_few_batches_too(train: Train) -> None:
-    cosine = {"schedule": "cosine", "warmup_epochs": 0, "head_lr": 0.01}
+    cosine = {"head_schedule": "cosine", "warmup_epochs": 0, "head_lr": 0.01}
     rates: list[float] = []
     train(
         "head",
@@ -112,7 +116,7 @@ def test_a_network_is_left_with_the_weights_of_its_best_epoch(
     losses = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(
         "tlkit.phases.train.validation_metrics",
-        lambda *_: {"val/loss": next(losses), "val/accuracy": 0.5},
+        lambda *_: {"val/loss": 1.0, CRITERION: next(losses), "val/accuracy": 0.5},
     )
     data = str(make_pictures(tmp_path / "some"))
     config = Config.load(SMOKE, {**USUAL, "head_epochs": 3, "data": data})
@@ -139,6 +143,16 @@ def test_what_is_said_of_an_epoch_on_the_validation_pictures_is_without_dropout(
     labels = torch.tensor([picture.label for picture in phase.manifest.of("val")])
     expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits), labels)
     assert trained.result.best["val/loss"] == pytest.approx(float(expected), rel=1e-6)
+    # Here, on few pictures, the temperature is 1; a confidence that they belie is taken back.
+    assert trained.result.best[CRITERION] == pytest.approx(float(expected), rel=1e-6)
+    head = phase.network.classifier.model.get_classifier()
+    with torch.no_grad():
+        head.weight.mul_(1000)
+        head.bias.mul_(1000)
+    engine = start_engine(phase, 0)
+    far = validation_metrics(engine, [list(range(len(labels)))], phase.machine)
+    assert far[CRITERION] == pytest.approx(calibrated_loss(1000 * logits, labels.numpy()), rel=1e-4)
+    assert far[CRITERION] < far["val/loss"] / 2
 
 
 def test_no_setting_is_forgotten() -> None:

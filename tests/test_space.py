@@ -19,6 +19,7 @@ from tlkit.search.study import _FREE, identity, sampler, study_name
 BASE = Config(backbone="test_resnet", weights="none", unfreeze_depth=2)
 UNITS = 5  # of test_resnet: the stem and a block in each of four stages
 
+SCHEDULES = ("head_schedule", "finetune_schedule")
 RATE = {"low": 1e-4, "high": 1e-2, "log": True}
 
 
@@ -49,7 +50,7 @@ def test_by_default_the_rates_the_depth_the_decay_and_the_dropout_are_searched()
     ("key", "wanted", "dimension"),
     [
         ("batch_size", [8, "16"], CategoricalDistribution([8, 16])),
-        ("schedule", ["cosine", "plateau"], CategoricalDistribution(["cosine", "plateau"])),
+        ("head_schedule", ["cosine", "plateau"], CategoricalDistribution(["cosine", "plateau"])),
         ("image_size", ["auto", "96"], CategoricalDistribution(["auto", 96])),
         ("head_lr", ["1e-3", 1e-2], CategoricalDistribution([1e-3, 1e-2])),
         ("head_lr", {"low": "1e-4", "high": "1e-2", "log": True},
@@ -111,12 +112,20 @@ def test_what_one_schedule_alone_reads_is_sampled_under_it_alone(
     key: str, reads: str, other: str
 ) -> None:
     some = {key: {"low": 1, "high": 3}}
-    space = space_of({**some, "schedule": [other, reads]})
-    for schedule, value in ((reads, 2), (other, getattr(BASE, key))):
-        trial = FixedTrial({"schedule": schedule, key: 2})
-        assert getattr(space.sample(trial), key) == value
-    assert "nothing to search" in fault_of(some, schedule=other)
-    assert space_of(some, schedule=reads)
+    for searched, fixed in (SCHEDULES, SCHEDULES[::-1]):
+        space = space_of({**some, searched: [other, reads]}, **{fixed: other})
+        for schedule, value in ((reads, 2), (other, getattr(BASE, key))):
+            trial = FixedTrial({searched: schedule, key: 2})
+            assert getattr(space.sample(trial), key) == value
+        assert space_of(some, **{searched: reads, fixed: other})
+    told = fault_of(some, **dict.fromkeys(SCHEDULES, other))
+    assert "nothing to search" in told
+    assert f"{key} changes nothing where no schedule is {reads}" in told
+    # A head that is there already is trained by no schedule.
+    given = {"init_from": "0" * 32, "head_schedule": reads, "finetune_schedule": other}
+    assert "nothing to search" in fault_of(some, **given)
+    told = fault_of({"head_schedule": [other, reads]}, init_from="0" * 32)
+    assert "head_schedule changes nothing with an init_from" in told
 
 
 def test_a_latency_that_no_key_changes_is_refused() -> None:
@@ -205,8 +214,9 @@ FAULTS: list[tuple[dict[Any, Any], tuple[str, ...]]] = [
     ({"dropout": {"low": 0, "high": 1.5}}, ("dropout=1.5 is not allowed; from 0 up to",)),
     ({"dropout": [0.1, 7]}, ("dropout=7 is not allowed",)),
     ({"batch_size": {"low": 1.5, "high": 8}}, ("batch_size=1.5", "whole number")),
-    ({"schedule": {"low": "cosine", "high": "plateau"}}, ("schedule", "give a list of values")),
-    ({"schedule": ["cosine", "linear"]}, ("schedule=linear", "cosine")),
+    ({"head_schedule": {"low": "cosine", "high": "plateau"}},
+     ("head_schedule", "give a list of values")),
+    ({"head_schedule": ["cosine", "linear"]}, ("head_schedule=linear", "cosine")),
     ({"image_size": {"low": 32, "high": "auto"}}, ("image_size", "give a list of values")),
     ({"head_lr": 0.1}, ("head_lr: 0.1 is neither a range", "nor a list")),
     ({"head_lr": []}, ("head_lr", "neither a range")),
@@ -326,7 +336,7 @@ def test_all_faults_are_told_together() -> None:
 )
 def test_a_dimension_is_told_as_it_is_written(wanted: Any, written: str) -> None:
     assert as_written(space_of({"batch_size": wanted}).describe()["batch_size"]) == written
-    rates = space_of({"head_lr": [1e-3, 1e-2], "schedule": ["cosine", "plateau"]}).describe()
+    rates = space_of({"head_lr": [1e-3, 1e-2], "head_schedule": ["cosine", "plateau"]}).describe()
     assert [as_written(each) for each in rates.values()] == ["[cosine, plateau]", "[0.001, 0.01]"]
     kept_otherwise = "CategoricalDistribution(choices=(1, 2))"
     assert as_written(kept_otherwise) == kept_otherwise

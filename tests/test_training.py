@@ -22,7 +22,7 @@ from tlkit.training.checkpoints import (
     save_checkpoint,
     save_result,
 )
-from tlkit.training.loop import Objective, Result, fit
+from tlkit.training.loop import CRITERION, Objective, Result, fit
 from tlkit.training.optimizer import Schedule, adamw, learning_rates
 from tlkit.training.precision import resolve_device, resolve_precision
 from tlkit.training.seeding import seed_everything
@@ -60,7 +60,7 @@ def train(
     def validate() -> dict[str, float]:
         with torch.no_grad():
             loss = next(given, None) or float(F.cross_entropy(model(inputs), labels))
-        return {"val/loss": loss}
+        return {CRITERION: loss}
 
     optimizer = adamw(
         model.named_parameters(), frozenset(), head_lr=1e-2, backbone_lr=1e-2, weight_decay=0.0
@@ -98,7 +98,7 @@ def model() -> nn.Module:
 def test_training_learns() -> None:
     result = train(model(), epochs=30)
     assert result.history[-1]["train/accuracy"] > 0.9
-    assert result.history[-1]["val/loss"] < result.history[0]["val/loss"] / 2
+    assert result.history[-1][CRITERION] < result.history[0][CRITERION] / 2
 
 
 def test_training_twice_gives_the_same_bits() -> None:
@@ -131,7 +131,7 @@ def test_accumulated_batches_equal_one_large_batch(objective: Objective) -> None
                 (inputs[i : i + batch_size].double(), labels[i : i + batch_size])
                 for i in range(0, 40, batch_size)
             ],
-            lambda: {"val/loss": 1.0},
+            lambda: {CRITERION: 1.0},
             optimizer,
             Schedule(optimizer, "plateau", epochs=1, steps_per_epoch=3, warmup_epochs=0),
             epochs=1,
@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step_and_soon(step: int) -> 
     optimizer = torch.optim.SGD([{"params": net.parameters(), "role": "head"}], lr=0.1)
     with pytest.raises(UserError, match=rf"training loss at epoch 1, step {step} is nan"):
         fit(
-            net, net.train, batches, lambda: {"val/loss": 1.0}, optimizer,
+            net, net.train, batches, lambda: {CRITERION: 1.0}, optimizer,
             Schedule(optimizer, "plateau", epochs=2, steps_per_epoch=140, warmup_epochs=0),
             epochs=2, steps_per_epoch=140, objective=Objective(), accumulate=1, early_stopping=0,
             device=CPU, dtype=torch.float32, fast_kernels=True, log=lambda metrics, epoch: None,
@@ -253,7 +253,7 @@ def test_layers_compute_in_the_precision_that_is_asked_for(dtype: torch.dtype) -
 
 
 def test_a_training_that_begins_in_the_midst_counts_on() -> None:
-    begun = Result([{"epoch": 0, "val/loss": 1.0}, {"epoch": 1, "val/loss": 2.0}], 0, 1000.0)
+    begun = Result([{"epoch": 0, CRITERION: 1.0}, {"epoch": 1, CRITERION: 2.0}], 0, 1000.0)
     epochs: list[int] = []
     result = train(
         model(),
@@ -408,7 +408,7 @@ def test_a_file_that_is_cut_off_leaves_the_one_before(
 
 def test_a_result_comes_back_and_is_none_where_there_is_none(tmp_path: Path) -> None:
     assert load_result(tmp_path) is None
-    result = Result([{"epoch": 0, "val/loss": 0.5}], 0, 1.5)
+    result = Result([{"epoch": 0, CRITERION: 0.5}], 0, 1.5)
     save_result(tmp_path, result)
     assert load_result(tmp_path) == result
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]

@@ -45,7 +45,7 @@ from tlkit.search.trial import Score, _latency, train_trial
 from tlkit.summary import PhaseResult
 from tlkit.tracking.run import Tracker, set_status, start_run
 from tlkit.training.checkpoints import load_result, save_result
-from tlkit.training.loop import Result
+from tlkit.training.loop import CRITERION, Result
 
 FIGURES = (
     "optimization_history.png",
@@ -153,7 +153,7 @@ def stand_in_trial(
     loss = 0.1 + abs(math.log10(config.head_lr) + 2)
     for epoch in range(config.finetune_epochs):
         last = loss + (config.finetune_epochs - 1 - epoch) / 100
-        log({"val/loss": last, "val/accuracy": 1 / (1 + last)}, epoch)
+        log({CRITERION: last, "val/accuracy": 1 / (1 + last)}, epoch)
     return score_of(loss, 1 / (1 + loss), config.finetune_epochs - 1, 1 + config.dropout, 0.01)
 
 
@@ -239,12 +239,12 @@ def test_a_search_is_one_parent_with_a_run_for_each_trial(tuned: Tuned) -> None:
     client = mlflow.MlflowClient()
     for run in trials_of(tuned.runs):
         assert set(run.data.params) == set(Config.names())
-        for name in ("val/loss", "val/accuracy"):
+        for name in (CRITERION, "val/accuracy"):
             points = client.get_metric_history(run.info.run_id, name)
             assert [point.step for point in points] == list(range(EPOCHS))
         assert 0 < run.data.metrics["time/total_seconds"] < 600
-        losses = [point.value for point in client.get_metric_history(run.info.run_id, "val/loss")]
-        assert run.data.metrics["val/best_loss"] == min(losses)
+        losses = [point.value for point in client.get_metric_history(run.info.run_id, CRITERION)]
+        assert run.data.metrics["val/best_calibrated_loss"] == min(losses)
 
 
 @pytest.mark.slow
@@ -308,7 +308,7 @@ def test_the_parent_carries_the_best_and_all_trials(tuned: Tuned) -> None:
     number = int(parent.data.tags["tlkit.best_trial"])
     losses = {t.number: t.value for t in tuned.trials}
     assert losses[number] == min(losses.values())
-    assert best.data.metrics["val/best_loss"] == losses[number] <= losses[0]
+    assert best.data.metrics["val/best_calibrated_loss"] == losses[number] <= losses[0]
     (trial,) = (trial for trial in tuned.trials if trial.number == number)
     tags = {
         key.removeprefix("tlkit.best."): value
@@ -324,7 +324,7 @@ def test_the_parent_carries_the_best_and_all_trials(tuned: Tuned) -> None:
         (number, "complete") for number in range(4)
     ]
     for row, each in zip(rows, tuned.trials, strict=True):
-        assert float(row["val/loss"]) == each.value
+        assert float(row[CRITERION]) == each.value
         assert float(row["seconds"]) > 0
         assert int(row["epochs"]) == EPOCHS
         for key in ("unfreeze_depth", "head_lr", "backbone_lr", "weight_decay", "dropout"):
@@ -360,7 +360,7 @@ def test_best_and_default_are_trained_for_good_beside_one_another(tuned: Tuned) 
         made = int(trial.metrics["val/best_epoch"]) + 1
         told = f" after {made} epoch{'s' if made > 1 else ''}. The test"
         assert told in trial.tags["mlflow.note.content"]
-        for name in ("val/best_loss", "val/best_accuracy", "val/best_epoch"):
+        for name in ("val/best_calibrated_loss", "val/best_accuracy", "val/best_epoch"):
             assert run.data.metrics[name] == trial.metrics[name]
         role = "default" if number == "0" else "best"
         assert note(run).startswith(f"The {role} configuration of study tune-")
@@ -380,9 +380,9 @@ def test_the_best_configuration_run_by_itself_gives_the_same_figures(
     best = artifacts(tuned.parent) / "best.yaml"
     assert entry("finetune", "--config", str(best)) == 0
     alone = only(runs_of(experiment), "finetune")
-    for name in ("val/best_loss", "val/best_accuracy", "val/best_epoch"):
+    for name in ("val/best_calibrated_loss", "val/best_accuracy", "val/best_epoch"):
         assert alone.data.metrics[name] == tuned.best.data.metrics[name]
-    for name in ("train/loss", "val/loss", "val/accuracy", "lr/backbone"):
+    for name in ("train/loss", CRITERION, "val/accuracy", "lr/backbone"):
         client = mlflow.MlflowClient()
         first, second, third = (
             [point.value for point in client.get_metric_history(run.info.run_id, name)]
@@ -1020,7 +1020,7 @@ BAD_INPUT: list[tuple[dict[str, str], tuple[str, ...]]] = [
     ({"search": "{heed_lr: {low: 0.1, high: 0.2}}"}, ("unknown key heed_lr", "head_lr")),
     ({"search": "{head_lr: {low: 0.2, high: 0.1}}"}, ("low=0.2 is above high=0.1",)),
     ({"search": "{dropout: {low: 0.1, high: 1.1}}"}, ("dropout=1.1 is not allowed",)),
-    ({"search": "{schedule: {low: cosine, high: plateau}}"}, ("give a list of values",)),
+    ({"search": "{head_schedule: {low: cosine, high: plateau}}"}, ("give a list of values",)),
     ({"search": "{seed: [1, 2]}"}, ("seed cannot be searched",)),
     ({"search": "{head_lr: [0.1]}"}, ("head_lr has one value, so there is nothing to search",)),
     ({"second_objective": "latency"}, ("only backbone and image_size do: search one of them",)),
@@ -1305,7 +1305,7 @@ def test_a_configuration_that_comes_again_is_not_trained_again(
         assert f"The configuration of trial {first.number}, " in note(run)
         if state == "complete":
             assert own.user_attrs[studies.LOSS] == first.user_attrs[studies.LOSS]
-            assert run.data.metrics["val/best_loss"] == own.value
+            assert run.data.metrics["val/best_calibrated_loss"] == own.value
         assert run.data.metrics == only(runs, f"trial-{first.number}").data.metrics
         assert run.data.metrics
 
@@ -1337,17 +1337,17 @@ def test_hopeless_trials_are_pruned_unless_told_otherwise(
     assert note(parent).startswith(f"4 trials: {4 - pruned} complete, {share}, 0 failed.")
     assert parent.data.metrics["trials/pruned"] == pruned
     if pruned:
-        assert note(only(runs, "trial-1")).startswith("**Pruned.** val/loss ")
+        assert note(only(runs, "trial-1")).startswith("**Pruned.** val/calibrated_loss ")
     rows = pd.read_csv(artifacts(parent) / "trials.csv")
     assert (rows["seconds"] > 0).all()
     assert list(rows["epochs"]) == [3, *[1 if pruned else 3] * 3]
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("trial ")]
     for number, (trial, line) in enumerate(zip(trials, lines, strict=True)):
         value = studies.value(trial)
-        assert rows["val/loss"][number] == value
+        assert rows[CRITERION][number] == value
         assert line == (
-            f"trial {number} {states[number]}: val/loss {value:.4f}; "
-            f"the best so far: trial 0, val/loss {trials[0].value:.4f}"
+            f"trial {number} {states[number]}: val/calibrated_loss {value:.4f}; "
+            f"the best so far: trial 0, val/calibrated_loss {trials[0].value:.4f}"
         )
 
 
@@ -1377,7 +1377,7 @@ def test_hyperband_measures_others_against_the_default() -> None:
     trial = study.ask()
     report = worker._reporter(config, trial, Silent("", ""))
     for epoch in range(9):
-        report({"val/loss": 0.1}, epoch)
+        report({CRITERION: 0.1}, epoch)
     study.tell(trial, 0.1)
     assert any("rung" in name for name in study.trials[0].system_attrs)
 
@@ -1388,7 +1388,7 @@ def test_the_pruner_judges_by_what_the_trial_would_score() -> None:
     report = worker._reporter(config, study.ask(), Silent("", ""))
     # The weights of the second epoch are kept, and of equal losses those of the first.
     for epoch, (loss, accuracy) in enumerate([(0.5, 0.9), (0.4, 0.8), (0.6, 1.0), (0.4, 1.0)]):
-        report({"val/loss": loss, "val/accuracy": accuracy}, epoch)
+        report({CRITERION: loss, "val/accuracy": accuracy}, epoch)
     assert study.trials[0].intermediate_values == {0: 0.9, 1: 0.8, 2: 0.8, 3: 0.8}
 
 
@@ -1399,12 +1399,12 @@ def test_the_default_is_never_pruned(default: bool) -> None:
     study.enqueue_trial({}, user_attrs={DEFAULT: True} if default else {})
     config = Config.load(SMOKE, {"finetune_epochs": "2"})
     report = worker._reporter(config, study.ask(), Silent("", ""))
-    bad = {"val/loss": 9.0, "val/accuracy": 0.0}
+    bad = {CRITERION: 9.0, "val/accuracy": 0.0}
     if default:
         report(bad, 0)
         report(bad, 1)
     else:
-        with pytest.raises(optuna.TrialPruned, match=r"val/loss 9\.0000 after 1 epoch$"):
+        with pytest.raises(optuna.TrialPruned, match=r"val/calibrated_loss 9\.0000 after 1 epoch$"):
             report(bad, 0)
         report(bad, 1)  # it is over: nothing would be saved
 
@@ -1529,12 +1529,12 @@ def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
     rows = pd.read_csv(artifacts(only(runs, "tune")) / "trials.csv")
     assert list(rows["second objective"]) == [trial.values[1] for trial in trials]
     assert list(rows["epochs"]) == [Config.load(SMOKE, {}).finetune_epochs] * 4
-    best = {int(rows["val/loss"].idxmin()), int(rows["second objective"].idxmin())}
+    best = {int(rows[CRITERION].idxmin()), int(rows["second objective"].idxmin())}
     front = rows[rows["on the front"]]
     assert best <= set(front.index)
     told = [
         f"trial {number} (val/loss {row['val/loss']:.4f}, {row['second objective']:.3g} s)"
-        for number, row in front.sort_values("val/loss").iterrows()
+        for number, row in front.sort_values(CRITERION).iterrows()
     ]
     sentence = f" On the front: {', '.join(told)}."
     assert sentence in note(only(runs, "tune"))

@@ -133,7 +133,7 @@ class Config(Settings):
     finetune_epochs: int = at_least(5, 1, "passes in finetune")
     baseline_lr: float = positive(1e-3, "AdamW step size of the baseline CNN")
     head_lr: float = positive(1e-3, "AdamW step size of the head, in head and in finetune")
-    backbone_lr: float = positive(1e-5, "AdamW step size of the unfrozen units in finetune")
+    backbone_lr: float = positive(1e-4, "AdamW step size of the unfrozen units in finetune")
     weight_decay: float = at_least(
         1e-4, 0, "AdamW decay; none on weights of one dimension, as those of norms, and on biases"
     )
@@ -148,18 +148,20 @@ class Config(Settings):
         "batches whose gradients make one step; the baseline's batch norms still see one at a time",
     )
     baseline_schedule: str = choice("cosine", "schedule of the baseline", "plateau", "cosine")
-    schedule: str = choice(
+    head_schedule: str = choice(
         "plateau",
-        "of head and finetune: plateau: rates halved after 3 epochs without a val/loss lower by a "
-        "ten-thousandth; cosine: a warm-up and half a cosine down to 0, all epochs",
+        "schedule of head: plateau: rates halved after 3 epochs without a "
+        "val/calibrated_loss lower by a ten-thousandth; cosine: a warm-up and half a cosine down "
+        "to 0, all epochs",
         "plateau",
         "cosine",
     )
+    finetune_schedule: str = choice("cosine", "schedule of finetune", "plateau", "cosine")
     warmup_epochs: float = at_least(
         1.0, 0, "epochs of linear warm-up under cosine, at most half of all"
     )
     early_stopping: int = at_least(
-        8, 0, "epochs without a better val/loss before a stop under plateau; 0: never"
+        8, 0, "epochs without a better val/calibrated_loss before a stop under plateau; 0: never"
     )
 
     # Search
@@ -167,8 +169,8 @@ class Config(Settings):
     timeout: float = at_least(0, 0, "seconds after which tune starts no trial; 0: no limit")
     objective: str = choice(
         "loss",
-        "what tune improves on the validation pictures; accuracy: that of the epoch whose weights "
-        "are kept, the one with the lowest loss",
+        "what tune improves on the validation pictures: val/calibrated_loss of the epoch whose "
+        "weights are kept, or its accuracy",
         "loss",
         "accuracy",
     )

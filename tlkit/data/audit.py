@@ -216,7 +216,9 @@ def _report(
     mismatched = {one.file.path: fault for one in kept if (fault := _extension_fault(one))}
     pair_count, near = _near_pairs(kept)
     groups, divided = _groups(manifest)
-    drawn = fractions if any(file.split for file in source.files) else ()
+    given = any(file.split for file in source.files)
+    drawn = fractions if given else ()
+    apart = "" if given else ", too many to stay together"
     findings = {
         "files that cannot be read, left out": len(unreadable),
         "pictures whose file is damaged, some of which may be grey or shifted, kept": len(damaged),
@@ -227,7 +229,7 @@ def _report(
         "groups with pictures in two splits or three, kept there, so that the test is of known "
         "ones": len(divided),
         "files whose content is not what their extension says": len(mismatched),
-        "pairs of pictures in different splits that look alike": pair_count,
+        f"pairs of pictures in different splits that look alike{apart}": pair_count,
     }
     return AuditReport(
         source=source.name,

@@ -31,7 +31,11 @@ from tlkit.evaluation.canvas import (
 _TRAIN = ("train", BLUE, "--", "o")
 _VAL = ("validation", VERMILLION, "-", "s")
 _PANELS = {
-    "loss": (("train/loss", *_TRAIN), ("val/loss", *_VAL)),
+    "loss": (
+        ("train/loss", *_TRAIN),
+        ("val/loss", *_VAL),
+        ("val/calibrated_loss", "validation, calibrated", GREEN, "-.", "^"),
+    ),
     "accuracy": (("train/accuracy", *_TRAIN), ("val/accuracy", *_VAL)),
     "learning rate": (
         ("lr/head", "head", GREEN, "-", "o"),
@@ -51,8 +55,8 @@ def curves(history: Sequence[Mapping[str, float]], title: str, best_epoch: int) 
     """Loss, accuracy and learning rates (log scale) over epochs, train against validation.
 
     history: one mapping per epoch with "epoch", "train/loss", "val/loss", "train/accuracy",
-    "val/accuracy" (0..1), "lr/head" and, where it trains, "lr/backbone". best_epoch: the epoch
-    whose weights were kept.
+    "val/accuracy" (0..1), "lr/head", where it trains "lr/backbone", and maybe
+    "val/calibrated_loss". best_epoch: the epoch whose weights were kept.
     """
     width = 4.7 * len(_PANELS)
     heading = Heading(title, [], width)

@@ -1,5 +1,6 @@
 """What the loop trains, and on what: `cached` and `plain`."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tlkit.data.manifest import Picture
+from tlkit.evaluation.calibration import calibrated_loss
 from tlkit.features.fill import Report, evaluation_outputs, stored_inputs
 from tlkit.features.inputs import Inputs, Outputs, PictureInputs, StoredInputs
 from tlkit.features.prefix import Frozen, NoPrefix, Prefix
@@ -24,7 +26,7 @@ from tlkit.models.units import units
 from tlkit.phases.machine import Machine
 from tlkit.phases.prepare import Phase
 from tlkit.training.batches import plain_batches
-from tlkit.training.loop import Objective
+from tlkit.training.loop import CRITERION, Objective
 from tlkit.training.precision import autocast
 
 _MOST_FEATURES = 50_000  # of 1,280 numbers each, a quarter of a gigabyte, thrice while it is read
@@ -172,15 +174,23 @@ def _store(folder: Path, gigabytes: int | str) -> Store:
 def validation_metrics(
     engine: Engine, batches: list[list[int]], machine: Machine
 ) -> dict[str, float]:
-    """`val/loss`, cross-entropy without smoothing or class weights, and `val/accuracy`."""
-    objective, seen = Objective(), 0
+    """`val/loss`, cross-entropy without smoothing or class weights, `val/calibrated_loss`, the same
+    after the temperature that fits these pictures, and `val/accuracy`."""
+    objective, seen = Objective(), []
     loss = torch.zeros((), dtype=torch.float64, device=machine.device)
     correct = torch.zeros((), dtype=torch.int64, device=machine.device)
     for logits, labels in validate(engine, batches, machine):
         loss += objective.total(logits, labels)
         correct += (logits.argmax(1) == labels).sum()
-        seen += len(labels)
-    return {"val/loss": float(loss) / seen, "val/accuracy": int(correct) / seen}
+        seen.append((logits.float(), labels))
+    rows, truth = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
+    mean = float(loss) / len(truth)
+    return {
+        "val/loss": mean,
+        # What is not finite ends the training, with its own message.
+        CRITERION: calibrated_loss(rows, truth) if math.isfinite(mean) else mean,
+        "val/accuracy": int(correct) / len(truth),
+    }
 
 
 def validate(

@@ -13,6 +13,7 @@ from tlkit.files import PACKAGE
 from tlkit.phases.machine import Machine
 from tlkit.phases.network import Network
 from tlkit.phases.prepare import Phase
+from tlkit.training.loop import CRITERION
 
 # What a head depends on, besides the data, the network and the machine: runs that agree in these
 # have the same head, and finetune may begin from either.
@@ -28,7 +29,7 @@ HEAD_KEYS = (
     "class_weights",
     "batch_size",
     "accumulate",
-    "schedule",
+    "head_schedule",
     "warmup_epochs",
     "early_stopping",
     "engine",
@@ -52,6 +53,7 @@ def head_settings(config: Config, network: Network, machine: Machine) -> str:
         "numbers": machine.numbers,
         "threads": machine.threads,
     }
+    values["kept_by"] = CRITERION  # which of its epochs
     if config.augment != "none":
         values["augmentation_revision"] = AUGMENTATION_REVISION
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -192,8 +192,7 @@ def _training(phase: Phase, engine: Engine, steps_per_epoch: int) -> Training:
 
 
 def _schedule(phase: Phase) -> str:
-    config = phase.config
-    return config.baseline_schedule if phase.name == "baseline" else config.schedule
+    return str(getattr(phase.config, f"{phase.name}_schedule"))
 
 
 def _write_checkpoint(

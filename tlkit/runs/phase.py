@@ -43,7 +43,7 @@ from tlkit.tracking.tags import DIGEST_TAG, INIT_TAG, PHASE_TAG, SETTINGS_TAG, W
 from tlkit.training.allocator import full_cards_told
 from tlkit.training.batches import plain_batches
 from tlkit.training.checkpoints import load_result
-from tlkit.training.loop import Result
+from tlkit.training.loop import CRITERION, Result
 from tlkit.training.progress import Progress, progress_of
 
 # Validation pictures whose brightness and contrast the reference holds.
@@ -192,7 +192,7 @@ def _metrics(
     """What is logged once, before the figures."""
     return {
         "val/best_accuracy": result.best["val/accuracy"],
-        "val/best_loss": result.best["val/loss"],
+        "val/best_calibrated_loss": result.best[CRITERION],
         "val/best_epoch": float(result.best_epoch),
         **outcome.metrics,
         "parameters/trainable": float(network.parameters(trainable=True)),

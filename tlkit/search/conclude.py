@@ -24,6 +24,7 @@ from tlkit.tracking.lookup import LoggedRun, children, downloaded
 from tlkit.tracking.registry import register_model
 from tlkit.tracking.run import Tracker, set_status
 from tlkit.tracking.tags import BEST_RUN_TAG, PHASE_TAG, TRIAL_TAG
+from tlkit.training.loop import CRITERION
 
 # Metrics of the best configuration's run that the parent shows too.
 _OF_THE_BEST = ("test/accuracy", "test/accuracy_low", "test/accuracy_high", "test/f1")
@@ -179,7 +180,7 @@ def _write_trials(path: Path, study: Study, space: Space) -> None:
     keys = list(space.dimensions)
     second = ["second objective", "on the front"] if len(study.directions) > 1 else []
     front = {trial.number for trial in study.best_trials}
-    head = ["trial", "state", *keys, "val/loss", "val/accuracy", "seconds", "epochs", "error"]
+    head = ["trial", "state", *keys, CRITERION, "val/accuracy", "seconds", "epochs", "error"]
     rows = (
         [
             trial.number,
@@ -219,7 +220,8 @@ def _summary(study: Study, best: FrozenTrial, config: Config) -> str:
     words = (
         f"{made} trials: {counts['complete']} complete, {counts['pruned']} pruned "
         f"({counts['pruned'] / made:.0%}), {counts['failed']} failed. "
-        f"The best by val/{config.objective} is trial {best.number}: {_scores(best, config)}"
+        f"The best by {studies.objective_names(config)[0]} is trial {best.number}: "
+        f"{_scores(best, config)}"
     )
     default = studies.default_trial(study)
     if default is not None:
@@ -230,7 +232,7 @@ def _summary(study: Study, best: FrozenTrial, config: Config) -> str:
 
 def _scores(trial: FrozenTrial, config: Config) -> str:
     loss, accuracy = trial.user_attrs[studies.LOSS], trial.user_attrs[studies.ACCURACY]
-    return f"val/loss {loss:.4f}, val/accuracy {accuracy:.3f}{_second(trial, config)}"
+    return f"{CRITERION} {loss:.4f}, val/accuracy {accuracy:.3f}{_second(trial, config)}"
 
 
 def _second(trial: FrozenTrial, config: Config) -> str:
@@ -251,7 +253,7 @@ def _front(study: Study, config: Config) -> str:
     front = sorted(study.best_trials, key=lambda trial: trial.values[1], reverse=True)
     digits = 4 if config.objective == "loss" else 3
     told = [
-        f"trial {trial.number} (val/{config.objective} {trial.values[0]:.{digits}f}"
+        f"trial {trial.number} ({studies.objective_names(config)[0]} {trial.values[0]:.{digits}f}"
         f"{_second(trial, config)})"
         for trial in front[:_SHOWN]
     ]

@@ -16,6 +16,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
+from tlkit.training.loop import CRITERION
+
 Plot = Callable[..., Any]
 
 _PLOTS: dict[str, tuple[Plot, str]] = {
@@ -42,7 +44,7 @@ _PLOTS: dict[str, tuple[Plot, str]] = {
     "intermediate_values": (
         plots.plot_intermediate_values,
         "What a trial would score if it ended after an epoch: the value of its epoch with the "
-        "lowest loss so far. Lines that end early were pruned, failed or stopped by "
+        "lowest calibrated loss so far. Lines that end early were pruned, failed or stopped by "
         "`early_stopping`. Of many trials those with the better last values are darker.",
     ),
     "timeline": (
@@ -124,7 +126,7 @@ def _enough(study: Study, name: str) -> bool:
 def _make_legible(name: str, study: Study, objective: str) -> None:
     axes, whole = plt.gcf().axes[0], _whole(study)
     beside = axes.get_shared_y_axes().get_siblings(axes)
-    if objective == "val/loss" and name in _OVER_LOSS:
+    if objective == CRITERION and name in _OVER_LOSS:
         low, high = axes.dataLim.intervaly
         if high > _WIDE_LOSSES * low > 0:
             for each in beside:

@@ -38,6 +38,10 @@ _OF_UNFROZEN_UNITS = ("backbone_lr", "batch_norm")
 # What decides how long the served network takes for a picture.
 _SERVED = ("backbone", "image_size")
 
+_SCHEDULES = ("head_schedule", "finetune_schedule")
+# Keys that one schedule alone reads.
+_READ_UNDER = {"warmup_epochs": "cosine", "early_stopping": "plateau"}
+
 _REFUSED = {
     **dict.fromkeys(
         (
@@ -132,7 +136,7 @@ class Space:
         if faults:
             raise UserError("; ".join(faults))
         # These decide which others apply.
-        order = sorted(dimensions, key=lambda key: key not in ("unfreeze_depth", "schedule"))
+        order = sorted(dimensions, key=lambda key: key not in ("unfreeze_depth", *_SCHEDULES))
         return cls({key: dimensions[key] for key in order}, config)
 
     def sample(self, trial: optuna.Trial) -> Config:
@@ -231,9 +235,11 @@ def _applies(key: str, config: Config) -> bool:
     """Whether a trial of this configuration reads the key."""
     if key in _OF_UNFROZEN_UNITS:
         return config.unfreeze_depth > 0
-    if key in ("warmup_epochs", "early_stopping"):
-        return (config.schedule == "cosine") == (key == "warmup_epochs")
-    return key != "head_epochs" or config.init_from == "auto"
+    trains_head = config.init_from == "auto"
+    if key in _READ_UNDER:
+        schedules = (config.finetune_schedule, *([config.head_schedule] if trains_head else ()))
+        return _READ_UNDER[key] in schedules
+    return trains_head or key not in ("head_epochs", "head_schedule")
 
 
 def _idle(key: str, dimension: BaseDistribution) -> str:
@@ -242,9 +248,8 @@ def _idle(key: str, dimension: BaseDistribution) -> str:
         return f"{key} has one value"
     where = {
         **dict.fromkeys(_OF_UNFROZEN_UNITS, "at unfreeze_depth 0"),
-        "warmup_epochs": "under schedule=plateau",
-        "early_stopping": "under schedule=cosine",
-        "head_epochs": "with an init_from",
+        **{one: f"where no schedule is {schedule}" for one, schedule in _READ_UNDER.items()},
+        **dict.fromkeys(("head_epochs", "head_schedule"), "with an init_from"),
     }
     return f"{key} changes nothing {where[key]}"
 
@@ -308,14 +313,16 @@ def _step(step: float, low: float, high: float, whole: bool) -> float:
 
 
 def _widest(dimensions: Mapping[str, BaseDistribution], config: Config) -> Sequence[Config]:
-    """The configuration with each schedule that a trial may have, at the depth, of those that it
+    """The configuration with the schedules that a trial may have, at the depth, of those that it
     may have, at which most keys apply: what applies in none of them applies in no trial."""
-    depth, schedule = dimensions.get("unfreeze_depth"), dimensions.get("schedule")
+    depth = dimensions.get("unfreeze_depth")
     if depth is not None:
         config = replace(config, unfreeze_depth=max(_tried(depth)))
-    if schedule is not None:
-        return [replace(config, schedule=one) for one in _tried(schedule)]
-    return [config]
+    searched = [key for key in _SCHEDULES if key in dimensions]
+    return [
+        replace(config, **dict(zip(searched, schedules, strict=True)))
+        for schedules in product(*(_tried(dimensions[key]) for key in searched))
+    ]
 
 
 def _units(config: Config) -> int:

@@ -22,6 +22,7 @@ from tlkit.errors import UserError
 from tlkit.models.weights import file_digest
 from tlkit.search.space import DEFAULT, Space, as_written
 from tlkit.search.storage import GRACE_SECONDS, retry_once
+from tlkit.training.loop import CRITERION
 
 # Attributes of a study: what it is about, and the MLflow run that it is logged under.
 _IDENTITY, PARENT = "tlkit.identity", "tlkit.parent_run"
@@ -52,7 +53,9 @@ def identity(space: Space, digest: str) -> dict[str, Any]:
     settings = {key: value for key, value in space.base.as_dict().items() if key not in _FREE}
     searched = {f"search.{key}": text for key, text in space.describe().items()}
     # Whatever the base says: `augment` itself may be searched.
-    revision = {"augmentation revision": AUGMENTATION_REVISION}
+    revision: dict[str, Any] = {"augmentation revision": AUGMENTATION_REVISION}
+    # What chooses the epoch that a trial is judged by.
+    revision["epoch kept by"] = CRITERION
     # A path says nothing of what lies there.
     files = {f"content of {name}": file_digest(name) for name in _weights_files(space)}
     return {"data digest": digest, **revision, **settings, **searched, **files}
@@ -149,7 +152,7 @@ def directions(config: Config) -> list[StudyDirection]:
 
 def objective_names(config: Config) -> list[str]:
     """Of the one or two objectives, as figures show them."""
-    first = f"val/{config.objective}"
+    first = CRITERION if config.objective == "loss" else "val/accuracy"
     if config.second_objective == "none":
         return [first]
     return [first, f"{config.second_objective} (s)"]

@@ -15,6 +15,7 @@ from tlkit.phases.machine import machine_for
 from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import train_phase
 from tlkit.training.allocator import full_cards_told
+from tlkit.training.loop import CRITERION
 
 Log = Callable[[Mapping[str, float], int], object]
 
@@ -27,7 +28,7 @@ class Score:
     """What a trial amounts to on the validation pictures.
 
     Attributes:
-        loss: cross-entropy of the kept epoch, the one with the lowest.
+        loss: CRITERION of the kept epoch, the one with the lowest.
         accuracy: of the same epoch, 0 to 1.
         epoch: which that is, from 0.
         seconds: wall time of all of it, with that of the frozen part.
@@ -81,7 +82,7 @@ def train_trial(
     phase = prepare_phase("finetune", config, manifest, machine).begun_from(head, config.init_from)
     trained = train_phase(phase, log=log, checkpoints=folder / "finetune", also=also)
     return Score(
-        trained.result.best["val/loss"],
+        trained.result.best[CRITERION],
         trained.result.best["val/accuracy"],
         trained.result.best_epoch,
         time.perf_counter() - started,

@@ -30,6 +30,7 @@ from tlkit.summary import epochs_up_to
 from tlkit.tracking.lookup import children
 from tlkit.tracking.run import Tracker, set_status, start_run, tell_running
 from tlkit.tracking.tags import PHASE_TAG, REPEATS_TAG, TRIAL_STATE_TAG, TRIAL_TAG
+from tlkit.training.loop import CRITERION
 
 # Where, below a trial's artifacts, lies what it trained: a folder a phase, as `run_phase` takes it.
 TRAINED = "trained"
@@ -276,7 +277,7 @@ def objectives(config: Config, score: Score) -> tuple[float, ...]:
 
 
 def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
-    metric = f"val/{config.objective}"
+    metric = studies.objective_names(config)[0]
     kept: Mapping[str, float] = {}
 
     def report(metrics: Mapping[str, float], epoch: int) -> None:
@@ -285,7 +286,7 @@ def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
         _stop_with_parent()
         trial.set_user_attr(studies.EPOCHS, epoch + 1)
         # What the trial would score if it ended here, by the rule of `Result.after`.
-        if not kept or metrics["val/loss"] < kept["val/loss"]:
+        if not kept or metrics[CRITERION] < kept[CRITERION]:
             kept = metrics
         if config.second_objective != "none":  # Optuna prunes by one objective only
             return
@@ -334,7 +335,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
     trial.set_user_attr(studies.SECONDS, score.seconds)
     tracker.metrics(
         {
-            "val/best_loss": score.loss,
+            "val/best_calibrated_loss": score.loss,
             "val/best_accuracy": score.accuracy,
             "val/best_epoch": float(score.epoch),
             "time/train_seconds": score.train_seconds,
@@ -345,7 +346,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
     )
     tracker.tags({TRIAL_STATE_TAG: "complete"})
     tracker.describe(
-        f"Validation accuracy {score.accuracy:.3f}, loss {score.loss:.4f} "
+        f"Validation accuracy {score.accuracy:.3f}, calibrated loss {score.loss:.4f} "
         f"after {epochs_up_to(score.epoch)}. The test pictures were not looked at."
     )
 
@@ -375,9 +376,9 @@ def _show(
     metrics = {f"trials/{name}": float(counts[name]) for name in STATUS}
     if best is not None:
         loss, accuracy = best.user_attrs[studies.LOSS], best.user_attrs[studies.ACCURACY]
-        metrics |= {"val/best_loss": loss, "val/best_accuracy": accuracy}
+        metrics |= {"val/best_calibrated_loss": loss, "val/best_accuracy": accuracy}
         progress.set_postfix_str(
-            f"best trial {best.number}: val/loss={loss:.3f} val/accuracy={accuracy:.3f}"
+            f"best trial {best.number}: {CRITERION}={loss:.3f} val/accuracy={accuracy:.3f}"
         )
     progress.refresh()
     search.parent.metrics(metrics, step=progress.n)
@@ -386,7 +387,7 @@ def _show(
 
 def _line(trial: FrozenTrial, best: FrozenTrial | None, config: Config) -> str:
     """How a trial ended, and the best so far."""
-    metric = f"val/{config.objective}"
+    metric = studies.objective_names(config)[0]
     told = f"trial {trial.number} {studies.state(trial)}"
     if (value := studies.value(trial)) is not None:
         told += f": {metric} {value:.4f}"

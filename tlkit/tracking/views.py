@@ -74,7 +74,7 @@ def _quoted(column: str) -> str:
 
 
 _TESTED = ("metrics.test/accuracy", "metrics.test/accuracy_low", "metrics.test/accuracy_high")
-_VALIDATED = ("metrics.val/best_accuracy", "metrics.val/best_loss")
+_VALIDATED = ("metrics.val/best_accuracy", "metrics.val/best_calibrated_loss")
 
 ALL_RUNS = View("tlkit-all", "tlkit: all runs", (*_TESTED, *_VALIDATED))
 # By validation, for a model is not to be chosen by the test.
@@ -94,7 +94,7 @@ TRIALS = View(
         *("params.weight_decay", "params.dropout", f"tags.{TRIAL_STATE_TAG}"),
     ),
     wanted=f"tags.`{PHASE_TAG}` = 'trial'",
-    by="metrics.val/best_loss",
+    by="metrics.val/best_calibrated_loss",
     ascending=True,
 )
 

@@ -20,6 +20,11 @@ Batch = tuple[Tensor, Tensor]
 # do until the next batch comes; a training whose loss is not finite goes on for so long at most.
 _READ = 50
 
+# What chooses the epoch whose weights are kept, moves the rates and stops the training: the loss of
+# the model as it will be served, with its temperature. The loss without one rises with a confidence
+# that the temperature takes back, long before the classes are told apart best.
+CRITERION = "val/calibrated_loss"
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -57,7 +62,7 @@ class Result:
 
     Attributes:
         history: one mapping an epoch, of "epoch" and the metrics of the contract.
-        best_epoch: the epoch, from 0, whose weights were kept: the lowest val/loss.
+        best_epoch: the epoch, from 0, whose weights were kept: the lowest CRITERION.
         seconds: wall time of training and validation.
     """
 
@@ -68,7 +73,7 @@ class Result:
     def after(self, metrics: Mapping[str, float], seconds: float) -> "Result":
         """With one epoch more; `seconds` in all."""
         epoch = len(self.history)
-        better = not self.history or metrics["val/loss"] < self.best["val/loss"]
+        better = not self.history or metrics[CRITERION] < self.best[CRITERION]
         return Result(
             [*self.history, {"epoch": epoch, **metrics}],
             epoch if better else self.best_epoch,
@@ -108,11 +113,11 @@ def fit(
         model: maps a batch of inputs to logits, float (N, classes).
         train_mode: puts the trained part in training mode and the frozen part in eval mode.
         batches: epoch to its batches of inputs, on any device, and int64 labels, on the CPU.
-        validate: gives at least "val/loss"; called after each epoch, without gradients.
+        validate: gives at least CRITERION; called after each epoch, without gradients.
         schedule: moves the rates of `optimizer`.
         steps_per_epoch: batches an epoch, for the progress bar.
         accumulate: batches whose gradients make one step, equal to one batch of their sum.
-        early_stopping: epochs without a lower val/loss before training ends; 0 is never.
+        early_stopping: epochs without a lower CRITERION before training ends; 0 is never.
         dtype, fast_kernels: as `precision.autocast` takes them.
         log: receives the metrics of an epoch and its number, from 0.
         keep: called with the result so far after each epoch.
@@ -168,8 +173,8 @@ def fit(
                 **validate(),
                 **rates,
             }
-            _finite(metrics["val/loss"], f"validation loss after epoch {epoch}")
-            schedule.after_epoch(metrics["val/loss"])
+            _finite(metrics[CRITERION], f"validation loss after epoch {epoch}")
+            schedule.after_epoch(metrics[CRITERION])
             log(metrics, epoch)
             so_far = so_far.after(metrics, time.perf_counter() - started)
             keep(so_far)
