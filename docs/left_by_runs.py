@@ -58,8 +58,8 @@ METRICS: Mapping[str, Sequence[Left]] = {
                 "train/accuracy": "share of the same that was classified right",
                 "val/loss": "cross-entropy of the validation pictures, without smoothing, class "
                 "weights or temperature",
-                "val/calibrated_loss": "the same after the temperature that fits these pictures; "
-                "the lowest one chooses the epoch",
+                "val/calibrated_loss": "the same without overconfidence: after the temperature "
+                "that fits these pictures, where it is above 1; the lowest one chooses the epoch",
                 "val/accuracy": "share of the validation pictures classified right",
                 "lr/head": "learning rate at the beginning of the epoch, of the head; in "
                 "`baseline`, of the whole network",
@@ -81,7 +81,7 @@ METRICS: Mapping[str, Sequence[Left]] = {
         ),
         *left(
             (*TRAINED, "tune"),
-            {"val/best_calibrated_loss": "validation loss of the same, with their temperature"},
+            {"val/best_calibrated_loss": "`val/calibrated_loss` of the same"},
         ),
         *left(TRAINED, {"val/best_epoch": "which epoch that was, from 0"}),
         *left(

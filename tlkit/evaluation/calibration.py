@@ -44,14 +44,16 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
 
 def calibrated_loss(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     """The mean negative log-likelihood after the temperature that `fit_temperature` gives the same
-    pictures, which is that of a model as it is served.
+    pictures, where that is above 1.
 
     It tells how well the classes are told apart, whereas the loss without temperature also grows
     with a confidence that a temperature takes back (Berta et al. 2025, "Rethinking Early Stopping:
-    Refine, Then Calibrate"). Arguments and errors as in `fit_temperature`.
+    Refine, Then Calibrate"). A temperature below 1 is not taken: more training makes a network
+    surer by itself, and one that is right but unsure would look as if it had nothing to learn.
+    Arguments and errors as in `fit_temperature`.
     """
     rows = np.asarray(logits, dtype=np.float64)
-    return _loss(rows / fit_temperature(rows, labels), np.asarray(labels))
+    return _loss(rows / max(1.0, fit_temperature(rows, labels)), np.asarray(labels))
 
 
 def _loss(logits: NDArray[np.float64], labels: NDArray[np.integer]) -> float:

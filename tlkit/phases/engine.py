@@ -175,7 +175,7 @@ def validation_metrics(
     engine: Engine, batches: list[list[int]], machine: Machine
 ) -> dict[str, float]:
     """`val/loss`, cross-entropy without smoothing or class weights, `val/calibrated_loss`, the same
-    after the temperature that fits these pictures, and `val/accuracy`."""
+    without the overconfidence that a temperature takes back, and `val/accuracy`."""
     objective, seen = Objective(), []
     loss = torch.zeros((), dtype=torch.float64, device=machine.device)
     correct = torch.zeros((), dtype=torch.int64, device=machine.device)

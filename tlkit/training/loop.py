@@ -20,9 +20,9 @@ Batch = tuple[Tensor, Tensor]
 # do until the next batch comes; a training whose loss is not finite goes on for so long at most.
 _READ = 50
 
-# What chooses the epoch whose weights are kept, moves the rates and stops the training: the loss of
-# the model as it will be served, with its temperature. The loss without one rises with a confidence
-# that the temperature takes back, long before the classes are told apart best.
+# What chooses the epoch whose weights are kept, moves the rates and stops the training. The loss
+# without a temperature rises with a confidence that the temperature of the model will take back,
+# long before the classes are told apart best.
 CRITERION = "val/calibrated_loss"
 
 
