@@ -43,6 +43,7 @@ def history(epochs: int) -> list[dict[str, float]]:
             "epoch": epoch,
             "train/loss": 1 / epoch,
             "val/loss": 0.5 + 0.1 * abs(epoch - 3),
+            "val/calibrated_loss": 0.4 + 0.1 * abs(epoch - 3),
             "train/accuracy": 1 - 0.5 / epoch,
             "val/accuracy": 0.9 - 0.01 * epoch,
             "lr/head": 3e-4 / epoch,
@@ -103,7 +104,7 @@ def assert_legible(figure: Figure) -> None:
 
 def line(figure: Figure, panel: str, label: str) -> tuple[list[float], list[float]]:
     (axes,) = (ax for ax in figure.axes if ax.get_title() == panel)
-    (found,) = (drawn for drawn in axes.lines if str(drawn.get_label()).startswith(label))
+    (found,) = (one for one in axes.lines if str(one.get_label()).partition(":")[0] == label)
     return np.asarray(found.get_xdata()).tolist(), np.asarray(found.get_ydata()).tolist()
 
 
@@ -118,6 +119,7 @@ def test_curves_draw_the_history() -> None:
     for panel, label, key in (
         ("loss", "train", "train/loss"),
         ("loss", "validation", "val/loss"),
+        ("loss", "validation, calibrated", "val/calibrated_loss"),
         ("accuracy", "train", "train/accuracy"),
         ("accuracy", "validation", "val/accuracy"),
         ("learning rate", "head", "lr/head"),
@@ -141,7 +143,8 @@ def test_the_best_epoch_is_marked() -> None:
 
 
 def test_a_loss_that_moves_little_is_written_in_full() -> None:
-    rows = [{**row, "train/loss": 1.0941, "val/loss": 1.0942} for row in history(5)]
+    losses = {"train/loss": 1.0941, "val/loss": 1.0942, "val/calibrated_loss": 1.0942}
+    rows = [{**row, **losses} for row in history(5)]
     figure = curves(rows, "t", best_epoch=3)
     figure.draw_without_rendering()
     assert figure.axes[0].yaxis.get_offset_text().get_text() == ""

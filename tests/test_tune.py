@@ -1533,7 +1533,7 @@ def test_a_second_objective_gives_a_pareto_front_and_prunes_nothing(
     front = rows[rows["on the front"]]
     assert best <= set(front.index)
     told = [
-        f"trial {number} (val/loss {row['val/loss']:.4f}, {row['second objective']:.3g} s)"
+        f"trial {number} ({CRITERION} {row[CRITERION]:.4f}, {row['second objective']:.3g} s)"
         for number, row in front.sort_values(CRITERION).iterrows()
     ]
     sentence = f" On the front: {', '.join(told)}."
