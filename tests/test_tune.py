@@ -239,7 +239,7 @@ def test_a_search_is_one_parent_with_a_run_for_each_trial(tuned: Tuned) -> None:
     client = mlflow.MlflowClient()
     for run in trials_of(tuned.runs):
         assert set(run.data.params) == set(Config.names())
-        for name in (CRITERION, "val/accuracy"):
+        for name in ("val/loss", CRITERION, "val/accuracy"):
             points = client.get_metric_history(run.info.run_id, name)
             assert [point.step for point in points] == list(range(EPOCHS))
         assert 0 < run.data.metrics["time/total_seconds"] < 600
@@ -382,7 +382,7 @@ def test_the_best_configuration_run_by_itself_gives_the_same_figures(
     alone = only(runs_of(experiment), "finetune")
     for name in ("val/best_calibrated_loss", "val/best_accuracy", "val/best_epoch"):
         assert alone.data.metrics[name] == tuned.best.data.metrics[name]
-    for name in ("train/loss", CRITERION, "val/accuracy", "lr/backbone"):
+    for name in ("train/loss", "val/loss", CRITERION, "val/accuracy", "lr/backbone"):
         client = mlflow.MlflowClient()
         first, second, third = (
             [point.value for point in client.get_metric_history(run.info.run_id, name)]

@@ -53,9 +53,7 @@ def identity(space: Space, digest: str) -> dict[str, Any]:
     settings = {key: value for key, value in space.base.as_dict().items() if key not in _FREE}
     searched = {f"search.{key}": text for key, text in space.describe().items()}
     # Whatever the base says: `augment` itself may be searched.
-    revision: dict[str, Any] = {"augmentation revision": AUGMENTATION_REVISION}
-    # What chooses the epoch that a trial is judged by.
-    revision["epoch kept by"] = CRITERION
+    revision = {"augmentation revision": AUGMENTATION_REVISION, "epoch kept by": CRITERION}
     # A path says nothing of what lies there.
     files = {f"content of {name}": file_digest(name) for name in _weights_files(space)}
     return {"data digest": digest, **revision, **settings, **searched, **files}
