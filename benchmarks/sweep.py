@@ -35,6 +35,8 @@ RECIPE = {
     "finetune_epochs": "5",
     "views": "5",
     "early_stopping": "0",
+    # A plain script looks at the validation pictures once an epoch.
+    "interpolation": "0",
 }
 DEPTHS = (0, 1, 2, 3)
 SEARCH = {

@@ -43,6 +43,8 @@ RECIPE = {
     "views": "5",
     "batch_size": "32",
     "early_stopping": "0",
+    # A plain script looks at the validation pictures once an epoch.
+    "interpolation": "0",
 }
 
 

@@ -71,7 +71,7 @@ METRICS: Mapping[str, Sequence[Left]] = {
             "with units to train",
         ),
     ],
-    "Of the epoch whose weights were kept": [
+    "Of the weights that were kept": [
         *left(
             (*TRAINED, "tune", "ensemble"),
             {
@@ -83,7 +83,14 @@ METRICS: Mapping[str, Sequence[Left]] = {
             (*TRAINED, "tune"),
             {"val/best_calibrated_loss": "`val/calibrated_loss` of the same"},
         ),
-        *left(TRAINED, {"val/best_epoch": "which epoch that was, from 0"}),
+        *left(TRAINED, {"val/best_epoch": "which epoch was the best one, from 0"}),
+        *left(
+            ("finetune", *TRIAL),
+            {
+                "val/best_interpolation": "how far the kept weights are on the line from those at "
+                "the beginning, 0, to those of that epoch, 1"
+            },
+        ),
         *left(
             TESTED,
             {
@@ -93,6 +100,14 @@ METRICS: Mapping[str, Sequence[Left]] = {
             _CALIBRATED,
         ),
     ],
+    "Of each point on that line that was tried (the step is the way in percent)": left(
+        ("finetune",),
+        {
+            "interpolation/loss": "`val/calibrated_loss` of its weights; the lowest one is kept",
+            "interpolation/accuracy": "share of the validation pictures that they classify right",
+        },
+        "with `interpolation` above 0",
+    ),
     "Of the labels": left(
         ("head",),
         {

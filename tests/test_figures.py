@@ -130,6 +130,24 @@ def test_curves_draw_the_history() -> None:
     assert "head: curves" in words(figure)
 
 
+def between(*losses: float) -> list[dict[str, float]]:
+    last = len(losses) - 1
+    return [
+        {"interpolation": place / last, "val/loss": 2 * loss, "val/calibrated_loss": loss}
+        for place, loss in enumerate(losses)
+    ]
+
+
+def test_curves_draw_the_line_on_which_the_weights_were_chosen() -> None:
+    figure = curves(history(5), "finetune: training", 3, between(0.4, 0.25, 0.3))
+    assert panels(figure)[3:] == ["loss between"]
+    assert line(figure, "loss between", "validation, calibrated") == ([0, 0.5, 1], [0.4, 0.25, 0.3])
+    assert line(figure, "loss between", "validation") == ([0, 0.5, 1], [0.8, 0.5, 0.6])
+    assert {"kept: 0.5", "validation, calibrated: 0.250", "validation: 0.500"} <= set(words(figure))
+    assert_legible(figure)
+    assert "kept: 1" in words(curves(history(5), "t", 3, between(0.4, 0.3, 0.3)))
+
+
 def marked_epochs(figure: Figure) -> set[float]:
     dotted = [drawn for ax in figure.axes for drawn in ax.lines if drawn.get_linestyle() == ":"]
     return {float(np.asarray(drawn.get_xdata())[0]) for drawn in dotted}

@@ -133,7 +133,7 @@ class Config(Settings):
     finetune_epochs: int = at_least(5, 1, "passes in finetune")
     baseline_lr: float = positive(1e-3, "AdamW step size of the baseline CNN")
     head_lr: float = positive(1e-3, "AdamW step size of the head, in head and in finetune")
-    backbone_lr: float = positive(1e-4, "AdamW step size of the unfrozen units in finetune")
+    backbone_lr: float = positive(3e-4, "AdamW step size of the unfrozen units in finetune")
     weight_decay: float = at_least(
         1e-4, 0, "AdamW decay; none on weights of one dimension, as those of norms, and on biases"
     )
@@ -157,6 +157,13 @@ class Config(Settings):
         "cosine",
     )
     finetune_schedule: str = choice("cosine", "schedule of finetune", "plateau", "cosine")
+    interpolation: int = at_least(
+        4,
+        0,
+        "equal steps on the line from the weights that finetune begins with to those of its best "
+        "epoch; of the points between them, both ends included, the one with the lowest "
+        "val/calibrated_loss is kept; 0: the best epoch",
+    )
     warmup_epochs: float = at_least(
         1.0, 0, "epochs of linear warm-up under cosine, at most half of all"
     )
@@ -169,8 +176,8 @@ class Config(Settings):
     timeout: float = at_least(0, 0, "seconds after which tune starts no trial; 0: no limit")
     objective: str = choice(
         "loss",
-        "what tune improves on the validation pictures: val/calibrated_loss of the epoch whose "
-        "weights are kept, or its accuracy",
+        "what tune improves on the validation pictures: val/calibrated_loss of the weights that "
+        "are kept, or their accuracy",
         "loss",
         "accuracy",
     )

@@ -1,7 +1,7 @@
 """What a finished training leaves: test metrics, figures and files, in one folder."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,7 @@ from tlkit.heat_maps import NoHeatMaps, compiled, heat_maps
 from tlkit.models.freezing import from_the_top
 from tlkit.serving.classifier import Classifier, probability_columns
 from tlkit.serving.predict import predict_probabilities
+from tlkit.training.loop import Result
 
 GRADCAM_TILES = 12
 MISTAKE_TILES = 24
@@ -146,12 +147,11 @@ def labels_of(pictures: Sequence[Picture]) -> NDArray[np.int64]:
     return np.array([picture.label for picture in pictures], dtype=np.int64)
 
 
-def write_history(
-    folder: Path, phase: str, history: Sequence[Mapping[str, float]], best_epoch: int
-) -> None:
+def write_history(folder: Path, phase: str, result: Result) -> None:
     """Write what the contract has of the training."""
-    write_json(folder / "history.json", history)
-    save(curves(history, f"{phase}: training", best_epoch), folder / "curves.png")
+    write_json(folder / "history.json", result.history)
+    figure = curves(result.history, f"{phase}: training", result.best_epoch, result.line)
+    save(figure, folder / "curves.png")
 
 
 def write_label_check(

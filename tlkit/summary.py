@@ -92,13 +92,15 @@ def of_phase(
     outcome: Outcome,
     picture: str,
     epoch: int,
+    share: float,
     doubted: int | None,
 ) -> str:
     """The description of a phase: what was trained on what, the result, and one picture.
 
     Args:
         picture: address of the picture worth seeing first, or "".
-        epoch: whose weights were kept, from 0.
+        epoch: the best one, from 0.
+        share: how far the weights that were kept are on the way to those of that epoch.
         doubted: how many labels are, where they were looked at.
     """
     low, high = outcome.interval
@@ -113,7 +115,7 @@ def of_phase(
         f"**Test accuracy {outcome.metrics['test/accuracy']:.3f}** "
         f"(95 % interval {low:.3f} to {high:.3f}; "
         f"{outcome.correct} of {len(outcome.labels)} pictures right{in_groups}).\n\n"
-        f"{trained}, at its best after {epochs_up_to(epoch)}."
+        f"{trained}, at its best {at_its_best(epoch, share)}."
         + (f" Doubtful labels: {doubted} (`label_check.png`)." if doubted else "")
         + f"\n\n{of_data(config, manifest)}"
         # Last, for the UI shows the first lines alone, where it would be cut off at its title.
@@ -124,6 +126,17 @@ def of_phase(
 def epochs_up_to(last: int) -> str:
     """How many epochs there were up to `last`, which is counted from 0."""
     return "1 epoch" if last == 0 else f"{last + 1} epochs"
+
+
+def at_its_best(epoch: int, share: float) -> str:
+    """Where the weights that were kept stand: the best epoch, from 0, and how far they are on the
+    way to its weights, 0 to 1."""
+    epochs = epochs_up_to(epoch)
+    if share == 1:
+        return f"after {epochs}"
+    if share == 0:
+        return "before it, with the weights that it began with"
+    return f"at {share:.3g} of the way from where it began to its weights after {epochs}"
 
 
 def report(results: Sequence[PhaseResult]) -> str:

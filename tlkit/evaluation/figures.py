@@ -51,21 +51,50 @@ _WORST = 3
 _MOST = 100
 
 
-def curves(history: Sequence[Mapping[str, float]], title: str, best_epoch: int) -> Figure:
+def curves(
+    history: Sequence[Mapping[str, float]],
+    title: str,
+    best_epoch: int,
+    line: Sequence[Mapping[str, float]] = (),
+) -> Figure:
     """Loss, accuracy and learning rates (log scale) over epochs, train against validation.
 
     history: one mapping per epoch with "epoch", "train/loss", "val/loss", "train/accuracy",
     "val/accuracy" (0..1), "lr/head", where it trains "lr/backbone", and maybe
-    "val/calibrated_loss". best_epoch: the epoch whose weights were kept.
+    "val/calibrated_loss". best_epoch: the epoch whose weights were kept, but for `line`, which has
+    points from the weights before the training to those of that epoch: "interpolation" (0..1),
+    "val/loss" and "val/calibrated_loss", whose lowest is the kept one; empty where none were tried.
     """
-    width = 4.7 * len(_PANELS)
+    count = len(_PANELS) + bool(line)
+    width = 4.7 * count
     heading = Heading(title, [], width)
     figure = blank(width, 4 + heading.height)
     heading.draw(figure)
-    for ax, (name, lines) in zip(panels(figure, len(_PANELS), 4), _PANELS.items(), strict=True):
-        there = [line for line in lines if line[0] in history[0]]
+    axes = panels(figure, count, 4)
+    for ax, (name, lines) in zip(axes, _PANELS.items(), strict=False):
+        there = [one for one in lines if one[0] in history[0]]
         _draw_panel(ax, name, there, history, best_epoch)
+    if line:
+        _draw_line(axes[-1], line, best_epoch)
     return figure
+
+
+def _draw_line(ax: Axes, line: Sequence[Mapping[str, float]], best_epoch: int) -> None:
+    """The loss from the weights before the training to those of the best epoch."""
+    kept = min(reversed(line), key=lambda point: point["val/calibrated_loss"])
+    x = [point["interpolation"] for point in line]
+    for key, label, colour, style, marker in _PANELS["loss"][1:]:
+        y = [point[key] for point in line]
+        label += f": {kept[key]:.3f}"
+        ax.plot(x, y, style, color=colour, marker=marker, ms=5, lw=1.8, label=label)
+        ax.plot(kept["interpolation"], kept[key], "o", ms=13, mfc="none", mec=colour, mew=1.5)
+    ax.axvline(kept["interpolation"], color=DIM, lw=1.2, ls=":")
+    ax.set(title="loss between", xlabel=f"0: before training, 1: epoch {best_epoch}")
+    ax.ticklabel_format(axis="y", useOffset=False)
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    heading = f"kept: {kept['interpolation']:.3g}"
+    ax.legend(title=heading, title_fontsize=9, fontsize=9, framealpha=0.85, edgecolor="none")
 
 
 def _draw_panel(

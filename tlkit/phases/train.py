@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,8 @@ from tlkit.training.checkpoints import (
     save_checkpoint,
     save_result,
 )
-from tlkit.training.loop import Objective, Result, fit
+from tlkit.training.interpolation import State, between, judged
+from tlkit.training.loop import SHARE, Objective, Result, fit
 from tlkit.training.optimizer import Schedule, adamw
 from tlkit.training.progress import Progress, Training
 from tlkit.training.seeding import seed_everything
@@ -41,7 +43,7 @@ class Trained:
     """What training leaves besides the weights.
 
     Attributes:
-        result: of the loop.
+        result: of the loop, and of the points between that were tried.
         report: how the outputs of the frozen part came to be, where there are any.
         validation: computes logits, float64 (pictures, classes), and the features behind them,
             float64 (pictures, d), of the best weights, in the manifest's order.
@@ -62,7 +64,8 @@ def train_phase(
     also: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> Trained:
-    """Train the network in place and leave it with the weights of its best epoch.
+    """Train the network in place and leave it with the weights of its best epoch, or with those
+    of a point between the ones it began with and these.
 
     Args:
         log: receives the metrics of an epoch and its number; of those first that are not trained
@@ -79,7 +82,11 @@ def train_phase(
     engine = start_engine(phase, 0 if result else phase.epochs, also)
     validation = plain_batches(len(phase.manifest.of("val")), config.batch_size)
     if result is None:
+        steps = config.interpolation if phase.name == "finetune" else 0
+        begun = {name: t.detach().to("cpu", copy=True) for name, t in phase.network.state().items()}
         result = _fit(phase, engine, validation, log, checkpoints, progress)
+        if steps:
+            result = _interpolated(result, phase, engine, validation, begun, checkpoints)
         save_result(checkpoints, result)
     else:
         _log_again(result, log)
@@ -159,6 +166,32 @@ def _fit(
     )
     if progress is not None:  # for the test and the figures can be interrupted too
         progress.save(result, training, best=checkpoints / "best", now=True)
+    return result
+
+
+def _interpolated(
+    result: Result,
+    phase: Phase,
+    engine: Engine,
+    validation: list[list[int]],
+    begun: State,
+    checkpoints: Path,
+) -> Result:
+    """With points tried between the weights `begun` with and those of the best epoch; the best of
+    them all is the checkpoint `best`."""
+    started = time.perf_counter()
+    ended, _ = load_checkpoint(checkpoints / "best")
+    points = judged(
+        begun,
+        ended,
+        phase.config.interpolation,
+        partial(phase.network.classifier.model.load_state_dict, strict=False),
+        lambda: validation_metrics(engine, validation, phase.machine),
+    )
+    result = result.with_points(list(points), time.perf_counter() - started)
+    if (share := result.kept[SHARE]) < 1:
+        kept = {**result.kept, "epoch": result.best_epoch}
+        _write_checkpoint(checkpoints, phase, "best", between(begun, ended, share), kept)
     return result
 
 

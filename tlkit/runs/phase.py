@@ -29,7 +29,7 @@ from tlkit.outcome import (
 from tlkit.phases.engine import evaluation_inputs
 from tlkit.phases.identity import head_settings, training_key
 from tlkit.phases.machine import machine_for
-from tlkit.phases.network import Network, refuse_network
+from tlkit.phases.network import refuse_network
 from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import train_phase
 from tlkit.runs.artifacts import log_inputs, log_model, work_folder
@@ -43,7 +43,7 @@ from tlkit.tracking.tags import DIGEST_TAG, INIT_TAG, PHASE_TAG, SETTINGS_TAG, W
 from tlkit.training.allocator import full_cards_told
 from tlkit.training.batches import plain_batches
 from tlkit.training.checkpoints import load_result
-from tlkit.training.loop import CRITERION, Result
+from tlkit.training.loop import CRITERION, SHARE, Result
 from tlkit.training.progress import Progress, progress_of
 
 # Validation pictures whose brightness and contrast the reference holds.
@@ -133,13 +133,14 @@ def run_phase(
             tracker.tags({"features/test_decision": of_test.decision})
         device = phase.machine.device
         outcome = evaluate(data.manifest, model, batches, device, temperature)
-        metrics = _metrics(phase.network, result, report, of_test, outcome)
+        metrics = _metrics(phase, result, report, of_test, outcome)
         # First what cannot be had again, then the figures.
         tracker.metrics(metrics)
+        _log_points(tracker, result)
         on_val = softmax(logits / temperature, axis=1)
         said = reference(features, on_val, _light(phase.pictures, config.batch_size))
         log_model(tracker, classifier, said, data.manifest)
-        write_history(folder, name, result.history, result.best_epoch)
+        write_history(folder, name, result)
         doubted = None
         if frozen is not None:
             doubted = write_label_check(folder, *frozen, classifier, data.manifest)
@@ -157,7 +158,16 @@ def run_phase(
         tracker.metrics(last)
         picture = tracker.artifact_link("gradcam.png") if trust else ""
         tracker.describe(
-            of_phase(name, config, data.manifest, outcome, picture, result.best_epoch, doubted)
+            of_phase(
+                name,
+                config,
+                data.manifest,
+                outcome,
+                picture,
+                result.best_epoch,
+                result.kept[SHARE],
+                doubted,
+            )
         )
     return PhaseResult(name, tracker.run_id, metrics | last)
 
@@ -182,8 +192,17 @@ def _train(
     return trained.result, trained.report, trained.validation(), trained.frozen()
 
 
+def _log_points(tracker: Tracker, result: Result) -> None:
+    """The points between the weights at the beginning and those of the best epoch; the step is the
+    way in percent."""
+    for point in result.line:
+        values = {"loss": point[CRITERION], "accuracy": point["val/accuracy"]}
+        step = round(100 * point[SHARE])
+        tracker.metrics({f"interpolation/{name}": v for name, v in values.items()}, step)
+
+
 def _metrics(
-    network: Network,
+    phase: Phase,
     result: Result,
     report: Report | None,
     of_test: Report | None,
@@ -191,12 +210,13 @@ def _metrics(
 ) -> dict[str, float]:
     """What is logged once, before the figures."""
     return {
-        "val/best_accuracy": result.best["val/accuracy"],
-        "val/best_calibrated_loss": result.best[CRITERION],
+        "val/best_accuracy": result.kept["val/accuracy"],
+        "val/best_calibrated_loss": result.kept[CRITERION],
         "val/best_epoch": float(result.best_epoch),
+        **({"val/best_interpolation": result.kept[SHARE]} if phase.name == "finetune" else {}),
         **outcome.metrics,
-        "parameters/trainable": float(network.parameters(trainable=True)),
-        "parameters/total": float(network.parameters(trainable=False)),
+        "parameters/trainable": float(phase.network.parameters(trainable=True)),
+        "parameters/total": float(phase.network.parameters(trainable=False)),
         **(report.metrics if report else {"time/prefix_seconds": 0.0}),
         **({"features/test_hits": float(of_test.hits)} if of_test else {}),
         "time/train_seconds": result.seconds,

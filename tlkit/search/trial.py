@@ -15,7 +15,7 @@ from tlkit.phases.machine import machine_for
 from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import train_phase
 from tlkit.training.allocator import full_cards_told
-from tlkit.training.loop import CRITERION
+from tlkit.training.loop import CRITERION, SHARE
 
 Log = Callable[[Mapping[str, float], int], object]
 
@@ -28,9 +28,10 @@ class Score:
     """What a trial amounts to on the validation pictures.
 
     Attributes:
-        loss: CRITERION of the kept epoch, the one with the lowest.
-        accuracy: of the same epoch, 0 to 1.
-        epoch: which that is, from 0.
+        loss: CRITERION of the weights that were kept, the lowest.
+        accuracy: of the same weights, 0 to 1.
+        epoch: the best one, from 0.
+        share: how far the weights that were kept are on the way to those of that epoch, 0 to 1.
         seconds: wall time of all of it, with that of the frozen part.
         train_seconds: of training and validation alone, the head's where it trained one: what
             the first trial computes for all others does not make it look dear.
@@ -42,6 +43,7 @@ class Score:
     loss: float
     accuracy: float
     epoch: int
+    share: float
     seconds: float
     train_seconds: float
     latency: float | None
@@ -82,9 +84,10 @@ def train_trial(
     phase = prepare_phase("finetune", config, manifest, machine).begun_from(head, config.init_from)
     trained = train_phase(phase, log=log, checkpoints=folder / "finetune", also=also)
     return Score(
-        trained.result.best[CRITERION],
-        trained.result.best["val/accuracy"],
+        trained.result.kept[CRITERION],
+        trained.result.kept["val/accuracy"],
         trained.result.best_epoch,
+        trained.result.kept[SHARE],
         time.perf_counter() - started,
         of_head + trained.result.seconds,
         _latency(phase) if config.second_objective == "latency" else None,

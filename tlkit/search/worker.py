@@ -26,7 +26,7 @@ from tlkit.search import study as studies
 from tlkit.search.space import DEFAULT, Space
 from tlkit.search.storage import STORAGE_ERRORS, Lock
 from tlkit.search.trial import Log, Score, train_trial
-from tlkit.summary import epochs_up_to
+from tlkit.summary import at_its_best, epochs_up_to
 from tlkit.tracking.lookup import children
 from tlkit.tracking.run import Tracker, set_status, start_run, tell_running
 from tlkit.tracking.tags import PHASE_TAG, REPEATS_TAG, TRIAL_STATE_TAG, TRIAL_TAG
@@ -338,6 +338,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
             "val/best_calibrated_loss": score.loss,
             "val/best_accuracy": score.accuracy,
             "val/best_epoch": float(score.epoch),
+            "val/best_interpolation": score.share,
             "time/train_seconds": score.train_seconds,
             "time/total_seconds": score.seconds,
             **({} if score.latency is None else {"time/latency_seconds": score.latency}),
@@ -347,7 +348,7 @@ def _keep(trial: Trial, tracker: Tracker, score: Score) -> None:
     tracker.tags({TRIAL_STATE_TAG: "complete"})
     tracker.describe(
         f"Validation accuracy {score.accuracy:.3f}, calibrated loss {score.loss:.4f} "
-        f"after {epochs_up_to(score.epoch)}. The test pictures were not looked at."
+        f"{at_its_best(score.epoch, score.share)}. The test pictures were not looked at."
     )
 
 

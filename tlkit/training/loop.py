@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ _READ = 50
 # without a temperature rises with a confidence that the temperature of the model will take back,
 # long before the classes are told apart best.
 CRITERION = "val/calibrated_loss"
+
+# Of a point between the weights before a training, 0, and those of its best epoch, 1.
+SHARE = "interpolation"
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,16 @@ class Result:
 
     Attributes:
         history: one mapping an epoch, of "epoch" and the metrics of the contract.
-        best_epoch: the epoch, from 0, whose weights were kept: the lowest CRITERION.
+        best_epoch: the epoch, from 0, with the lowest CRITERION.
         seconds: wall time of training and validation.
+        points: between the weights before the training and those of the best epoch, where any were
+            tried: a mapping each, of SHARE and the metrics of the validation.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
     seconds: float
+    points: list[dict[str, float]] = field(default_factory=list)
 
     def after(self, metrics: Mapping[str, float], seconds: float) -> "Result":
         """With one epoch more; `seconds` in all."""
@@ -84,6 +90,22 @@ class Result:
     def best(self) -> dict[str, float]:
         """The metrics of the best epoch."""
         return self.history[self.best_epoch]
+
+    @property
+    def line(self) -> list[dict[str, float]]:
+        """The points that were tried, and the best epoch as the last; empty where none were."""
+        return [*self.points, {**self.best, SHARE: 1.0}] if self.points else []
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """The metrics, with SHARE, of the weights that were kept: those of the best epoch, unless a
+        point before them has a lower CRITERION."""
+        best = {**self.best, SHARE: 1.0}
+        return min([best, *reversed(self.points)], key=lambda point: point[CRITERION])
+
+    def with_points(self, points: list[dict[str, float]], seconds: float) -> "Result":
+        """With points tried, which took so many seconds."""
+        return replace(self, points=points, seconds=self.seconds + seconds)
 
 
 def fit(
