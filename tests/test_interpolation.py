@@ -1,7 +1,7 @@
 """What finetune keeps: the best point between the weights it began with and its best epoch's."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tlkit.phases.machine import machine_for
 from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import Trained, train_phase
 from tlkit.runs.prepare import prepare_data
+from tlkit.search.trial import train_trial
 from tlkit.training.checkpoints import load_checkpoint, load_result
 from tlkit.training.interpolation import between, judged
 from tlkit.training.loop import CRITERION, SHARE, Result
@@ -73,18 +74,28 @@ def phase_of(pictures: Path, name: str = "finetune", **settings: Any) -> Phase:
     return prepare_phase(name, config, prepare_data(config).manifest, machine_for(config))
 
 
+def say(losses: list[float], monkeypatch: pytest.MonkeyPatch, asked: Callable[[], object]) -> None:
+    """Have the validation say these losses, and then 9, and call `asked` each time."""
+    given = chain(losses, repeat(9.0))
+
+    def metrics(*_: object) -> dict[str, float]:
+        asked()
+        loss = next(given)
+        return {"val/loss": loss, CRITERION: loss, "val/accuracy": loss / 10}
+
+    monkeypatch.setattr("tlkit.phases.train.validation_metrics", metrics)
+
+
 def trained_with(
     phase: Phase, folder: Path, losses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Trained, list[State]]:
-    """A training whose validation says these losses and then 9, and the weights at each."""
-    given, states = chain(losses, repeat(9.0)), []
+    """A training whose validation says these losses, and the weights at each."""
+    states: list[State] = []
 
-    def metrics(*_: object) -> dict[str, float]:
+    def asked() -> None:
         states.append({name: value.clone() for name, value in phase.network.state().items()})
-        loss = next(given)
-        return {"val/loss": loss, CRITERION: loss, "val/accuracy": 0.5}
 
-    monkeypatch.setattr("tlkit.phases.train.validation_metrics", metrics)
+    say(losses, monkeypatch, asked)
     folder.mkdir()
     return train_phase(phase, log=lambda *_: None, checkpoints=folder), states
 
@@ -120,6 +131,18 @@ def test_no_point_is_tried_where_none_is_asked_for(
     assert len(states) == 3
     assert same(phase.network.state(), states[1])
     assert trained.result.points == []
+
+
+def test_a_trial_scores_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = make_pictures(tmp_path / "some")
+    config = Config.load(SMOKE, {"finetune_epochs": 3, "data": str(pictures)})
+    asked: list[None] = []
+    of_head, of_epochs, of_points = [3.0, 2.0], [3.0, 1.0, 2.0], [5.0, 0.5, 0.7, 1.0]
+    say([*of_head, *of_epochs, *of_points], monkeypatch, lambda: asked.append(None))
+    manifest = prepare_data(config).manifest
+    score = train_trial(config, manifest, lambda *_: None, tmp_path / "trial")
+    assert (score.loss, score.accuracy, score.epoch, score.share) == (0.5, 0.05, 1, 0.25)
+    assert len(asked) == 9
 
 
 def test_a_ruinous_rate_leaves_the_head_that_finetune_began_from(

@@ -138,7 +138,7 @@ def test_each_phase_trains_by_its_own_rates(suite: tuple[dict[str, Run], Path]) 
     rates = {phase: run.data.metrics for phase, run in suite[0].items()}
     assert rates["baseline"]["lr/head"] == Config().baseline_lr == 0.001
     assert rates["head"]["lr/head"] == rates["finetune"]["lr/head"] == 0.01
-    assert rates["finetune"]["lr/backbone"] == Config().backbone_lr == 1e-4
+    assert rates["finetune"]["lr/backbone"] == Config().backbone_lr == 3e-4
 
 
 def test_classes_count_in_inverse_to_their_size_where_that_is_wanted(

@@ -143,7 +143,7 @@ def tune(pictures: Path, storage: str, entry: Entry) -> Tune:
 
 def score_of(loss: float, accuracy: float, epoch: int, seconds: float, latency: float) -> Score:
     # All of it takes longer than the training does.
-    return Score(loss, accuracy, epoch, 5 + seconds, seconds, latency, report=None)
+    return Score(loss, accuracy, epoch, 1.0, 5 + seconds, seconds, latency, report=None)
 
 
 def stand_in_trial(
