@@ -70,8 +70,8 @@ def train_phase(
     Args:
         log: receives the metrics of an epoch and its number; of those first that are not trained
             again.
-        checkpoints: folder for `best`, `last` and the result; a training whose result is there
-            already is not repeated.
+        checkpoints: folder for `best`, the weights that are kept, `last` and the result; a training
+            whose result is there already is not repeated.
         also: as `start_engine` takes it.
         progress: where an interrupted training goes on, and where this one is kept.
     """
@@ -82,10 +82,9 @@ def train_phase(
     engine = start_engine(phase, 0 if result else phase.epochs, also)
     validation = plain_batches(len(phase.manifest.of("val")), config.batch_size)
     if result is None:
-        steps = config.interpolation if phase.name == "finetune" else 0
-        begun = {name: t.detach().to("cpu", copy=True) for name, t in phase.network.state().items()}
+        begun = {name: t.to("cpu", copy=True) for name, t in phase.network.state().items()}
         result = _fit(phase, engine, validation, log, checkpoints, progress)
-        if steps:
+        if phase.name == "finetune" and config.interpolation:
             result = _interpolated(result, phase, engine, validation, begun, checkpoints)
         save_result(checkpoints, result)
     else:

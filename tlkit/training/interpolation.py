@@ -12,9 +12,10 @@ State = Mapping[str, Tensor]
 def between(begun: State, ended: State, share: float) -> dict[str, Tensor]:
     """The weights at `share` of the straight line from `begun` (0) to `ended` (1).
 
-    Counters, which are whole numbers, are those of `ended`. Networks that were fine-tuned from one
-    and the same are joined by a line on which the loss stays low, and a point between may be
-    better than both ends (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+    Counters, which are whole numbers, are those of `ended`. Networks that were trained from the
+    same pretrained weights are joined by a line without a barrier of the loss (Neyshabur et al.
+    2020), and a point on that from a pretrained to a fine-tuned one may be better than both
+    (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
     """
     return {
         name: begun[name].lerp(tensor, share) if tensor.is_floating_point() else tensor
