@@ -19,6 +19,7 @@ from tlkit.phases.prepare import Phase, prepare_phase
 from tlkit.phases.train import Trained, train_phase
 from tlkit.runs.prepare import prepare_data
 from tlkit.search.trial import train_trial
+from tlkit.summary import at_its_best
 from tlkit.training.checkpoints import load_checkpoint, load_result
 from tlkit.training.interpolation import between, judged
 from tlkit.training.loop import CRITERION, SHARE, Result
@@ -131,6 +132,19 @@ def test_no_point_is_tried_where_none_is_asked_for(
     assert len(states) == 3
     assert same(phase.network.state(), states[1])
     assert trained.result.points == []
+
+
+@pytest.mark.parametrize(
+    ("epoch", "share", "said"),
+    [
+        (0, 1.0, "after 1 epoch"),
+        (4, 1.0, "after 5 epochs"),
+        (4, 0.75, "75 % of the way from where it began to where it was after 5 epochs"),
+        (4, 0.0, "as it began"),
+    ],
+)
+def test_a_description_says_where_the_weights_lie(epoch: int, share: float, said: str) -> None:
+    assert at_its_best(epoch, share) == said
 
 
 def test_a_trial_scores_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

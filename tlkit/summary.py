@@ -129,14 +129,14 @@ def epochs_up_to(last: int) -> str:
 
 
 def at_its_best(epoch: int, share: float) -> str:
-    """Where the weights that were kept stand: the best epoch, from 0, and how far they are on the
-    way to its weights, 0 to 1."""
+    """When that was, in words, by the best epoch, from 0, and by how far the weights that were kept
+    are on the way to those of that epoch, 0 to 1."""
     epochs = epochs_up_to(epoch)
     if share == 1:
         return f"after {epochs}"
     if share == 0:
-        return "before it, with the weights that it began with"
-    return f"at {share:.3g} of the way from where it began to its weights after {epochs}"
+        return "as it began"
+    return f"{100 * share:.3g} % of the way from where it began to where it was after {epochs}"
 
 
 def report(results: Sequence[PhaseResult]) -> str:
