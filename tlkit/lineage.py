@@ -13,7 +13,7 @@ from tlkit.tracking.tags import INIT_TAG, PHASE_TAG
 
 @contextmanager
 def best_checkpoint(init_from: str) -> Iterator[Path]:
-    """What the best epoch of the run to begin from left, as `load_checkpoint` takes it, for as long
+    """The weights that the run to begin from kept, as `load_checkpoint` takes it, for as long
     as the block lasts.
 
     Raises:

@@ -285,7 +285,7 @@ def _reporter(config: Config, trial: Trial, tracker: Tracker) -> Log:
         tracker.metrics(metrics, epoch)
         _stop_with_parent()
         trial.set_user_attr(studies.EPOCHS, epoch + 1)
-        # What the trial would score if it ended here, by the rule of `Result.after`.
+        # The best epoch so far, by the rule of `Result.after`; points between come after the last.
         if not kept or metrics[CRITERION] < kept[CRITERION]:
             kept = metrics
         if config.second_objective != "none":  # Optuna prunes by one objective only
