@@ -157,12 +157,13 @@ class Config(Settings):
         "cosine",
     )
     finetune_schedule: str = choice("cosine", "schedule of finetune", "plateau", "cosine")
-    interpolation: int = at_least(
+    interpolation: int = key(
         4,
-        0,
         "equal steps on the line from the weights that finetune begins with to those of its best "
         "epoch; of the points between them, both ends included, the one with the lowest "
         "val/calibrated_loss is kept; 0: the best epoch",
+        "from 0 to 100",
+        lambda value: 0 <= value <= 100,
     )
     warmup_epochs: float = at_least(
         1.0, 0, "epochs of linear warm-up under cosine, at most half of all"

@@ -71,7 +71,7 @@ def curves(
     figure = blank(width, 4 + heading.height)
     heading.draw(figure)
     axes = panels(figure, count, 4)
-    for ax, (name, lines) in zip(axes, _PANELS.items(), strict=False):
+    for ax, (name, lines) in zip(axes[: len(_PANELS)], _PANELS.items(), strict=True):
         there = [one for one in lines if one[0] in history[0]]
         _draw_panel(ax, name, there, history, best_epoch)
     if line:
@@ -91,10 +91,7 @@ def _draw_line(ax: Axes, line: Sequence[Mapping[str, float]], best_epoch: int) -
     ax.axvline(kept["interpolation"], color=DIM, lw=1.2, ls=":")
     ax.set(title="loss between", xlabel=f"0: before training, 1: epoch {best_epoch}")
     ax.ticklabel_format(axis="y", useOffset=False)
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
-    heading = f"kept: {kept['interpolation']:.3g}"
-    ax.legend(title=heading, title_fontsize=9, fontsize=9, framealpha=0.85, edgecolor="none")
+    _finish(ax, f"kept: {kept['interpolation']:.3g}")
 
 
 def _draw_panel(
@@ -130,9 +127,12 @@ def _draw_panel(
         ax.ticklabel_format(axis="y", useOffset=False)
     if name == "accuracy":
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    _finish(ax, None if is_rate else f"at the best epoch, {best_epoch}")
+
+
+def _finish(ax: Axes, heading: str | None) -> None:
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-    heading = None if is_rate else f"at the best epoch, {best_epoch}"
     ax.legend(title=heading, title_fontsize=9, fontsize=9, framealpha=0.85, edgecolor="none")
 
 

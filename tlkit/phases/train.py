@@ -82,9 +82,11 @@ def train_phase(
     engine = start_engine(phase, 0 if result else phase.epochs, also)
     validation = plain_batches(len(phase.manifest.of("val")), config.batch_size)
     if result is None:
-        begun = {name: t.to("cpu", copy=True) for name, t in phase.network.state().items()}
-        result = _fit(phase, engine, validation, log, checkpoints, progress)
+        begun: State = {}
         if phase.name == "finetune" and config.interpolation:
+            begun = {name: t.to("cpu", copy=True) for name, t in phase.network.state().items()}
+        result = _fit(phase, engine, validation, log, checkpoints, progress)
+        if begun:
             result = _interpolated(result, phase, engine, validation, begun, checkpoints)
         save_result(checkpoints, result)
     else:
